@@ -1,0 +1,71 @@
+"""Progress in a terminal, a notebook, or a log file."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mxtorch.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    from mxtorch.trainer import Trainer
+
+
+class ProgressBar(Callback):
+    """A bar for each epoch (loss, rate, samples/s) and a line for each finished one (metrics too).
+
+    Where the output is neither a terminal nor a notebook, the lines alone are printed.
+    """
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def on_epoch_start(self, trainer: Trainer) -> None:
+        """Open the bar."""
+        plan = trainer.plan
+        self._bar = progress_bar(plan.steps_per_epoch, f"epoch {plan.epoch + 1}/{plan.epochs}")
+
+    def on_step(self, trainer: Trainer) -> None:
+        """Advance."""
+        self._bar.update(1)
+
+    def on_log(self, trainer: Trainer, record: Mapping[str, float]) -> None:
+        """Show the newest figures."""
+        self._bar.set_postfix_str(summary(record), refresh=False)
+
+    def on_epoch_complete(self, trainer: Trainer, row: Mapping[str, float]) -> None:
+        """Print the epoch's line."""
+        self._bar.close()
+        plan = trainer.plan
+        self._bar.write(f"epoch {plan.epoch + 1}/{plan.epochs}  {summary(row)}")
+
+    def on_epoch_end(self, trainer: Trainer) -> None:
+        """Close the bar, also when the epoch was broken off."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def progress_bar(total: int | None, description: str) -> Any:
+    """A tqdm bar on standard error: for terminals and notebooks; silent elsewhere."""
+    from tqdm.auto import tqdm
+
+    notebook = "ipykernel" in sys.modules
+    return tqdm(total=total, desc=description, leave=False, disable=False if notebook else None, unit="step")
+
+
+def summary(values: Mapping[str, float]) -> str:
+    """Figures in one line: `train/loss 0.312  val/accuracy 0.941  lr 1.2e-03  812 samples/s`."""
+    parts = []
+    for name, value in values.items():
+        if name.startswith("learning_rate"):
+            if name.endswith(("learning_rate", "/group0")):
+                parts.append(f"lr {value:.1e}")
+        elif name == "samples_per_second":
+            parts.append(f"{value:.0f} samples/s")
+        elif name == "seconds":
+            parts.append(f"{value:.1f} s")
+        elif name not in ("epoch", "step", "gradient_norm") and not math.isnan(value):
+            parts.append(f"{name} {value:.4g}")
+    return "  ".join(parts)

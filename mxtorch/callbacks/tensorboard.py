@@ -1,0 +1,91 @@
+"""TensorBoard: what a run writes into its folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mxtorch.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    from mxtorch.lr_finder import LRFinderResult
+    from mxtorch.trainer import Trainer
+
+
+class TensorBoard(Callback):
+    """Writes loss, metrics, rates, gradient norm and samples/s; the LR finder's curve; the settings as hparams.
+
+    Steps on the horizontal axis are optimizer steps. Everything goes into one run, hparams included
+    (`SummaryWriter.add_hparams` would open a second one).
+
+    Args:
+        log_dir: The run's folder, as in `runs/dogs`. It is created; an event file is added to what is there.
+
+    Raises:
+        ValueError: The folder can't be written.
+    """
+
+    def __init__(self, log_dir: str | Path) -> None:
+        self.log_dir = Path(log_dir)
+        try:
+            self.log_dir.mkdir(parents=True, exist_ok=True)
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer: Any = SummaryWriter(str(self.log_dir))
+        except OSError as error:
+            raise ValueError(
+                f"log_dir: {str(log_dir)!r} can't be written ({error}); give another folder"
+            ) from error
+        self._finished: Any = None
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        """Write the run's settings, once."""
+        if self._finished is not None:
+            return
+        from torch.utils.tensorboard.summary import hparams
+
+        names = ["train/loss", *(["val/loss", *trainer.metric_names] if trainer.plan.validates else [])]
+        experiment, started, self._finished = hparams(trainer.settings(), dict.fromkeys(names, 0.0))
+        self.writer.file_writer.add_summary(experiment)
+        self.writer.file_writer.add_summary(started)
+
+    def on_log(self, trainer: Trainer, record: Mapping[str, float]) -> None:
+        """Write the figures of the steps since the last record."""
+        self._write(record, trainer.step)
+
+    def on_epoch_complete(self, trainer: Trainer, row: Mapping[str, float]) -> None:
+        """Write the epoch's metrics."""
+        names = [name for name in row if name.startswith("val/") or name in trainer.metric_names]
+        self._write({name: row[name] for name in names}, trainer.step)
+
+    def on_lr_found(self, trainer: Trainer, result: LRFinderResult) -> None:
+        """Write the range test as a figure and as a scalar.
+
+        The scalar's steps are thousandths of a decade: -3000 is the rate 1e-3, 1000 is 10.
+        """
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7, 4.2), layout="tight")
+        result.plot(figure.subplots())
+        self.writer.add_figure("lr_finder/curve", figure, trainer.step)
+        self.writer.add_text("lr_finder/result", str(result), trainer.step)
+        for row in result.rows():
+            position = round(1000 * math.log10(row["learning_rate"]))
+            self.writer.add_scalar("lr_finder/loss", row["loss"], position)
+            self.writer.add_scalar("lr_finder/smoothed_loss", row["smoothed"], position)
+        self.writer.flush()
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        """Mark the run as finished and flush; the writer stays open for a further `fit`."""
+        self.writer.file_writer.add_summary(self._finished)
+        self.writer.flush()
+
+    def close(self) -> None:
+        """Close the event file."""
+        self.writer.close()
+
+    def _write(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)

@@ -1,0 +1,162 @@
+"""Where, and in what precision, a step runs. The loop in `mxtorch.trainer` knows neither."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mxtorch import batches
+from mxtorch._validation import closest
+from mxtorch.optim import ScheduledOptim
+
+Precision = Literal["fp32", "bf16", "fp16"]
+PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")
+_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+
+
+class StepResult(NamedTuple):
+    """What an optimizer step did: whether it was taken (fp16 skips an overflow) and the norm of the gradient."""
+
+    taken: bool
+    gradient_norm: Tensor | None
+
+
+class LocalEngine:
+    """Plain torch on one device.
+
+    Args:
+        device: `"auto"` (CUDA, else MPS, else the CPU), a name such as `"cuda:1"`, or a `torch.device`.
+        precision: `"fp32"`, `"bf16"` (autocast), or `"fp16"` (autocast with a gradient scaler). Parameters stay
+            in float32.
+        channels_last: Put images and convolution weights into the channels-last memory format. `"auto"` does so
+            for networks with 2-d convolutions where it pays: on the CPU, and on CUDA in half precision.
+        compile: True or a dictionary of arguments for `torch.nn.Module.compile`, which compiles in place and so
+            leaves the names in the state_dict alone.
+
+    Raises:
+        ValueError: For an unknown or unavailable device, an unknown precision.
+    """
+
+    def __init__(
+        self,
+        device: str | torch.device = "auto",
+        precision: str = "fp32",
+        *,
+        channels_last: bool | Literal["auto"] = "auto",
+        compile: bool | dict[str, Any] = False,
+    ) -> None:
+        self.device = resolve_device(device)
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision: got {precision!r}{closest(str(precision), PRECISIONS)}")
+        self.precision = precision
+        if channels_last not in (True, False, "auto"):
+            raise ValueError(f"channels_last: got {channels_last!r}; give True, False or 'auto'")
+        self._channels_last = channels_last
+        self._compile = compile
+        self._autocast_type = PRECISIONS[precision]
+        self._moves = True
+        self.memory_format: torch.memory_format | None = None
+        self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
+
+    def prepare(self, model: nn.Module, loss: nn.Module | None, optimizer: ScheduledOptim) -> None:
+        """Bring the model, a loss with parameters, and the optimizer's state to the device, in place."""
+        if self._wants_channels_last(model):
+            self.memory_format = torch.channels_last
+            model.to(self.device, memory_format=torch.channels_last)
+        else:
+            model.to(self.device)
+        if loss is not None:
+            loss.to(self.device)
+        if optimizer.state:
+            optimizer.load_state_dict(
+                optimizer.state_dict()
+            )  # torch casts loaded state to its parameter's device
+        if self._compile:
+            model.compile(**(self._compile if isinstance(self._compile, dict) else {}))
+        self._moves = self.device.type != "cpu" or self.memory_format is not None
+
+    def move(self, batch: batches.Batch) -> batches.Batch:
+        """The batch on the engine's device."""
+        return batches.move(batch, self.device, self.memory_format) if self._moves else batch
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The context in which forward passes run."""
+        if self._autocast_type is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self._autocast_type)
+
+    def backward(self, loss: Tensor) -> None:
+        """Backpropagate, scaled when a gradient scaler is in use."""
+        if self.scaler is not None:
+            loss = self.scaler.scale(loss)
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def step(
+        self,
+        optimizer: ScheduledOptim,
+        parameters: Iterable[Tensor],
+        *,
+        clip_grad_norm: float | None = None,
+        measure_norm: bool = False,
+    ) -> StepResult:
+        """Clip the gradients to a norm, take the step.
+
+        The norm is that before clipping, a scalar tensor on the device, measured when clipping or asked for.
+        """
+        if self.scaler is not None:
+            self.scaler.unscale_(optimizer)
+        norm = None
+        if clip_grad_norm is not None:
+            norm = nn.utils.clip_grad_norm_(parameters, clip_grad_norm)
+        elif measure_norm:
+            norm = gradient_norm(parameters)
+        if self.scaler is None:
+            optimizer.step()
+            return StepResult(True, norm)
+        steps_before = optimizer.current_steps
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        return StepResult(optimizer.current_steps > steps_before, norm)
+
+    def _wants_channels_last(self, model: nn.Module) -> bool:
+        if self._channels_last != "auto":
+            return self._channels_last
+        if self.device.type == "mps" or (self.device.type == "cuda" and self._autocast_type is None):
+            return False
+        return any(isinstance(module, _CONVOLUTIONS) for module in model.modules())
+
+
+def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """The 2-norm of all gradients together, a scalar tensor."""
+    return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """A device that exists here, from its name.
+
+    Raises:
+        ValueError: The name is unknown, or this machine has no such device.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        name = str(device).split(":")[0]
+        raise ValueError(f"device: got {device!r}{closest(name, ('auto', *DEVICE_TYPES))}") from error
+    if resolved.type == "cuda":
+        count = torch.cuda.device_count()
+        if (resolved.index or 0) >= count:
+            raise ValueError(
+                f"device: got {device!r}, but torch sees {count} CUDA devices; 'auto' takes what there is"
+            )
+    elif resolved.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device: got 'mps', which is not available here; 'auto' takes what there is")
+    return resolved

@@ -1,0 +1,164 @@
+"""What the user gets from `Trainer.find_lr`."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import asdict, dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mxtorch import schedules
+from mxtorch.lr_finder.estimate import Estimate, Status, Use, estimate
+from mxtorch.lr_finder.sweep import Sweep
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# A schedule that stays near its highest rate needs the rate of a constant one; one that peaks bears more.
+_PEAKED = ("OneCycle", "Triangular", "Triangular2", "ExpRange")
+_STOP_REASONS = {
+    "completed": "all rates were tried",
+    "diverged": "the loss diverged",
+    "non_finite": "the loss was no longer finite",
+    "overflow": "fp16 gradients overflowed at every scale",
+}
+
+
+@dataclass(frozen=True)
+class LRFinderResult:
+    """The curve of a range test and what it says; see `docs/lr-finder.md`.
+
+    Attributes:
+        rates: The learning rate (of the first parameter group) of each step.
+        losses: The training loss of each step, before the step was taken.
+        stop_reason: `completed`, `diverged`, `non_finite` or `overflow`.
+        use: What `suggestion` is for: `constant` or `one_cycle`.
+        reading: The estimate, for every use.
+    """
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    stop_reason: str
+    use: Use
+    reading: Estimate
+
+    @classmethod
+    def of(cls, sweep: Sweep, schedule: str | schedules.Schedule) -> LRFinderResult:
+        """The result of a sweep, read for a schedule."""
+        reading = estimate(sweep.rates, sweep.losses, ended_early=sweep.stop_reason != "completed")
+        return cls(tuple(sweep.rates), tuple(sweep.losses), sweep.stop_reason, use_of(schedule), reading)
+
+    @property
+    def suggestion(self) -> float | None:
+        """The rate to train with; None where the curve carries none (`status` and `advice` say why)."""
+        return self.reading.suggestions.get(self.use)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Rates between which the best one is likely to lie."""
+        return self.reading.intervals.get(self.use)
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The min and max of a cyclic schedule (Smith 2015, sec. 3.3)."""
+        return self.reading.bounds
+
+    @property
+    def status(self) -> Status:
+        """`ok`, `no_signal`, `range_too_short`, `too_few_steps` or `not_finite`."""
+        return self.reading.status
+
+    @property
+    def advice(self) -> str:
+        """A sentence on what to do."""
+        return self.reading.advice
+
+    @property
+    def smoothed(self) -> tuple[float, ...]:
+        """The running median of the losses."""
+        return self.reading.smoothed
+
+    @property
+    def rules(self) -> dict[str, float]:
+        """What `steepest`, `valley` and `minimum` would have said."""
+        return self.reading.rules
+
+    def suggestion_for(self, schedule: str | schedules.Schedule) -> float:
+        """The rate for a schedule: its constant value, or its peak.
+
+        Raises:
+            ValueError: The curve carries no suggestion.
+        """
+        rate = self.reading.suggestions.get(use_of(schedule))
+        if rate is None:
+            raise ValueError(f"find_lr has no rate to suggest ({self.status}). {self.advice}")
+        return rate
+
+    def rows(self) -> list[dict[str, float]]:
+        """One dictionary a step: `learning_rate`, `loss`, `smoothed`."""
+        columns = zip(self.rates, self.losses, self.smoothed, strict=False)
+        return [{"learning_rate": rate, "loss": loss, "smoothed": smooth} for rate, loss, smooth in columns]
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write the curve, one row a step."""
+        with open(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, ["learning_rate", "loss", "smoothed"])
+            writer.writeheader()
+            writer.writerows(self.rows())
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """All of the result as JSON; written to `path` too when one is given."""
+        content: dict[str, Any] = {
+            "suggestion": self.suggestion,
+            "interval": self.interval,
+            "stop_reason": self.stop_reason,
+            "use": self.use,
+            "rates": self.rates,
+            "losses": self.losses,
+            **asdict(self.reading),
+        }
+        text = json.dumps(content, indent=1)
+        if path is not None:
+            Path(path).write_text(text + "\n")
+        return text
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Draw the loss over the rate, with the suggestion and its interval.
+
+        Args:
+            axes: Where to draw; a new figure when left out.
+        """
+        from mxtorch.lr_finder.plot import plot_curve
+
+        return plot_curve(self, axes)
+
+    def __str__(self) -> str:
+        rate = "none" if self.suggestion is None else f"{self.suggestion:.2e}"
+        interval = (
+            "" if self.interval is None else f" (likely {self.interval[0]:.1e} to {self.interval[1]:.1e})"
+        )
+        ended = _STOP_REASONS[self.stop_reason]
+        return (
+            f"Learning rate, {self.use.replace('_', '-')}: {rate}{interval}, status {self.status}. {self.advice} "
+            f"{len(self.rates)} steps; ended because {ended}."
+        )
+
+    def _repr_html_(self) -> str:
+        import base64
+        import io
+
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6, 3.6))
+        self.plot(figure.subplots())
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", bbox_inches="tight")
+        picture = base64.b64encode(buffer.getvalue()).decode()
+        return f'<p>{escape(str(self))}</p><img alt="loss over learning rate" src="data:image/png;base64,{picture}">'
+
+
+def use_of(schedule: str | schedules.Schedule) -> Use:
+    """Which use a schedule makes of a rate."""
+    return "one_cycle" if type(schedules.get(schedule)).__name__ in _PEAKED else "constant"

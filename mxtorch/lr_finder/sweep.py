@@ -1,0 +1,121 @@
+"""The range test itself: train at rising rates, write the losses down (Smith 2015, arXiv 1506.01186, sec. 3.3)."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from mxtorch.optim import ScheduledOptim
+
+# fp16's scaler halves its scale on each overflow, from 2**16 down: more skips in a row are no start-up any more.
+MOST_SKIPS_IN_A_ROW = 40
+# Divergence is judged on the median of this many losses: one bad batch is no divergence.
+DIVERGENCE_WINDOW = 5
+
+
+class Sweep(NamedTuple):
+    """What a range test saw: one rate and one loss for each optimizer step, and why it ended."""
+
+    rates: list[float]
+    losses: list[float]
+    stop_reason: str
+
+
+def geometric_rates(start: float, end: float, count: int) -> list[float]:
+    """`count` rates from `start` to `end`, evenly spaced in their logarithm."""
+    return [start * (end / start) ** (index / (count - 1)) for index in range(count)]
+
+
+def range_test(
+    take_step: Callable[[Any], tuple[Tensor, bool]],
+    windows: Callable[[], Iterable[Any]],
+    optimizer: ScheduledOptim,
+    rates: list[float],
+    *,
+    read_lag: int = 0,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Sweep:
+    """Take one optimizer step at each rate.
+
+    Rates are those of the first parameter group; the ratios between groups stay. A step that fp16 skipped is
+    tried again at the same rate. The caller restores what the steps change.
+
+    Args:
+        take_step: Takes a window of batches; returns the loss, on its device, and whether the step was taken.
+        windows: Opens the data; called again when it runs out.
+        optimizer: Its schedule is set aside.
+        rates: The rates, rising.
+        read_lag: Read each loss so many steps late, so that an accelerator is not waited for.
+        on_step: Called with the step and its loss, for a progress bar.
+    """
+    optimizer.schedule = None
+    unread: deque[Tensor] = deque()
+    losses: list[float] = []
+    batches = _endless(windows)
+    skipped = 0
+    stop_reason = "completed"
+
+    def read(until: int) -> bool:
+        nonlocal stop_reason
+        while len(unread) > until:
+            loss = unread.popleft().item()
+            if not math.isfinite(loss):
+                stop_reason = "non_finite"
+                return False
+            losses.append(loss)
+            if on_step is not None:
+                on_step(len(losses), loss)
+            if has_diverged(losses):
+                stop_reason = "diverged"
+                return False
+        return True
+
+    for rate in rates:
+        optimizer.set_learning_rate(rate)
+        loss, taken = take_step(next(batches))
+        while not taken and skipped < MOST_SKIPS_IN_A_ROW:
+            skipped += 1
+            loss, taken = take_step(next(batches))
+        if not taken:
+            stop_reason = "overflow"
+            break
+        skipped = 0
+        unread.append(loss)
+        if not read(until=read_lag):
+            break
+    if stop_reason in ("completed", "overflow"):
+        read(until=0)
+    batches.close()  # ends the loader's workers now, not when the garbage collector comes by
+    return Sweep(rates[: len(losses)], losses, stop_reason)
+
+
+def has_diverged(losses: list[float]) -> bool:
+    """Whether the last losses stand clearly above where the sweep began.
+
+    The yardstick is the largest of the drop so far and the noise, not a multiple of the loss: losses may be
+    negative, and near zero. A single spike does not count.
+    """
+    if len(losses) < 2 * DIVERGENCE_WINDOW:
+        return False
+    start = statistics.median(losses[:DIVERGENCE_WINDOW])
+    now = statistics.median(losses[-DIVERGENCE_WINDOW:])
+    if now <= start:
+        return False
+    best = min(losses)
+    noise = statistics.median(abs(a - b) for a, b in zip(losses, losses[1:], strict=False))
+    return now - start > 2 * max(start - best, 4 * noise, 0.01 * abs(start))
+
+
+def _endless(windows: Callable[[], Iterable[Any]]) -> Generator[Any, None, None]:
+    while True:
+        empty = True
+        for window in windows():
+            empty = False
+            yield window
+        if empty:
+            raise ValueError("train_data: got a loader that yields no batches; give it at least one")

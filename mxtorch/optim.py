@@ -1,0 +1,296 @@
+"""An optimizer whose learning rate can be read, set and scheduled."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mxtorch import schedules
+from mxtorch._validation import positive_rate
+
+Schedule = Callable[[int], float]
+
+
+class ScheduledOptim(Optimizer):
+    """Wraps any torch optimizer, and is one: torch's schedulers, `GradScaler` and Accelerate accept it.
+
+    It shares the wrapped optimizer's `param_groups`, `state` and hooks, and owns no copy; attributes that it
+    does not know are looked up there.
+
+    Args:
+        optimizer: Any `torch.optim.Optimizer`.
+        schedule: A function of the step that gives a multiplier of the base rate; or None.
+
+    Attributes:
+        optimizer: The wrapped optimizer.
+
+    Raises:
+        TypeError: `optimizer` is no torch optimizer, or a ScheduledOptim already.
+        ValueError: A group's rate is not a finite positive number.
+    """
+
+    # GradScaler hands fused optimizers its scale and lets them skip a step by themselves, unseen. Without this
+    # it unscales first and calls `step` for finite gradients only, so a skipped step is not counted.
+    _step_supports_amp_scaling = False
+
+    def __init__(self, optimizer: Optimizer, schedule: Schedule | None = None) -> None:
+        # Optimizer.__init__ is left out on purpose: it would make groups and state of its own.
+        if isinstance(optimizer, ScheduledOptim):
+            raise TypeError("optimizer: got a ScheduledOptim; it is wrapped already")
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"optimizer: got {optimizer!r}; give a torch.optim.Optimizer")
+        for index, group in enumerate(optimizer.param_groups):
+            positive_rate(group["lr"], f"lr of parameter group {index}")
+        self.optimizer = optimizer
+        self._share_hooks()
+        self._schedule: Schedule | None = None
+        self._current_steps = 0
+        if schedule is not None:
+            self.schedule = schedule
+
+    # ---------------------------------------------------------------- rates
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate in force: that of the first parameter group in the step just taken, or the first to come."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @property
+    def learning_rates(self) -> list[float]:
+        """The rate in force of each parameter group."""
+        return [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    @property
+    def base_learning_rate(self) -> float:
+        """What the schedule multiplies, of the first group. Without a schedule it is the rate in force."""
+        return self.base_learning_rates[0]
+
+    @property
+    def base_learning_rates(self) -> list[float]:
+        """What the schedule multiplies, of each group."""
+        if self._schedule is None:
+            return self.learning_rates
+        return [float(group.get("base_lr", group["lr"])) for group in self.optimizer.param_groups]
+
+    def set_learning_rate(self, lr: float) -> None:
+        """Set the base rate of the first group; the others keep their ratios to it.
+
+        With a schedule the rate of the current step is in force at once.
+
+        Raises:
+            TypeError: `lr` is not a number.
+            ValueError: `lr` is not finite and positive.
+        """
+        lr = positive_rate(lr, "lr")
+        bases = self.base_learning_rates
+        if bases[0] <= 0:
+            raise ValueError(
+                "lr: the first parameter group's rate is 0 now, so the ratios between groups are unknown; set each "
+                "group's 'lr' in param_groups"
+            )
+        self._set_bases([base * (lr / bases[0]) if index else lr for index, base in enumerate(bases)])
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Multiply the base rate of every group."""
+        factor = positive_rate(factor, "factor")
+        self._set_bases([base * factor for base in self.base_learning_rates])
+
+    # ---------------------------------------------------------------- schedule
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """The function of the step that multiplies the base rate, or None.
+
+        Setting one puts the rate of the current step in force; setting None puts the base rate in force.
+        """
+        return self._schedule
+
+    @schedule.setter
+    def schedule(self, schedule: Schedule | None) -> None:
+        if schedule is not None and not callable(schedule):
+            raise TypeError(f"schedule: got {schedule!r}; give a function of the step, or None")
+        multiplier = 1.0 if schedule is None else _multiplier(schedule, self._current_steps)
+        bases = self.base_learning_rates
+        for group, base in zip(self.optimizer.param_groups, bases, strict=True):
+            if schedule is None:
+                group.pop("base_lr", None)
+            else:
+                group["base_lr"] = base
+            _set_rate(group, base * multiplier)
+        self._schedule = schedule
+
+    @property
+    def current_steps(self) -> int:
+        """Steps taken, which is the schedule's position. A step that AMP skipped does not count."""
+        return self._current_steps
+
+    @current_steps.setter
+    def current_steps(self, steps: int) -> None:
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+            raise ValueError(f"current_steps: got {steps!r}; give an integer of at least 0")
+        if self._schedule is not None:
+            self._apply(_multiplier(self._schedule, steps))
+        self._current_steps = steps
+
+    # ---------------------------------------------------------------- what every optimizer does
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Apply the rate of this step, step the wrapped optimizer, count.
+
+        Without a schedule the groups' rates are left alone: they belong to the user, or to a torch scheduler.
+
+        Args:
+            closure: Computes the loss anew, for optimizers such as LBFGS.
+
+        Returns:
+            What the wrapped optimizer returns: the closure's loss, or None.
+        """
+        if self._schedule is not None:
+            self._apply(_multiplier(self._schedule, self._current_steps))
+        result = self.optimizer.step() if closure is None else self.optimizer.step(closure)
+        self._current_steps += 1
+        return result
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of all parameters."""
+        self.optimizer.zero_grad(set_to_none=set_to_none)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; its `lr` is its base rate."""
+        positive_rate(
+            param_group.get("lr", self.optimizer.defaults.get("lr")), "lr of the new parameter group"
+        )
+        self.optimizer.add_param_group(param_group)
+        if self._schedule is not None:
+            self._apply(_multiplier(self._schedule, self._current_steps))
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The wrapped optimizer's own groups."""
+        return self.optimizer.param_groups
+
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        """The wrapped optimizer's own state."""
+        return self.optimizer.state
+
+    @property
+    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+        """The wrapped optimizer's own defaults."""
+        return self.optimizer.defaults
+
+    def state_dict(self) -> dict[str, Any]:
+        """The wrapped optimizer's state_dict with the schedule and its position beside it.
+
+        A plain torch optimizer can load it. A schedule of `mxtorch.schedules` is saved by its fields; of any other
+        function the position alone is saved.
+        """
+        schedule = self._schedule
+        saved = schedule.to_dict() if isinstance(schedule, schedules.Schedule) else None
+        position = {
+            "current_steps": self._current_steps,
+            "schedule": saved,
+            "has_schedule": schedule is not None,
+        }
+        return {**self.optimizer.state_dict(), "schedule": position}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` gave, here or on a plain torch optimizer.
+
+        Raises:
+            ValueError: It was saved with a function as the schedule, and none is set here.
+        """
+        content = dict(state_dict)
+        position = content.pop("schedule", None)
+        if (
+            position is not None
+            and position["has_schedule"]
+            and position["schedule"] is None
+            and not self._schedule
+        ):
+            raise ValueError(
+                "state_dict: it was saved with a function as the schedule, which a file can't hold; set "
+                "optimizer.schedule to that function, then load"
+            )
+        self.optimizer.load_state_dict(content)
+        if position is None:
+            return
+        self._current_steps = int(position["current_steps"])
+        if position["schedule"] is not None:
+            self._schedule = schedules.from_dict(position["schedule"])
+        elif not position["has_schedule"]:
+            self._schedule = None
+
+    def __getattr__(self, name: str) -> Any:
+        """Look up what only the wrapped optimizer has, such as the `train()` of a schedule-free one."""
+        optimizer = self.__dict__.get("optimizer")  # absent while being unpickled
+        if optimizer is None or name.startswith("__"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(optimizer, name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "optimizer": self.optimizer,
+            "_schedule": self._schedule,
+            "_current_steps": self._current_steps,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._share_hooks()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ScheduledOptim:
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__setstate__({name: copy.deepcopy(value, memo) for name, value in self.__getstate__().items()})
+        return twin
+
+    def __repr__(self) -> str:
+        return f"ScheduledOptim({self.optimizer!r}, schedule={self._schedule!r}, current_steps={self._current_steps})"
+
+    # ---------------------------------------------------------------- helpers
+
+    def _share_hooks(self) -> None:
+        """Hooks registered here run when the wrapped optimizer does what they are for, once."""
+        for name, value in vars(self.optimizer).items():
+            if name.startswith("_optimizer_") and name.endswith("_hooks"):
+                self.__dict__[name] = value
+
+    def _apply(self, multiplier: float) -> None:
+        for group in self.optimizer.param_groups:
+            _set_rate(group, group.setdefault("base_lr", float(group["lr"])) * multiplier)
+
+    def _set_bases(self, bases: list[float]) -> None:
+        for index, base in enumerate(bases):
+            positive_rate(base, f"lr of parameter group {index}")
+        if self._schedule is None:
+            for group, base in zip(self.optimizer.param_groups, bases, strict=True):
+                _set_rate(group, base)
+            return
+        multiplier = _multiplier(self._schedule, self._current_steps)
+        for group, base in zip(self.optimizer.param_groups, bases, strict=True):
+            group["base_lr"] = base
+            _set_rate(group, base * multiplier)
+
+
+def _set_rate(group: dict[str, Any], rate: float) -> None:
+    if isinstance(group["lr"], Tensor):  # a captured graph reads this very tensor
+        with torch.no_grad():
+            group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
+
+
+def _multiplier(schedule: Schedule, step: int) -> float:
+    value = float(schedule(step))
+    if not 0 <= value < math.inf:
+        raise ValueError(
+            f"schedule: {schedule!r} gives {value} for step {step}; it must be finite and not negative"
+        )
+    return value

@@ -1,0 +1,273 @@
+"""Everything that a training step changes: capture it, put it back.
+
+One definition serves the learning-rate finder (capture, sweep, restore), the rollback of a first step that
+failed, and the files of `mxtorch.checkpoint`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import random
+import signal
+import threading
+from collections.abc import Iterable, Iterator, MutableMapping
+from types import FrameType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+# A loader's dataset may hold a list of a million samples: containers longer than this are not searched.
+LONGEST_SEARCHED_CONTAINER = 64
+
+
+# Transforms are often modules, so those are searched; their tensors are weights, not a loader's state.
+_NOT_SEARCHED = (Tensor, type, FunctionType, MethodType, ModuleType)
+
+
+class TrainingState:
+    """A copy, in memory, of all that training steps change.
+
+    It covers parameters and buffers (their values and which tensor objects they are), gradients, the modes and
+    plain attributes of every submodule, the optimizer's state and settings, the gradient scaler, the random
+    number generators (Python, NumPy, torch on every device), and what decides a loader's order: generators and
+    counters of its sampler and data set, persistent worker processes.
+
+    Gradients are kept by reference: a step must begin with `zero_grad(set_to_none=True)`, as `Trainer`'s does.
+
+    Args:
+        modules: The model, and a loss that is a module.
+        optimizer: The optimizer, wrapped or not.
+        scaler: The gradient scaler, if one is in use.
+        loader: What batches are drawn from.
+        owner: An object whose own attributes a step may set (the trainer).
+        before_first_step: Leave out what only `optimizer.step()` changes, parameters and optimizer state: cheap,
+            and enough to undo a first step that failed before it got there.
+    """
+
+    def __init__(
+        self,
+        modules: Iterable[nn.Module],
+        optimizer: Optimizer,
+        *,
+        scaler: torch.amp.GradScaler | None = None,
+        loader: Any = None,
+        owner: object | None = None,
+        before_first_step: bool = False,
+    ) -> None:
+        self._mappings: list[_Mapping] = []
+        self._tensors: dict[int, tuple[Tensor, Tensor]] = {}
+        self._gradients: list[tuple[nn.Parameter, Tensor | None]] = []
+        for module in modules:
+            self._capture_module(module, parameters=not before_first_step)
+        self._optimizer = optimizer
+        self._optimizer_state = None if before_first_step else _copied(optimizer.state.items())
+        self._capture_optimizer(optimizer)
+        self._scaler = scaler
+        self._scaler_state = None if scaler is None else scaler.state_dict()
+        if owner is not None:
+            self._mappings.append(_Mapping(vars(owner)))
+        self._generators: list[tuple[Any, Any]] = []
+        self._capture_loader(loader, fresh_workers=not before_first_step)
+        self._random = random_state()
+
+    def restore(self) -> None:
+        """Put everything back. It can be called more than once, and Ctrl-C waits until it is done."""
+        with deferred_interrupt(), torch.no_grad():
+            for mapping in self._mappings:
+                mapping.restore()
+            for live, saved in self._tensors.values():
+                live.copy_(saved)
+            for parameter, gradient in self._gradients:
+                parameter.grad = gradient
+            if self._optimizer_state is not None:
+                self._optimizer.state.clear()
+                self._optimizer.state.update(_copied(self._optimizer_state))
+            if self._scaler is not None and self._scaler_state:
+                self._scaler.load_state_dict(self._scaler_state)
+            for generator, state in self._generators:
+                _set_generator_state(generator, state)
+            set_random_state(self._random)
+
+    def _capture_module(self, root: nn.Module, *, parameters: bool) -> None:
+        for module in root.modules():
+            attributes = _Mapping(vars(module))
+            registered = [_Mapping(vars(module)[name]) for name in ("_parameters", "_buffers", "_modules")]
+            self._mappings += [attributes, *registered]
+            self._clone_tensors(attributes.items.values())
+            self._clone_tensors(registered[1].items.values())
+            if parameters:
+                self._clone_tensors(registered[0].items.values())
+        self._gradients += [(parameter, parameter.grad) for parameter in root.parameters()]
+
+    def _capture_optimizer(self, optimizer: Any) -> None:
+        while isinstance(optimizer, Optimizer):
+            self._mappings.append(_Mapping(vars(optimizer)))
+            for group in optimizer.param_groups:
+                settings = _Mapping(group)
+                self._mappings.append(settings)
+                self._clone_tensors(settings.items.values())
+            optimizer = vars(optimizer).get("optimizer")
+
+    def _clone_tensors(self, values: Iterable[Any]) -> None:
+        for value in values:
+            if isinstance(value, Tensor) and id(value) not in self._tensors:
+                self._tensors[id(value)] = (value, value.detach().clone())
+
+    def _capture_loader(self, loader: Any, *, fresh_workers: bool) -> None:
+        for part in _parts_of(loader):
+            if _is_generator(part):
+                self._generators.append((part, _generator_state(part)))
+            else:
+                self._mappings.append(_Mapping(vars(part)))
+        if (
+            fresh_workers
+            and isinstance(loader, DataLoader)
+            and getattr(loader, "_iterator", None) is not None
+        ):
+            # Persistent workers carry random states of their own: the sweep gets fresh ones instead.
+            vars(loader)["_iterator"] = None
+
+
+class _Mapping:
+    """A shallow copy of a dictionary: which keys there were and which objects they named."""
+
+    def __init__(self, live: MutableMapping[str, Any]) -> None:
+        self.live = live
+        self.items = dict(live)
+
+    def restore(self) -> None:
+        for key in [key for key in self.live if key not in self.items]:
+            del self.live[key]
+        for key, value in self.items.items():
+            if key not in self.live or self.live[key] is not value:
+                self.live[key] = value
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every global random number generator, as values that `torch.load(weights_only=True)` takes."""
+    version, internal, next_gaussian = random.getstate()
+    numpy_state = np.random.get_state(legacy=False)
+    assert isinstance(numpy_state, dict)
+    numpy_state["state"] = {
+        name: torch.from_numpy(value.astype(np.int64)) if isinstance(value, np.ndarray) else value
+        for name, value in numpy_state["state"].items()
+    }
+    state: dict[str, Any] = {
+        "python": [version, list(internal), next_gaussian],
+        "numpy": numpy_state,
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.backends.mps.is_available():
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put back what `random_state` returned."""
+    version, internal, next_gaussian = state["python"]
+    random.setstate((version, tuple(internal), next_gaussian))
+    numpy_state = dict(state["numpy"])
+    numpy_state["state"] = {
+        name: value.numpy().astype(np.uint32) if isinstance(value, Tensor) else value
+        for name, value in numpy_state["state"].items()
+    }
+    np.random.set_state(numpy_state)
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    if "mps" in state:
+        torch.mps.set_rng_state(state["mps"])
+
+
+@contextlib.contextmanager
+def preserved_modes(model: nn.Module) -> Iterator[None]:
+    """Put training and evaluation modes back, module by module, after the block."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's global generators (torch's on every device)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def deferred_interrupt() -> Iterator[None]:
+    """Hold Ctrl-C back until the block is done, so that it can't leave things half restored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[tuple[int, FrameType | None]] = []
+    previous = signal.signal(signal.SIGINT, lambda number, frame: received.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if received and callable(previous):
+        previous(*received[0])
+
+
+def _copied(items: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    """Deep copies of the values; the keys, which are the parameters themselves, stay."""
+    return [(key, copy.deepcopy(value)) for key, value in items]
+
+
+def _parts_of(loader: Any, deepest: int = 6) -> list[Any]:
+    """The objects a loader is made of (samplers, data sets, transforms, generators), breadth first."""
+    found: list[Any] = []
+    seen: set[int] = set()
+    level = [loader]
+    for _ in range(deepest):
+        next_level: list[Any] = []
+        for part in level:
+            if id(part) in seen:
+                continue
+            seen.add(id(part))
+            if isinstance(part, (list, tuple, dict)):
+                values = (
+                    list(part.values()) if isinstance(part, dict) else list(part[:LONGEST_SEARCHED_CONTAINER])
+                )
+                next_level += values if len(values) <= LONGEST_SEARCHED_CONTAINER else []
+            elif _is_generator(part):
+                found.append(part)
+            elif hasattr(part, "__dict__") and not isinstance(part, _NOT_SEARCHED):
+                found.append(part)
+                next_level += [value for name, value in vars(part).items() if name != "_iterator"]
+        level = next_level
+    return found
+
+
+def _is_generator(part: Any) -> bool:
+    return isinstance(part, (torch.Generator, random.Random, np.random.Generator, np.random.RandomState))
+
+
+def _generator_state(generator: Any) -> Any:
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    if isinstance(generator, np.random.Generator):
+        return copy.deepcopy(generator.bit_generator.state)
+    return generator.get_state()
+
+
+def _set_generator_state(generator: Any, state: Any) -> None:
+    if isinstance(generator, (torch.Generator, np.random.RandomState)):
+        generator.set_state(state)
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.bit_generator.state = state

@@ -1,0 +1,672 @@
+"""The training loop, to be read from top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from mxtorch import batches, checkpoint, schedules, state
+from mxtorch._validation import positive_rate
+from mxtorch.callbacks import Callback, CallbackList, ProgressBar, TensorBoard
+from mxtorch.callbacks.progress import progress_bar
+from mxtorch.checks import (
+    check_at_least_one,
+    check_class_labels,
+    check_data,
+    check_loss,
+    check_parameters,
+    explain_first_batch,
+    length,
+)
+from mxtorch.engine import LocalEngine, StepResult
+from mxtorch.history import History
+from mxtorch.lr_finder.result import LRFinderResult
+from mxtorch.lr_finder.sweep import geometric_rates, range_test
+from mxtorch.meters import LossMeter, not_finite_message
+from mxtorch.metrics import MetricBuffer, as_collection
+from mxtorch.optim import ScheduledOptim
+
+Window = list[tuple[Any, int]]  # batches and their numbers of samples
+
+
+class StepOutput(NamedTuple):
+    """What a step computed: the loss to minimise, and what metrics compare."""
+
+    loss: Tensor | None
+    outputs: Any = None
+    targets: Any = None
+
+
+@dataclass
+class RunPlan:
+    """The lengths of a run and where it is: `epoch` counts from 0 within this `fit`."""
+
+    epochs: int = 0
+    steps_per_epoch: int | None = None
+    validates: bool = False
+    epoch: int = 0
+
+
+class Trainer:
+    """Trains a model, and finds the learning rate to train it with.
+
+    Nothing is wrapped or hidden: `trainer.model` is the module that was handed in, `trainer.optimizer` a torch
+    optimizer. Override `training_step` (and `evaluation_step`) for anything that `(x, y)` or dictionary batches
+    and one loss do not cover; `find_lr` and `fit` call the same one.
+
+    Args:
+        model: Any module. It is moved to the device in place.
+        loss: `loss(outputs, targets) -> scalar`. None for models that return their own `.loss` (Hugging Face) and
+            for an overridden `training_step`.
+        optimizer: A `ScheduledOptim`, or any torch optimizer, which is wrapped in one.
+        metrics: torchmetrics for validation: a metric, a dict of them by name, or a MetricCollection.
+        train_metrics: The same for training batches. They are computed from the outputs of the training steps, so
+            in training mode and while the weights change.
+        callbacks: Instances of `mxtorch.callbacks.Callback`, called in order.
+        log_dir: A folder for TensorBoard, as `"runs/dogs"`; None writes no file.
+        device: `"auto"` takes CUDA, else MPS, else the CPU.
+        precision: `"fp32"`, `"bf16"` or `"fp16"` (with a gradient scaler); parameters stay in float32.
+        accumulate: Batches to an optimizer step. Each weighs as many samples as it holds, so a window equals one
+            large batch, the last and shorter one too.
+        clip_grad_norm: Clip the norm of all gradients together to this.
+        channels_last: Memory format for images; `"auto"` uses it for convolutional networks where it pays.
+        compile: True, or arguments for `torch.nn.Module.compile`.
+        seed: Seeds Python, NumPy and torch now.
+        log_every: Steps between two readings of loss, rate, gradient norm and speed. Only then is an accelerator
+            waited for.
+        progress: Show a progress bar (in a terminal or notebook) and a line for each epoch.
+
+    Raises:
+        ValueError: The model has no trainable parameters, the optimizer holds none of them, the device or
+            precision is not to be had, the log_dir can't be written.
+        TypeError: An argument is of the wrong kind.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[..., Tensor] | None,
+        optimizer: Optimizer,
+        *,
+        metrics: Any = None,
+        train_metrics: Any = None,
+        callbacks: Iterable[Callback] = (),
+        log_dir: str | Path | None = None,
+        device: str | torch.device = "auto",
+        precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+        accumulate: int = 1,
+        clip_grad_norm: float | None = None,
+        channels_last: bool | Literal["auto"] = "auto",
+        compile: bool | dict[str, Any] = False,
+        seed: int | None = None,
+        log_every: int = 50,
+        progress: bool = True,
+    ) -> None:
+        check_at_least_one(accumulate, "accumulate")
+        check_at_least_one(log_every, "log_every")
+        if clip_grad_norm is not None:
+            clip_grad_norm = positive_rate(clip_grad_norm, "clip_grad_norm")
+        if loss is not None and not callable(loss):
+            raise TypeError(f"loss: got {loss!r}; give a function or module of (outputs, targets), or None")
+        self._loss_module = loss if isinstance(loss, nn.Module) else None
+        check_parameters(model, self._loss_module, optimizer)
+        metric_collection = as_collection(metrics, "metrics")
+        train_collection = as_collection(train_metrics, "train_metrics")
+        callbacks = CallbackList(callbacks).callbacks
+        self.engine = LocalEngine(device, precision, channels_last=channels_last, compile=compile)
+        reporters: list[Callback] = [ProgressBar()] if progress else []
+        if log_dir is not None:
+            reporters.append(TensorBoard(log_dir))
+
+        if seed is not None:
+            state.seed_everything(seed)
+        self.model = model
+        self.loss = loss
+        self.optimizer = optimizer if isinstance(optimizer, ScheduledOptim) else ScheduledOptim(optimizer)
+        self.engine.prepare(model, self._loss_module, self.optimizer)
+        self.metrics = None if metric_collection is None else metric_collection.to(self.engine.device)
+        self.train_metrics = None if train_collection is None else train_collection.to(self.engine.device)
+        self.callbacks = CallbackList([*callbacks, *reporters])
+        self.accumulate = accumulate
+        self.clip_grad_norm = clip_grad_norm
+        self.log_every = log_every
+        self.progress = progress
+        self.history = History()
+        self.plan = RunPlan()
+        self.step = 0
+        self.epoch = 0
+        self._parameters = [
+            parameter for group in self.optimizer.param_groups for parameter in group["params"]
+        ]
+        self._needs_closure = isinstance(self.optimizer.optimizer, torch.optim.LBFGS)
+        self._stopping = False
+        self._sweeping = False
+        self._first_batch = True
+
+    # ---------------------------------------------------------------- what a user overrides
+
+    def training_step(self, batch: batches.Batch) -> Tensor | StepOutput:
+        """The loss of one batch, a scalar that `backward` can be called on.
+
+        Return a `StepOutput` to have training metrics computed too.
+
+        Args:
+            batch: What the loader yields, on the device.
+        """
+        return self.supervised_step(batch)
+
+    def evaluation_step(self, batch: batches.Batch) -> StepOutput:
+        """Loss, outputs and targets of one batch of validation data; no gradient is recorded."""
+        return self.supervised_step(batch)
+
+    def prediction_step(self, batch: batches.Batch) -> Any:
+        """The model's outputs for one batch. Of an `(x, y)` batch the y is left out."""
+        example = batches.split_batch(batch)
+        outputs = self.model(*example.inputs, **example.named_inputs)
+        return _field(outputs, "logits", outputs)
+
+    def supervised_step(self, batch: batches.Batch) -> StepOutput:
+        """Model and loss on a batch: `(x, y)`, `(x1, x2, ..., y)`, or a dictionary passed by name.
+
+        Without a loss function the model is given the labels as well and must return a `.loss`.
+        """
+        example = batches.split_batch(batch, keep_labels=self.loss is None)
+        outputs = self.model(*example.inputs, **example.named_inputs)
+        predictions = _field(outputs, "logits", outputs)
+        if self.loss is None:
+            return StepOutput(_field(outputs, "loss", None), predictions, example.targets)
+        if self._first_batch:
+            check_class_labels(self.loss, predictions, example.targets)
+        return StepOutput(self.loss(predictions, example.targets), predictions, example.targets)
+
+    # ---------------------------------------------------------------- training
+
+    def fit(
+        self,
+        train_data: Iterable[Any],
+        val_data: Iterable[Any] | None = None,
+        *,
+        epochs: int = 1,
+        lr: float | LRFinderResult | None = None,
+        schedule: str | schedules.Schedule | Callable[[int], float] | LRScheduler | None = None,
+        schedule_every: Literal["step", "epoch"] | None = None,
+        steps_per_epoch: int | None = None,
+    ) -> History:
+        """Train.
+
+        Each epoch, in this order: train, validate, callbacks (`on_epoch_complete`: early stop, checkpoint), log.
+
+        Args:
+            train_data: A DataLoader or any iterable of batches that can be iterated once an epoch.
+            val_data: The same, for `evaluate` after each epoch.
+            epochs: Passes over the training data.
+            lr: The base learning rate of the first parameter group, the ratios between groups being kept; or what
+                `find_lr` returned, of which the suggestion for this schedule is taken. None leaves the rates.
+            schedule: A schedule or its name (`"one_cycle"`), begun anew, its length filled in from this run; a
+                function of the step; or a `torch.optim.lr_scheduler` scheduler made for this optimizer. None
+                goes on with the optimizer's own.
+            schedule_every: For a torch scheduler, and required there: whether `step()` is meant for every
+                optimizer step or for every epoch.
+            steps_per_epoch: Optimizer steps in an epoch, for data without a length; a longer epoch is cut there.
+
+        Returns:
+            The history, also of earlier calls.
+
+        Raises:
+            ValueError: An argument is off, the data are empty, or the first batch can't be trained on; nothing
+                has changed then.
+            FloatingPointError: The loss is not finite; the step is named.
+        """
+        check_at_least_one(epochs, "epochs")
+        check_data(train_data, "train_data", passes=epochs)
+        if val_data is not None:
+            check_data(val_data, "val_data", passes=epochs)
+        steps_per_epoch = self._count_steps(train_data, steps_per_epoch)
+        total_steps = None if steps_per_epoch is None else epochs * steps_per_epoch
+        with state.preserved_modes(self.model), self._undone_without_a_step(train_data):
+            scheduler = self._set_rates(lr, schedule, schedule_every, total_steps)
+            self.plan = RunPlan(epochs, steps_per_epoch, val_data is not None)
+            self._stopping = False
+            with self.callbacks.running("fit", self):
+                for epoch in range(epochs):
+                    self.plan.epoch = epoch
+                    with self.callbacks.running("epoch", self):
+                        self._run_epoch(train_data, val_data, scheduler)
+                    if self._stopping:
+                        break
+        return self.history
+
+    def stop(self) -> None:
+        """End the run after the current epoch; for callbacks."""
+        self._stopping = True
+
+    def _run_epoch(self, train_data: Any, val_data: Any, scheduler: _Scheduler) -> None:
+        started = time.perf_counter()
+        row = {"epoch": float(self.epoch + 1), **self._train_epoch(train_data, scheduler)}
+        if val_data is not None:
+            row |= self.evaluate(val_data)
+        scheduler.after_epoch(row)
+        self.epoch += 1
+        row |= {"step": float(self.step), "learning_rate": self.optimizer.learning_rate}
+        row["seconds"] = time.perf_counter() - started
+        self.history.rows.append(row)
+        self.callbacks.call("on_epoch_complete", self, row)
+
+    def _train_epoch(self, train_data: Any, scheduler: _Scheduler) -> dict[str, float]:
+        self.set_training_mode()
+        self._first_batch = True
+        meter = LossMeter(first_step=self.step + 1)
+        metrics = None if self.train_metrics is None else MetricBuffer(self.train_metrics)
+        on_step = self.callbacks.listeners("on_step")
+        for window in self._windows(train_data):
+            last = meter.count + 1 == self.plan.steps_per_epoch
+            logs = last or (self.step + 1) % self.log_every == 0
+            loss, result = self._optimizer_step(window, metrics=metrics, measure_norm=logs)
+            self.step += 1
+            meter.add(loss, sum(size for _, size in window))
+            if result.taken:
+                scheduler.after_step()
+            if logs:
+                self._log(meter, result.gradient_norm)
+            for listener in on_step:
+                listener(self)
+            if last:
+                break
+        if meter.count == 0:
+            raise ValueError("train_data: got a loader that yields no batches; give it at least one")
+        if meter.unread:
+            self._log(meter, None)
+        return meter.finish() | ({} if metrics is None else metrics.compute("train"))
+
+    def _optimizer_step(
+        self, window: Window, *, metrics: MetricBuffer | None = None, measure_norm: bool = False
+    ) -> tuple[Tensor, StepResult]:
+        """Gradients of a window of batches, then one step of the optimizer. Returns the window's mean loss."""
+        if self._needs_closure:
+            return self._closure_step(window)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._backward(window, metrics)
+        result = self.engine.step(
+            self.optimizer, self._parameters, clip_grad_norm=self.clip_grad_norm, measure_norm=measure_norm
+        )
+        return loss, result
+
+    def _backward(self, window: Window, metrics: MetricBuffer | None) -> Tensor:
+        samples = sum(size for _, size in window)
+        total: Tensor | None = None
+        for host_batch, size in window:
+            output = self._checked_training_step(self.engine.move(host_batch))
+            loss = output.loss
+            assert loss is not None
+            if metrics is not None:
+                metrics.update(output.outputs, output.targets)
+            if len(window) > 1:
+                loss = loss * (size / samples)
+            self.engine.backward(loss)
+            total = loss.detach() if total is None else total + loss.detach()
+        assert total is not None
+        return total
+
+    def _checked_training_step(self, batch: Any) -> StepOutput:
+        try:
+            with self.engine.autocast():
+                output = self.training_step(batch)
+        except Exception as error:
+            if self._first_batch:
+                explain_first_batch(error, batch, "training_step")
+            raise
+        if isinstance(output, Tensor):
+            output = StepOutput(output)
+        check_loss(output, wants_outputs=self.train_metrics is not None and not self._sweeping)
+        self._first_batch = False
+        # Reading a number costs nothing on the CPU, so there a bad one is told before it spoils the weights.
+        if self.engine.device.type == "cpu" and not self._sweeping:
+            assert output.loss is not None
+            value = output.loss.item()
+            if not math.isfinite(value):
+                raise FloatingPointError(not_finite_message(value, self.step + 1))
+        return output
+
+    def _closure_step(self, window: Window) -> tuple[Tensor, StepResult]:
+        losses: list[Tensor] = []
+
+        def closure() -> Tensor:
+            self.optimizer.zero_grad(set_to_none=True)
+            losses.append(self._backward(window, None))
+            return losses[-1]
+
+        self.optimizer.step(closure)
+        return losses[0], StepResult(True, None)
+
+    def _log(self, meter: LossMeter, gradient_norm: Tensor | None) -> None:
+        record = meter.read()
+        for index, rate in enumerate(self.optimizer.learning_rates):
+            record[f"learning_rate/group{index}"] = rate
+        if gradient_norm is not None:
+            record["gradient_norm"] = float(gradient_norm)
+        self.history.records.append({"step": float(self.step), **record})
+        self.callbacks.call("on_log", self, record)
+
+    def set_training_mode(self) -> None:
+        """Training mode, except for normalisation layers that are frozen.
+
+        Running statistics are part of a frozen layer: BatchNorm whose parameters all have `requires_grad=False`
+        stays in evaluation mode.
+        """
+        self.model.train()
+        for module in self.model.modules():
+            if isinstance(module, nn.modules.batchnorm._NormBase):
+                parameters = list(module.parameters(recurse=False))
+                if parameters and not any(parameter.requires_grad for parameter in parameters):
+                    module.eval()
+
+    # ---------------------------------------------------------------- the learning rate
+
+    def find_lr(
+        self,
+        train_data: Iterable[Any],
+        *,
+        start_lr: float = 1e-7,
+        end_lr: float = 10.0,
+        num_steps: int = 100,
+        schedule: str | schedules.Schedule = "constant",
+    ) -> LRFinderResult:
+        """Find a learning rate by the range test of Smith (2015, arXiv 1506.01186, section 3.3).
+
+        The rate rises from `start_lr` to `end_lr`, evenly in its logarithm, over `num_steps` real optimizer steps.
+        Afterwards, also after an error or Ctrl-C, everything is bit for bit what it was: parameters, buffers,
+        gradients, optimizer, scaler, random generators, modes, the loader's order. No file is written, except
+        to `log_dir`.
+
+        Args:
+            train_data: What `fit` will be given. A loader shorter than the sweep is begun again.
+            start_lr: The first rate, of the first parameter group; the other groups keep their ratios to it.
+            end_lr: The last rate. The sweep ends sooner when the loss diverges.
+            num_steps: Optimizer steps; 100 are enough for most networks, more give a smoother curve.
+            schedule: What the rate is for: a constant rate and the peak of a one-cycle are not the same.
+
+        Returns:
+            The curve, the suggestion with its interval and status, and what other rules would have said.
+
+        Raises:
+            ValueError: An argument is off, or the first batch can't be trained on.
+        """
+        start_lr, end_lr = positive_rate(start_lr, "start_lr"), positive_rate(end_lr, "end_lr")
+        if start_lr >= end_lr:
+            raise ValueError(
+                f"start_lr: got {start_lr}, which is not below end_lr, {end_lr}; give a lower start_lr"
+            )
+        check_at_least_one(num_steps, "num_steps")
+        if num_steps < 2:
+            raise ValueError(f"num_steps: got {num_steps}; give at least 2, and about 100 for a useful curve")
+        check_data(train_data, "train_data", passes=2)  # the data must still be there for fit
+        schedule = schedules.get(schedule)
+
+        bar = progress_bar(num_steps, "find_lr") if self.progress else None
+        before = self._capture(train_data)
+        try:
+            self.set_training_mode()
+            self._first_batch = self._sweeping = True
+            sweep = range_test(
+                self._sweep_step,
+                lambda: self._windows(train_data),
+                self.optimizer,
+                geometric_rates(start_lr, end_lr, num_steps),
+                read_lag=0 if self.engine.device.type == "cpu" else 2,
+                on_step=None if bar is None else lambda step, loss: bar.update(1),
+            )
+        finally:
+            before.restore()
+            if bar is not None:
+                bar.close()
+        result = LRFinderResult.of(sweep, schedule)
+        self.callbacks.call("on_lr_found", self, result)
+        return result
+
+    def _sweep_step(self, window: Window) -> tuple[Tensor, bool]:
+        loss, result = self._optimizer_step(window)
+        return loss, result.taken
+
+    def _set_rates(
+        self, lr: Any, schedule: Any, schedule_every: str | None, total_steps: int | None
+    ) -> _Scheduler:
+        """Put the base rate and the schedule of a run in force."""
+        if isinstance(schedule, LRScheduler):
+            if lr is not None:
+                raise ValueError(
+                    "lr: a torch scheduler keeps its own base rates; set them on the optimizer before making it"
+                )
+            if schedule.optimizer not in (self.optimizer, self.optimizer.optimizer):
+                raise ValueError(
+                    "schedule: got a scheduler of another optimizer; make it from trainer.optimizer"
+                )
+            if schedule_every not in ("step", "epoch"):
+                raise ValueError(
+                    f"schedule_every: got {schedule_every!r}; say 'step' or 'epoch', as {type(schedule).__name__} means it"
+                )
+            self.optimizer.schedule = None
+            return _Scheduler(schedule, schedule_every == "step")
+        if schedule_every is not None:
+            raise ValueError(
+                "schedule_every: only for torch.optim.lr_scheduler; mxtorch's schedules count steps"
+            )
+        if isinstance(schedule, (str, schedules.Schedule)):
+            schedule = schedules.get(schedule)
+            purpose = schedule
+            if total_steps is not None:
+                schedule = schedule.for_steps(total_steps)
+            try:
+                schedule(0)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}; or give fit steps_per_epoch, as the data have no length"
+                ) from error
+        else:
+            purpose = schedules.get("constant")
+        if isinstance(lr, LRFinderResult):
+            lr = lr.suggestion_for(purpose)
+        elif lr is not None:
+            lr = positive_rate(lr, "lr")
+        if schedule is not None:
+            self.optimizer.schedule = None
+            self.optimizer.current_steps = 0
+        if lr is not None:
+            self.optimizer.set_learning_rate(lr)
+        if schedule is not None:
+            self.optimizer.schedule = schedule
+        return _Scheduler(None, False)
+
+    # ---------------------------------------------------------------- evaluation and prediction
+
+    @torch.no_grad()
+    def evaluate(self, data: Iterable[Any], *, prefix: str = "val") -> dict[str, float]:
+        """Loss (the mean over samples) and metrics on data; nothing is trained, modes come back as they were.
+
+        Args:
+            data: Batches, as for `fit`.
+            prefix: Goes before the names: `{"val/loss": ..., "val/accuracy": ...}`.
+        """
+        check_data(data, "val_data", passes=1)
+        metrics = None if self.metrics is None else MetricBuffer(self.metrics)
+        losses: list[Tensor] = []
+        sizes: list[int] = []
+        first = True
+        with state.preserved_modes(self.model), self.callbacks.running("evaluate", self):
+            self.model.eval()
+            self._first_batch = True
+            for host_batch in data:
+                batch = self.engine.move(host_batch)
+                try:
+                    with self.engine.autocast():
+                        output = self.evaluation_step(batch)
+                    if metrics is not None:
+                        metrics.update(output.outputs, output.targets)
+                except Exception as error:
+                    if first:
+                        explain_first_batch(error, batch, "evaluation_step")
+                    raise
+                first = self._first_batch = False
+                if output.loss is not None:
+                    losses.append(output.loss)
+                    sizes.append(batches.batch_size(host_batch) or 1)
+        if first:
+            raise ValueError("val_data: got a loader that yields no batches; give it at least one")
+        figures: dict[str, float] = {}
+        if losses:
+            weights = torch.tensor(sizes, dtype=torch.float64)
+            values = torch.stack(losses).to("cpu", torch.float64)
+            figures[f"{prefix}/loss"] = float((values * weights).sum() / weights.sum())
+        return figures | ({} if metrics is None else metrics.compute(prefix))
+
+    @torch.no_grad()
+    def predict(self, data: Iterable[Any]) -> Any:
+        """The model's outputs for all batches, joined along the first dimension, on the CPU, in float32.
+
+        Args:
+            data: Batches of inputs, or of `(inputs, targets)`, of which the targets are left out.
+        """
+        check_data(data, "data", passes=1)
+        parts = []
+        with state.preserved_modes(self.model):
+            self.model.eval()
+            for host_batch in data:
+                with self.engine.autocast():
+                    outputs = self.prediction_step(self.engine.move(host_batch))
+                parts.append(batches.to_host(outputs))
+        if not parts:
+            raise ValueError("data: got a loader that yields no batches; give it at least one")
+        return batches.concatenate(parts)
+
+    # ---------------------------------------------------------------- files
+
+    def save(self, path: str | Path) -> None:
+        """Write model, optimizer, schedule, scaler, history and random states into one file, atomically."""
+        content = {
+            "model": self.model.state_dict(),
+            "loss": None if self._loss_module is None else self._loss_module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": None if self.engine.scaler is None else self.engine.scaler.state_dict(),
+            "step": self.step,
+            "epoch": self.epoch,
+            "history": {"rows": self.history.rows, "records": self.history.records},
+            "random": state.random_state(),
+        }
+        checkpoint.write(path, content)
+
+    def load(self, path: str | Path) -> None:
+        """Go on where `save` was called.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is no checkpoint, or one of another model.
+        """
+        content = checkpoint.read(path)
+        checkpoint.check_same_tensors(self.model.state_dict(), content["model"], path)
+        self.model.load_state_dict(content["model"])
+        if self._loss_module is not None and content["loss"] is not None:
+            self._loss_module.load_state_dict(content["loss"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        if self.engine.scaler is not None and content["scaler"]:
+            self.engine.scaler.load_state_dict(content["scaler"])
+        self.step, self.epoch = content["step"], content["epoch"]
+        self.history.rows, self.history.records = content["history"]["rows"], content["history"]["records"]
+        state.set_random_state(content["random"])
+
+    # ---------------------------------------------------------------- what callbacks ask for
+
+    @property
+    def metric_names(self) -> list[str]:
+        """The names of metrics in the history: `train/...`, `val/...`."""
+        pairs = (("train", self.train_metrics), ("val", self.metrics))
+        return [f"{prefix}/{name}" for prefix, metrics in pairs if metrics is not None for name in metrics]
+
+    def settings(self) -> dict[str, str | int | float | bool]:
+        """What this run was set up with, as plain values."""
+        schedule = self.optimizer.schedule
+        return {
+            "model": type(self.model).__name__,
+            "parameters": sum(parameter.numel() for parameter in self._parameters),
+            "optimizer": type(self.optimizer.optimizer).__name__,
+            "learning_rate": self.optimizer.base_learning_rate,
+            "schedule": "none"
+            if schedule is None
+            else getattr(schedule, "__name__", type(schedule).__name__),
+            "epochs": self.plan.epochs,
+            "accumulate": self.accumulate,
+            "clip_grad_norm": self.clip_grad_norm or 0.0,
+            "precision": self.engine.precision,
+            "device": str(self.engine.device),
+        }
+
+    # ---------------------------------------------------------------- helpers
+
+    def _windows(self, data: Iterable[Any]) -> Iterator[Window]:
+        """The batches of each optimizer step, with their numbers of samples."""
+        for window in batches.windows(data, self.accumulate):
+            yield [(batch, batches.batch_size(batch) or 1) for batch in window]
+
+    def _count_steps(self, data: Any, steps_per_epoch: int | None) -> int | None:
+        batch_count = length(data)
+        available = None if batch_count is None else math.ceil(batch_count / self.accumulate)
+        if steps_per_epoch is None:
+            return available
+        check_at_least_one(steps_per_epoch, "steps_per_epoch")
+        return steps_per_epoch if available is None else min(steps_per_epoch, available)
+
+    def _capture(self, loader: Any, *, before_first_step: bool = False) -> state.TrainingState:
+        modules = [self.model] if self._loss_module is None else [self.model, self._loss_module]
+        return state.TrainingState(
+            modules,
+            self.optimizer,
+            scaler=self.engine.scaler,
+            loader=loader,
+            owner=self,
+            before_first_step=before_first_step,
+        )
+
+    @contextlib.contextmanager
+    def _undone_without_a_step(self, loader: Any) -> Iterator[None]:
+        """Undo everything when an error comes before the first optimizer step was taken."""
+        before, step = self._capture(loader, before_first_step=True), self.step
+        try:
+            yield
+        except Exception:
+            if self.step == step:
+                before.restore()
+            raise
+
+
+class _Scheduler(NamedTuple):
+    """A torch scheduler, if there is one, and when its step is due."""
+
+    scheduler: LRScheduler | None
+    every_step: bool
+
+    def after_step(self) -> None:
+        if self.scheduler is not None and self.every_step:
+            self.scheduler.step()
+
+    def after_epoch(self, row: dict[str, float]) -> None:
+        if self.scheduler is None or self.every_step:
+            return
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(row.get("val/loss", row["train/loss"]))
+        else:
+            self.scheduler.step()
+
+
+def _field(outputs: Any, name: str, default: Any) -> Any:
+    """A field of a model's outputs, which may be a dictionary or an object (Hugging Face has both in one)."""
+    if isinstance(outputs, dict):
+        return outputs.get(name, default)
+    return default if isinstance(outputs, Tensor) else getattr(outputs, name, default)
