@@ -77,9 +77,7 @@ def move(batch: Batch, device: torch.device, memory_format: torch.memory_format 
 def to_host(value: Any) -> Any:
     """Tensors on the CPU, half-precision ones in float32; structure kept."""
     if isinstance(value, Tensor):
-        return value.to(
-            "cpu", torch.float32 if value.dtype in (torch.float16, torch.bfloat16) else value.dtype
-        )
+        return value.to("cpu", torch.float32 if value.dtype in (torch.float16, torch.bfloat16) else value.dtype)
     if isinstance(value, Mapping):
         return {key: to_host(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):

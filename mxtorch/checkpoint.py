@@ -58,9 +58,7 @@ def read(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str
     return content
 
 
-def check_same_tensors(
-    expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], path: str | Path
-) -> None:
+def check_same_tensors(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], path: str | Path) -> None:
     """Raise a ValueError that names the differences in names and shapes, before anything is loaded."""
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]

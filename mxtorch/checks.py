@@ -65,9 +65,7 @@ def check_parameters(model: nn.Module, loss: nn.Module | None, optimizer: Optimi
 def check_data(data: Any, argument: str, *, passes: int) -> None:
     """Raise unless `data` can be iterated over `passes` times and is not known to be empty."""
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-        raise TypeError(
-            f"{argument}: got a data set, {type(data).__name__}; wrap it in a torch.utils.data.DataLoader"
-        )
+        raise TypeError(f"{argument}: got a data set, {type(data).__name__}; wrap it in a torch.utils.data.DataLoader")
     if not isinstance(data, Iterable):
         raise TypeError(f"{argument}: got {data!r}; give a DataLoader or another iterable of batches")
     if isinstance(data, Iterator) and passes > 1:
@@ -91,17 +89,13 @@ def check_loss(output: StepOutput, *, wants_outputs: bool) -> None:
     """Raise unless a training step gave a loss that can be trained on."""
     loss = output.loss
     if not isinstance(loss, Tensor):
-        raise TypeError(
-            f"training_step: got {loss!r} as the loss; return a scalar tensor, or give the Trainer a loss"
-        )
+        raise TypeError(f"training_step: got {loss!r} as the loss; return a scalar tensor, or give the Trainer a loss")
     if loss.ndim != 0 and loss.numel() != 1:
         raise ValueError(
             f"loss: got a tensor of shape {list(loss.shape)}; reduce it to one number, with .mean() or reduction='mean'"
         )
     if loss.ndim != 0:
-        raise ValueError(
-            f"loss: got a tensor of shape {list(loss.shape)}; return a scalar, with .squeeze() or .mean()"
-        )
+        raise ValueError(f"loss: got a tensor of shape {list(loss.shape)}; return a scalar, with .squeeze() or .mean()")
     if not loss.requires_grad:
         raise ValueError(
             "loss: got one that is detached from the model's parameters; compute it from the model's outputs without "

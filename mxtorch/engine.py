@@ -67,15 +67,13 @@ class LocalEngine:
         """Bring the model, a loss with parameters, and the optimizer's state to the device, in place."""
         if self._wants_channels_last(model):
             self.memory_format = torch.channels_last
-            model.to(self.device, memory_format=torch.channels_last)
+            model.to(self.device).to(memory_format=torch.channels_last)
         else:
             model.to(self.device)
         if loss is not None:
             loss.to(self.device)
         if optimizer.state:
-            optimizer.load_state_dict(
-                optimizer.state_dict()
-            )  # torch casts loaded state to its parameter's device
+            optimizer.load_state_dict(optimizer.state_dict())  # torch casts loaded state to its parameter's device
         if self._compile:
             model.compile(**(self._compile if isinstance(self._compile, dict) else {}))
         self._moves = self.device.type != "cpu" or self.memory_format is not None
@@ -154,9 +152,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if resolved.type == "cuda":
         count = torch.cuda.device_count()
         if (resolved.index or 0) >= count:
-            raise ValueError(
-                f"device: got {device!r}, but torch sees {count} CUDA devices; 'auto' takes what there is"
-            )
+            raise ValueError(f"device: got {device!r}, but torch sees {count} CUDA devices; 'auto' takes what there is")
     elif resolved.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError("device: got 'mps', which is not available here; 'auto' takes what there is")
     return resolved

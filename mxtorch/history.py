@@ -88,9 +88,7 @@ class History:
             _, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="tight")
         loss, metric, rate = axes
         steps = [record["step"] for record in self.records]
-        loss.plot(
-            steps, [record["train/loss"] for record in self.records], color="#9db4c0", label="train/loss"
-        )
+        loss.plot(steps, [record["train/loss"] for record in self.records], color="#9db4c0", label="train/loss")
         rate.plot(steps, [record["learning_rate/group0"] for record in self.records], color="#e07a1f")
         epoch_ends = [row["step"] for row in self.rows]
         for name in self.columns:

@@ -27,15 +27,9 @@ def as_collection(metrics: Any, argument: str) -> Any:
         return metrics
     if isinstance(metrics, Metric):
         return MetricCollection({type(metrics).__name__.lower(): metrics})
-    if (
-        isinstance(metrics, dict)
-        and metrics
-        and all(isinstance(metric, Metric) for metric in metrics.values())
-    ):
+    if isinstance(metrics, dict) and metrics and all(isinstance(metric, Metric) for metric in metrics.values()):
         return MetricCollection(dict(metrics))
-    raise TypeError(
-        f"{argument}: got {metrics!r}; give a torchmetrics Metric, a dict of them or a MetricCollection"
-    )
+    raise TypeError(f"{argument}: got {metrics!r}; give a torchmetrics Metric, a dict of them or a MetricCollection")
 
 
 class MetricBuffer:
@@ -52,9 +46,7 @@ class MetricBuffer:
 
     def update(self, outputs: Any, targets: Any) -> None:
         """Take a batch: kept back when it can be joined with the next ones, handed on at once otherwise."""
-        if not (
-            isinstance(outputs, Tensor) and isinstance(targets, Tensor) and outputs.ndim and targets.ndim
-        ):
+        if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor) and outputs.ndim and targets.ndim):
             self._flush()
             self.metrics.update(outputs, targets)
             return
@@ -76,9 +68,7 @@ class MetricBuffer:
             if value.numel() == 1:
                 values[f"{prefix}/{name}"] = float(value)
             else:
-                values |= {
-                    f"{prefix}/{name}_{index}": float(item) for index, item in enumerate(value.flatten())
-                }
+                values |= {f"{prefix}/{name}_{index}": float(item) for index, item in enumerate(value.flatten())}
         self.metrics.reset()
         return values
 

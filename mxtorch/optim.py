@@ -140,7 +140,7 @@ class ScheduledOptim(Optimizer):
 
     # ---------------------------------------------------------------- what every optimizer does
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Apply the rate of this step, step the wrapped optimizer, count.
 
         Without a schedule the groups' rates are left alone: they belong to the user, or to a torch scheduler.
@@ -163,9 +163,7 @@ class ScheduledOptim(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its `lr` is its base rate."""
-        positive_rate(
-            param_group.get("lr", self.optimizer.defaults.get("lr")), "lr of the new parameter group"
-        )
+        positive_rate(param_group.get("lr", self.optimizer.defaults.get("lr")), "lr of the new parameter group")
         self.optimizer.add_param_group(param_group)
         if self._schedule is not None:
             self._apply(_multiplier(self._schedule, self._current_steps))
@@ -208,12 +206,7 @@ class ScheduledOptim(Optimizer):
         """
         content = dict(state_dict)
         position = content.pop("schedule", None)
-        if (
-            position is not None
-            and position["has_schedule"]
-            and position["schedule"] is None
-            and not self._schedule
-        ):
+        if position is not None and position["has_schedule"] and position["schedule"] is None and not self._schedule:
             raise ValueError(
                 "state_dict: it was saved with a function as the schedule, which a file can't hold; set "
                 "optimizer.schedule to that function, then load"
@@ -290,7 +283,5 @@ def _set_rate(group: dict[str, Any], rate: float) -> None:
 def _multiplier(schedule: Schedule, step: int) -> float:
     value = float(schedule(step))
     if not 0 <= value < math.inf:
-        raise ValueError(
-            f"schedule: {schedule!r} gives {value} for step {step}; it must be finite and not negative"
-        )
+        raise ValueError(f"schedule: {schedule!r} gives {value} for step {step}; it must be finite and not negative")
     return value

@@ -37,9 +37,7 @@ class Schedule:
         """This schedule with the lengths that were left out filled in for a run of `total_steps` steps."""
         if isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1:
             raise ValueError(f"total_steps: got {total_steps!r}; give an integer of at least 1")
-        lengths = {
-            name: value for name, value in self._lengths(total_steps).items() if getattr(self, name) is None
-        }
+        lengths = {name: value for name, value in self._lengths(total_steps).items() if getattr(self, name) is None}
         return dataclasses.replace(self, **lengths)
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,9 +61,7 @@ class Schedule:
     def _check_length(self, *fields: str, at_least: int = 1) -> None:
         for field in fields:
             value = getattr(self, field)
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, int) or value < at_least
-            ):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < at_least):
                 raise ValueError(f"{field}: got {value!r}; give an integer of at least {at_least}")
 
     def _check_number(self, *fields: str, low: float = 0.0, high: float = math.inf) -> None:
@@ -111,7 +107,7 @@ class Triangular(Schedule):
 
     def __call__(self, step: int) -> float:
         """The multiplier."""
-        step_size = self._filled("step_size")
+        step_size: int = self._filled("step_size")
         cycle = math.floor(1 + step / (2 * step_size))
         position = abs(step / step_size - 2 * cycle + 1)
         return self.low + (1 - self.low) * max(0.0, 1 - position) * self._amplitude(step, cycle)
@@ -256,15 +252,13 @@ class WarmupCosine(Schedule):
         if None not in (self.total_steps, self.warmup_steps) and self._filled("warmup_steps") >= self._filled(
             "total_steps"
         ):
-            raise ValueError(
-                f"warmup_steps: got {self.warmup_steps}; give fewer than total_steps, {self.total_steps}"
-            )
+            raise ValueError(f"warmup_steps: got {self.warmup_steps}; give fewer than total_steps, {self.total_steps}")
 
     def __call__(self, step: int) -> float:
         """The multiplier."""
         total_steps, warmup_steps = self._filled("total_steps"), self._filled("warmup_steps")
         if step < warmup_steps:
-            return self.start_factor + (1 - self.start_factor) * step / warmup_steps
+            return float(self.start_factor + (1 - self.start_factor) * step / warmup_steps)
         return CosineAnnealing(total_steps - warmup_steps, self.end_factor)(step - warmup_steps)
 
     def _lengths(self, total_steps: int) -> dict[str, Any]:

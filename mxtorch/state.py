@@ -124,11 +124,7 @@ class TrainingState:
                 self._generators.append((part, _generator_state(part)))
             else:
                 self._mappings.append(_Mapping(vars(part)))
-        if (
-            fresh_workers
-            and isinstance(loader, DataLoader)
-            and getattr(loader, "_iterator", None) is not None
-        ):
+        if fresh_workers and isinstance(loader, DataLoader) and getattr(loader, "_iterator", None) is not None:
             # Persistent workers carry random states of their own: the sweep gets fresh ones instead.
             vars(loader)["_iterator"] = None
 
@@ -162,7 +158,7 @@ def random_state() -> dict[str, Any]:
         "numpy": numpy_state,
         "torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         state["cuda"] = torch.cuda.get_rng_state_all()
     if torch.backends.mps.is_available():
         state["mps"] = torch.mps.get_rng_state()
@@ -237,9 +233,7 @@ def _parts_of(loader: Any, deepest: int = 6) -> list[Any]:
                 continue
             seen.add(id(part))
             if isinstance(part, (list, tuple, dict)):
-                values = (
-                    list(part.values()) if isinstance(part, dict) else list(part[:LONGEST_SEARCHED_CONTAINER])
-                )
+                values = list(part.values()) if isinstance(part, dict) else list(part[:LONGEST_SEARCHED_CONTAINER])
                 next_level += values if len(values) <= LONGEST_SEARCHED_CONTAINER else []
             elif _is_generator(part):
                 found.append(part)

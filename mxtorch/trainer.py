@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from mxtorch import batches, checkpoint, schedules, state
 from mxtorch._validation import positive_rate
@@ -35,6 +35,7 @@ from mxtorch.lr_finder.sweep import geometric_rates, range_test
 from mxtorch.meters import LossMeter, not_finite_message
 from mxtorch.metrics import MetricBuffer, as_collection
 from mxtorch.optim import ScheduledOptim
+from mxtorch.rates import RunScheduler, set_rates
 
 Window = list[tuple[Any, int]]  # batches and their numbers of samples
 
@@ -145,9 +146,7 @@ class Trainer:
         self.plan = RunPlan()
         self.step = 0
         self.epoch = 0
-        self._parameters = [
-            parameter for group in self.optimizer.param_groups for parameter in group["params"]
-        ]
+        self._parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self._needs_closure = isinstance(self.optimizer.optimizer, torch.optim.LBFGS)
         self._stopping = False
         self._sweeping = False
@@ -234,7 +233,7 @@ class Trainer:
         steps_per_epoch = self._count_steps(train_data, steps_per_epoch)
         total_steps = None if steps_per_epoch is None else epochs * steps_per_epoch
         with state.preserved_modes(self.model), self._undone_without_a_step(train_data):
-            scheduler = self._set_rates(lr, schedule, schedule_every, total_steps)
+            scheduler = set_rates(self.optimizer, lr, schedule, schedule_every, total_steps)
             self.plan = RunPlan(epochs, steps_per_epoch, val_data is not None)
             self._stopping = False
             with self.callbacks.running("fit", self):
@@ -250,7 +249,7 @@ class Trainer:
         """End the run after the current epoch; for callbacks."""
         self._stopping = True
 
-    def _run_epoch(self, train_data: Any, val_data: Any, scheduler: _Scheduler) -> None:
+    def _run_epoch(self, train_data: Any, val_data: Any, scheduler: RunScheduler) -> None:
         started = time.perf_counter()
         row = {"epoch": float(self.epoch + 1), **self._train_epoch(train_data, scheduler)}
         if val_data is not None:
@@ -262,7 +261,7 @@ class Trainer:
         self.history.rows.append(row)
         self.callbacks.call("on_epoch_complete", self, row)
 
-    def _train_epoch(self, train_data: Any, scheduler: _Scheduler) -> dict[str, float]:
+    def _train_epoch(self, train_data: Any, scheduler: RunScheduler) -> dict[str, float]:
         self.set_training_mode()
         self._first_batch = True
         meter = LossMeter(first_step=self.step + 1)
@@ -403,9 +402,7 @@ class Trainer:
         """
         start_lr, end_lr = positive_rate(start_lr, "start_lr"), positive_rate(end_lr, "end_lr")
         if start_lr >= end_lr:
-            raise ValueError(
-                f"start_lr: got {start_lr}, which is not below end_lr, {end_lr}; give a lower start_lr"
-            )
+            raise ValueError(f"start_lr: got {start_lr}, which is not below end_lr, {end_lr}; give a lower start_lr")
         check_at_least_one(num_steps, "num_steps")
         if num_steps < 2:
             raise ValueError(f"num_steps: got {num_steps}; give at least 2, and about 100 for a useful curve")
@@ -436,55 +433,6 @@ class Trainer:
     def _sweep_step(self, window: Window) -> tuple[Tensor, bool]:
         loss, result = self._optimizer_step(window)
         return loss, result.taken
-
-    def _set_rates(
-        self, lr: Any, schedule: Any, schedule_every: str | None, total_steps: int | None
-    ) -> _Scheduler:
-        """Put the base rate and the schedule of a run in force."""
-        if isinstance(schedule, LRScheduler):
-            if lr is not None:
-                raise ValueError(
-                    "lr: a torch scheduler keeps its own base rates; set them on the optimizer before making it"
-                )
-            if schedule.optimizer not in (self.optimizer, self.optimizer.optimizer):
-                raise ValueError(
-                    "schedule: got a scheduler of another optimizer; make it from trainer.optimizer"
-                )
-            if schedule_every not in ("step", "epoch"):
-                raise ValueError(
-                    f"schedule_every: got {schedule_every!r}; say 'step' or 'epoch', as {type(schedule).__name__} means it"
-                )
-            self.optimizer.schedule = None
-            return _Scheduler(schedule, schedule_every == "step")
-        if schedule_every is not None:
-            raise ValueError(
-                "schedule_every: only for torch.optim.lr_scheduler; mxtorch's schedules count steps"
-            )
-        if isinstance(schedule, (str, schedules.Schedule)):
-            schedule = schedules.get(schedule)
-            purpose = schedule
-            if total_steps is not None:
-                schedule = schedule.for_steps(total_steps)
-            try:
-                schedule(0)
-            except ValueError as error:
-                raise ValueError(
-                    f"{error}; or give fit steps_per_epoch, as the data have no length"
-                ) from error
-        else:
-            purpose = schedules.get("constant")
-        if isinstance(lr, LRFinderResult):
-            lr = lr.suggestion_for(purpose)
-        elif lr is not None:
-            lr = positive_rate(lr, "lr")
-        if schedule is not None:
-            self.optimizer.schedule = None
-            self.optimizer.current_steps = 0
-        if lr is not None:
-            self.optimizer.set_learning_rate(lr)
-        if schedule is not None:
-            self.optimizer.schedule = schedule
-        return _Scheduler(None, False)
 
     # ---------------------------------------------------------------- evaluation and prediction
 
@@ -598,9 +546,7 @@ class Trainer:
             "parameters": sum(parameter.numel() for parameter in self._parameters),
             "optimizer": type(self.optimizer.optimizer).__name__,
             "learning_rate": self.optimizer.base_learning_rate,
-            "schedule": "none"
-            if schedule is None
-            else getattr(schedule, "__name__", type(schedule).__name__),
+            "schedule": "none" if schedule is None else getattr(schedule, "__name__", type(schedule).__name__),
             "epochs": self.plan.epochs,
             "accumulate": self.accumulate,
             "clip_grad_norm": self.clip_grad_norm or 0.0,
@@ -644,25 +590,6 @@ class Trainer:
             if self.step == step:
                 before.restore()
             raise
-
-
-class _Scheduler(NamedTuple):
-    """A torch scheduler, if there is one, and when its step is due."""
-
-    scheduler: LRScheduler | None
-    every_step: bool
-
-    def after_step(self) -> None:
-        if self.scheduler is not None and self.every_step:
-            self.scheduler.step()
-
-    def after_epoch(self, row: dict[str, float]) -> None:
-        if self.scheduler is None or self.every_step:
-            return
-        if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(row.get("val/loss", row["train/loss"]))
-        else:
-            self.scheduler.step()
 
 
 def _field(outputs: Any, name: str, default: Any) -> Any:

@@ -61,11 +61,7 @@ class CallbackList:
     def listeners(self, hook: str) -> list[Callable[..., None]]:
         """The bound methods of all callbacks that do something at a hook."""
         base = getattr(Callback, hook)
-        return [
-            getattr(callback, hook)
-            for callback in self.callbacks
-            if getattr(type(callback), hook) is not base
-        ]
+        return [getattr(callback, hook) for callback in self.callbacks if getattr(type(callback), hook) is not base]
 
     def call(self, hook: str, *arguments: Any) -> None:
         """Call a hook on every callback, in order."""

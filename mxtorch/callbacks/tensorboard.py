@@ -35,9 +35,7 @@ class TensorBoard(Callback):
 
             self.writer: Any = SummaryWriter(str(self.log_dir))
         except OSError as error:
-            raise ValueError(
-                f"log_dir: {str(log_dir)!r} can't be written ({error}); give another folder"
-            ) from error
+            raise ValueError(f"log_dir: {str(log_dir)!r} can't be written ({error}); give another folder") from error
         self._finished: Any = None
 
     def on_fit_start(self, trainer: Trainer) -> None:
@@ -47,7 +45,9 @@ class TensorBoard(Callback):
         from torch.utils.tensorboard.summary import hparams
 
         names = ["train/loss", *(["val/loss", *trainer.metric_names] if trainer.plan.validates else [])]
-        experiment, started, self._finished = hparams(trainer.settings(), dict.fromkeys(names, 0.0))
+        experiment, started, self._finished = hparams(  # type: ignore[no-untyped-call]
+            trainer.settings(), dict.fromkeys(names, 0.0)
+        )
         self.writer.file_writer.add_summary(experiment)
         self.writer.file_writer.add_summary(started)
 

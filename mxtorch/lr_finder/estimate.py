@@ -65,11 +65,7 @@ def estimate(rates: Sequence[float], losses: Sequence[float], *, ended_early: bo
     if len(loss) < FEWEST_STEPS:
         at_start = ended_early and len(loss) > 0
         return Estimate(
-            "range_too_short"
-            if at_start
-            else "not_finite"
-            if len(loss) == 0 and len(losses)
-            else "too_few_steps",
+            "range_too_short" if at_start else "not_finite" if len(loss) == 0 and len(losses) else "too_few_steps",
             "The loss broke away almost at once: lower start_lr by a factor of 100."
             if at_start
             else f"Only {len(loss)} usable steps: raise num_steps to 100, and check that the loss is finite.",
@@ -102,9 +98,7 @@ def estimate(rates: Sequence[float], losses: Sequence[float], *, ended_early: bo
     falls_from = _first_below(rate, smoothed, plateau - 0.1 * drop, lowest)
     half_way = _first_below(rate, smoothed, plateau - 0.5 * drop, lowest)
     edge = float(rate[lowest])
-    suggestions: dict[Use, float] = {
-        use: max(edge / margin, float(rate[0])) for use, margin in MARGIN.items()
-    }
+    suggestions: dict[Use, float] = {use: max(edge / margin, float(rate[0])) for use, margin in MARGIN.items()}
     return Estimate(
         "ok",
         f"The loss falls from {falls_from:.2g} and is lowest at {edge:.2g}.",
@@ -159,9 +153,7 @@ def _clean(rates: Sequence[float], losses: Sequence[float]) -> tuple[Floats, Flo
     rate = np.asarray(rates, dtype=np.float64)
     loss = np.asarray(losses, dtype=np.float64)
     if rate.shape != loss.shape or rate.ndim != 1:
-        raise ValueError(
-            f"rates and losses must be lists of the same length; got {rate.shape} and {loss.shape}"
-        )
+        raise ValueError(f"rates and losses must be lists of the same length; got {rate.shape} and {loss.shape}")
     if not (np.isfinite(rate).all() and (rate > 0).all()):
         raise ValueError("rates: every rate must be a finite positive number")
     broken = np.flatnonzero(~np.isfinite(loss))

@@ -136,9 +136,7 @@ class LRFinderResult:
 
     def __str__(self) -> str:
         rate = "none" if self.suggestion is None else f"{self.suggestion:.2e}"
-        interval = (
-            "" if self.interval is None else f" (likely {self.interval[0]:.1e} to {self.interval[1]:.1e})"
-        )
+        interval = "" if self.interval is None else f" (likely {self.interval[0]:.1e} to {self.interval[1]:.1e})"
         ended = _STOP_REASONS[self.stop_reason]
         return (
             f"Learning rate, {self.use.replace('_', '-')}: {rate}{interval}, status {self.status}. {self.advice} "

@@ -1,0 +1,99 @@
+"""The rates of one run: what `fit(lr=..., schedule=...)` puts in force."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from mxtorch import schedules
+from mxtorch._validation import positive_rate
+from mxtorch.lr_finder.result import LRFinderResult
+from mxtorch.optim import ScheduledOptim
+
+
+class RunScheduler(NamedTuple):
+    """A torch scheduler, if there is one, and when its step is due."""
+
+    scheduler: LRScheduler | None = None
+    every_step: bool = False
+
+    def after_step(self) -> None:
+        """Step a scheduler that counts optimizer steps."""
+        if self.scheduler is not None and self.every_step:
+            self.scheduler.step()
+
+    def after_epoch(self, row: dict[str, float]) -> None:
+        """Step a scheduler that counts epochs; ReduceLROnPlateau watches the validation loss, if there is one."""
+        if self.scheduler is None or self.every_step:
+            return
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(row.get("val/loss", row["train/loss"]))
+        else:
+            self.scheduler.step()
+
+
+def set_rates(
+    optimizer: ScheduledOptim,
+    lr: float | LRFinderResult | None,
+    schedule: str | schedules.Schedule | Callable[[int], float] | LRScheduler | None,
+    schedule_every: str | None,
+    total_steps: int | None,
+) -> RunScheduler:
+    """Put the base rate and the schedule of a run in force.
+
+    Args:
+        optimizer: The optimizer of the run.
+        lr: The base rate of its first group, or where it was found; None leaves it.
+        schedule: See `Trainer.fit`.
+        schedule_every: For a torch scheduler, `"step"` or `"epoch"`.
+        total_steps: Optimizer steps of the run; None where the data have no length.
+
+    Raises:
+        ValueError: An argument is off, or does not go with another; nothing has changed then.
+    """
+    if isinstance(schedule, LRScheduler):
+        return _torch_scheduler(optimizer, lr, schedule, schedule_every)
+    if schedule_every is not None:
+        raise ValueError("schedule_every: only for torch.optim.lr_scheduler; other schedules count steps")
+    purpose = schedules.get("constant")
+    if isinstance(schedule, (str, schedules.Schedule)):
+        purpose = schedule = _filled(schedules.get(schedule), total_steps)
+    if isinstance(lr, LRFinderResult):
+        lr = lr.suggestion_for(purpose)
+    elif lr is not None:
+        lr = positive_rate(lr, "lr")
+    if schedule is not None:
+        optimizer.schedule = None
+        optimizer.current_steps = 0
+    if lr is not None:
+        optimizer.set_learning_rate(lr)
+    if schedule is not None:
+        optimizer.schedule = schedule
+    return RunScheduler()
+
+
+def _torch_scheduler(
+    optimizer: ScheduledOptim, lr: Any, scheduler: LRScheduler, schedule_every: str | None
+) -> RunScheduler:
+    if lr is not None:
+        raise ValueError("lr: a torch scheduler keeps its own base rates; set them on the optimizer before making it")
+    if scheduler.optimizer not in (optimizer, optimizer.optimizer):
+        raise ValueError("schedule: got a scheduler of another optimizer; make it from trainer.optimizer")
+    if schedule_every not in ("step", "epoch"):
+        raise ValueError(
+            f"schedule_every: got {schedule_every!r}; say 'step' or 'epoch', as {type(scheduler).__name__} means it"
+        )
+    optimizer.schedule = None
+    return RunScheduler(scheduler, schedule_every == "step")
+
+
+def _filled(schedule: schedules.Schedule, total_steps: int | None) -> schedules.Schedule:
+    if total_steps is not None:
+        return schedule.for_steps(total_steps)
+    try:
+        schedule(0)
+    except ValueError as error:
+        raise ValueError(f"{error}; or give fit steps_per_epoch, as the data have no length") from error
+    return schedule
