@@ -5,7 +5,7 @@
     python examples/dog_breed.py --data oxford-pets --epochs 5
     python examples/dog_breed.py --data my-pictures --model resnet50 --unfreeze-epochs 3
 
-The classifier is trained first, on a frozen network, at a rate that `find_lr` finds; with `--unfreeze-epochs` all
+The classifier is trained first, on a frozen network, at a rate that `find_lr` finds; with `--unfreeze-epochs N` all
 layers are trained after that, at a rate found anew.
 """
 
@@ -25,6 +25,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from mxtorch import LRFinderResult, ScheduledOptim, Trainer, model_zoo, schedules
 
+CAREFUL_RATE = 1e-3
+
 matplotlib.use("Agg")  # pictures go to files
 
 
@@ -36,7 +38,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="efficientnet_lite0", help=", ".join(model_zoo.list_models()))
     parser.add_argument("--no-pretrained", action="store_true", help="start from random weights")
     parser.add_argument("--epochs", type=int, default=6, help="epochs for the classifier (default: %(default)s)")
-    parser.add_argument("--unfreeze-epochs", type=int, default=2, help="epochs for all layers (default: %(default)s)")
+    parser.add_argument("--unfreeze-epochs", type=int, default=0, help="further epochs for all layers (default: none)")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--image-size", type=int, help="in pixels (default: 128 for toy, else the model's own)")
     parser.add_argument("--workers", type=int, default=2, help="loader processes (default: %(default)s)")
@@ -61,18 +63,16 @@ def main() -> None:
     net.fc = nn.Linear(net.fc.in_features, len(samples.classes))
     train_data, val_data = make_loaders(net, samples, options)
 
+    if options.epochs + options.unfreeze_epochs < 1:
+        raise ValueError("--epochs and --unfreeze-epochs are both 0: there is nothing to train")
     started = time.perf_counter()
-    found = None
     if options.epochs > 0:
         print("\nThe classifier, on the frozen network")
         trainer, found = fine_tune(model_zoo.freeze(net), train_data, val_data, options.epochs, options)
     if options.unfreeze_epochs > 0:
         print("\nAll layers")
-        trainer, found_all = fine_tune(model_zoo.unfreeze(net), train_data, val_data, options.unfreeze_epochs, options)
-        found = found or found_all
-    if found is None:
-        sys.exit("--epochs and --unfreeze-epochs are both 0: there is nothing to train")
-    print(f"\ntrained in {time.perf_counter() - started:.0f} s\n")
+        trainer, found = fine_tune(model_zoo.unfreeze(net), train_data, val_data, options.unfreeze_epochs, options)
+    print(f"\ntrained in {time.perf_counter() - started:.0f} s")
     report(trainer, found, val_data, samples, options)
 
 
@@ -114,7 +114,12 @@ def fine_tune(
     schedule = schedules.OneCycle()
     found = trainer.find_lr(train_data, start_lr=1e-5, end_lr=10, num_steps=60, schedule=schedule)
     print(found)
-    trainer.fit(train_data, val_data, epochs=epochs, lr=found, schedule=schedule)
+    if found.suggestion is None and body:
+        # A classifier that is trained already hardly improves in a sweep: then take small, safe steps.
+        print(f"going on with a rate of {CAREFUL_RATE:g}")
+    lr = CAREFUL_RATE if found.suggestion is None and body else found
+    trainer.fit(train_data, val_data, epochs=epochs, lr=lr, schedule=schedule)
+    print(f"\n{trainer.history}")
     return trainer, found
 
 
@@ -125,7 +130,6 @@ def report(
     import matplotlib.pyplot as plt
 
     folder = options.log_dir
-    print(trainer.history)
     probabilities = trainer.predict(val_data).softmax(1)
     labels = torch.tensor([label for _, label in samples.val])
     correct = probabilities.argmax(1) == labels

@@ -165,9 +165,8 @@ def _kaggle(folder: Path) -> tuple[list[str], list[Sample]]:
     samples = [(folder / "train" / f"{name}.jpg", number[breed]) for name, breed in rows]
     missing = [path.name for path, _ in samples if not path.is_file()]
     if missing:
-        raise FileNotFoundError(
-            f"--data: labels.csv names {len(missing)} files that are not in {folder / 'train'}: {', '.join(missing[:5])}"
-        )
+        names = ", ".join(missing[:5])
+        raise FileNotFoundError(f"--data: labels.csv names {len(missing)} files missing in {folder / 'train'}: {names}")
     return classes, samples
 
 
@@ -187,14 +186,12 @@ def _split(classes: list[str], samples: list[Sample], seed: int, val_fraction: f
 def _oxford_pets(data_dir: Path) -> Samples:
     from torchvision.datasets import OxfordIIITPet
 
-    parts = []
-    for split in ("trainval", "test"):
-        try:
-            parts.append(OxfordIIITPet(str(data_dir), split=split, download=True))
-        except (OSError, RuntimeError) as error:
-            raise OSError(
-                f"--data oxford-pets: the download failed ({error}). By hand: put images/ and annotations/ of the "
-                f"Oxford-IIIT Pet data set into {data_dir / 'oxford-iiit-pet'}"
-            ) from error
+    try:
+        parts = [OxfordIIITPet(str(data_dir), split=split, download=True) for split in ("trainval", "test")]
+    except (OSError, RuntimeError) as error:
+        raise OSError(
+            f"--data oxford-pets: the download failed ({error}). By hand: put images/ and annotations/ of the "
+            f"Oxford-IIIT Pet data set into {data_dir / 'oxford-iiit-pet'}"
+        ) from error
     train, test = (list(zip(map(Path, part._images), part._labels, strict=True)) for part in parts)
     return Samples(list(parts[0].classes), train, test)

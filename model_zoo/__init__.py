@@ -50,7 +50,7 @@ def resnet34(pretrained: bool | str = False, **options: Any) -> nn.Module:
 
 
 def resnet50(pretrained: bool | str = False, **options: Any) -> nn.Module:
-    """ResNet-50 (He et al. 2015, arXiv 1512.03385), torchvision's with the stride in the 3x3 convolution; see `create`."""
+    """ResNet-50 (He et al. 2015, arXiv 1512.03385); see `create`."""
     return create("resnet50", pretrained, **options)
 
 
@@ -85,5 +85,5 @@ def inceptionresnetv2(pretrained: bool | str = False, **options: Any) -> nn.Modu
 
 
 def efficientnet_lite0(pretrained: bool | str = False, **options: Any) -> nn.Module:
-    """EfficientNet-Lite0 (Tan and Le 2019, arXiv 1905.11946, without squeeze-and-excitation), small and fast; see `create`."""
+    """EfficientNet-Lite0 (Tan and Le 2019, arXiv 1905.11946), small and fast; see `create`."""
     return create("efficientnet_lite0", pretrained, **options)

@@ -76,7 +76,7 @@ def create(
 def freeze(net: nn.Module) -> nn.Module:
     """Train the classifier alone: `requires_grad` is set on `net.fc` and cleared everywhere else."""
     net.requires_grad_(False)
-    net.fc.requires_grad_(True)  # type: ignore[operator]
+    net.fc.requires_grad_(True)
     return net
 
 

@@ -50,7 +50,7 @@ def _class_with_fc(base: type[nn.Module], head: str) -> type[nn.Module]:
 
 
 def _blank(base: type[nn.Module], head: str) -> nn.Module:
-    kind = _class_with_fc(base, head)
+    kind = _class_with_fc(base, head)  # type: ignore[arg-type]
     return kind.__new__(kind)
 
 

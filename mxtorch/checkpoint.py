@@ -52,9 +52,8 @@ def read(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint written by Trainer.save")
     if content["format_version"] > FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format version {content['format_version']}; this mxtorch reads up to {FORMAT_VERSION}: upgrade it"
-        )
+        version = content["format_version"]
+        raise ValueError(f"{path} has format version {version}; this mxtorch reads up to {FORMAT_VERSION}: upgrade it")
     return content
 
 

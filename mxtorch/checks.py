@@ -103,7 +103,7 @@ def check_loss(output: StepOutput, *, wants_outputs: bool) -> None:
         )
     if wants_outputs and output.outputs is None:
         raise ValueError(
-            "train_metrics: the overridden training_step returns a loss alone; return StepOutput(loss, outputs, targets)"
+            "train_metrics: training_step returns a loss alone; let it return StepOutput(loss, outputs, targets)"
         )
 
 

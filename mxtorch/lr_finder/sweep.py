@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections import deque
@@ -107,7 +108,7 @@ def has_diverged(losses: list[float]) -> bool:
     if now <= start:
         return False
     best = min(losses)
-    noise = statistics.median(abs(a - b) for a, b in zip(losses, losses[1:], strict=False))
+    noise = statistics.median(abs(a - b) for a, b in itertools.pairwise(losses))
     return now - start > 2 * max(start - best, 4 * noise, 0.01 * abs(start))
 
 

@@ -1,0 +1,259 @@
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mxtorch import ScheduledOptim, schedules
+
+
+def make(*rates, kind=torch.optim.SGD, schedule=None, **settings):
+    parameters = [nn.Parameter(torch.ones(3)) for _ in rates]
+    groups = [{"params": [p], "lr": rate} for p, rate in zip(parameters, rates, strict=True)]
+    return ScheduledOptim(kind(groups, **settings), schedule)
+
+
+def give_gradients(optimizer):
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.ones_like(parameter)
+
+
+def test_is_an_optimizer_that_shares_groups_and_state():
+    optimizer = make(0.1, momentum=0.9)
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    assert optimizer.param_groups is optimizer.optimizer.param_groups
+    give_gradients(optimizer)
+    optimizer.step()
+    assert optimizer.state is optimizer.optimizer.state
+    assert len(optimizer.state) == 1
+
+
+def test_set_learning_rate_keeps_the_ratios():
+    optimizer = make(0.1, 0.01)
+    optimizer.set_learning_rate(0.5)
+    assert optimizer.learning_rate == 0.5
+    assert optimizer.learning_rates == pytest.approx([0.5, 0.05], rel=1e-12)
+    optimizer.scale_learning_rate(2)
+    assert optimizer.learning_rates == pytest.approx([1.0, 0.1], rel=1e-12)
+    assert optimizer.base_learning_rate == optimizer.learning_rate
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf"), "0.1", None, True, [0.1]])
+def test_rates_that_are_none(rate):
+    optimizer = make(0.1, 0.01)
+    with pytest.raises((ValueError, TypeError), match="finite positive number"):
+        optimizer.set_learning_rate(rate)
+    assert optimizer.learning_rates == [0.1, 0.01]
+
+
+@pytest.mark.parametrize("rate", [np.float32(0.5), np.float64(0.5), torch.tensor(0.5), 1])
+def test_rates_of_other_kinds(rate):
+    optimizer = make(0.1)
+    optimizer.set_learning_rate(rate)
+    assert optimizer.learning_rate == float(rate)
+
+
+def test_wrapping_what_can_not_be_wrapped():
+    with pytest.raises(TypeError, match="wrapped already"):
+        ScheduledOptim(make(0.1))
+    with pytest.raises(TypeError, match=r"torch\.optim\.Optimizer"):
+        ScheduledOptim(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="parameter group 1"):
+        make(0.1, 0.0)
+
+
+def test_step_applies_the_rate_of_its_step_then_counts():
+    optimizer = make(1.0, 0.1, schedule=schedules.Polynomial(4))
+    rates = []
+    for _ in range(4):
+        before = [p.clone() for g in optimizer.param_groups for p in g["params"]]
+        give_gradients(optimizer)
+        optimizer.step()
+        after = [p for g in optimizer.param_groups for p in g["params"]]
+        rates.append([(b - a)[0].item() for b, a in zip(before, after, strict=True)])
+    assert torch.tensor(rates) == pytest.approx(torch.tensor([[1, 0.1], [0.75, 0.075], [0.5, 0.05], [0.25, 0.025]]))
+    assert optimizer.current_steps == 4
+    assert optimizer.base_learning_rates == [1.0, 0.1]
+
+
+def test_without_a_schedule_the_groups_belong_to_the_user():
+    optimizer = make(1.0)
+    optimizer.param_groups[0]["lr"] = 0.25
+    give_gradients(optimizer)
+    optimizer.step()
+    assert optimizer.learning_rate == 0.25
+    optimizer.schedule = lambda step: 0.5
+    assert (optimizer.learning_rate, optimizer.base_learning_rate) == (0.125, 0.25)
+    optimizer.schedule = None
+    assert optimizer.learning_rate == 0.25
+
+
+def test_a_schedule_may_not_give_nonsense():
+    optimizer = make(1.0)
+    with pytest.raises(TypeError, match="function of the step"):
+        optimizer.schedule = 0.5
+    with pytest.raises(ValueError, match="not negative"):
+        optimizer.schedule = lambda step: -1.0
+    assert optimizer.schedule is None
+    with pytest.raises(ValueError, match="current_steps"):
+        optimizer.current_steps = -1
+
+
+def test_a_tensor_rate_is_filled_in_place():
+    parameter = nn.Parameter(torch.ones(2))
+    rate = torch.tensor(0.1)
+    optimizer = ScheduledOptim(torch.optim.Adam([parameter], lr=rate), lambda step: 0.5)
+    assert float(rate) == pytest.approx(0.05)
+    assert optimizer.param_groups[0]["lr"] is rate
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))])
+def test_copies_are_whole(copied):
+    optimizer = make(0.1, momentum=0.9, schedule=schedules.OneCycle(10))
+    give_gradients(optimizer)
+    optimizer.step()
+    twin = copied(optimizer)
+    for each in (optimizer, twin):
+        give_gradients(each)
+        each.step()
+    assert torch.equal(twin.param_groups[0]["params"][0], optimizer.param_groups[0]["params"][0])
+    assert (twin.schedule, twin.current_steps) == (optimizer.schedule, optimizer.current_steps)
+
+
+def test_state_dict_round_trip(tmp_path):
+    optimizer = make(0.1, 0.3, kind=torch.optim.AdamW, schedule=schedules.MultiStep((2, 4)))
+    for _ in range(3):
+        give_gradients(optimizer)
+        optimizer.step()
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    twin = make(9.0, 9.0, kind=torch.optim.AdamW)
+    twin.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert twin.schedule == optimizer.schedule
+    assert twin.current_steps == 3
+    assert twin.base_learning_rates == optimizer.base_learning_rates
+    assert twin.learning_rates == optimizer.learning_rates
+
+
+def test_state_dicts_of_plain_optimizers_go_both_ways():
+    plain = torch.optim.SGD([nn.Parameter(torch.ones(3))], lr=0.7)
+    optimizer = make(0.1)
+    optimizer.load_state_dict(plain.state_dict())
+    assert optimizer.learning_rate == 0.7
+    optimizer.set_learning_rate(0.2)
+    plain.load_state_dict(optimizer.state_dict())
+    assert plain.param_groups[0]["lr"] == 0.2
+
+
+def test_a_function_is_not_saved_but_its_position_is():
+    optimizer = make(1.0, schedule=lambda step: 1 / (step + 1))
+    give_gradients(optimizer)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    with pytest.raises(ValueError, match=r"set optimizer\.schedule"):
+        make(1.0).load_state_dict(saved)
+    twin = make(1.0, schedule=lambda step: 1 / (step + 1))
+    twin.load_state_dict(saved)
+    assert twin.current_steps == 1
+
+
+def test_hooks_fire_once():
+    optimizer = make(0.1)
+    fired = []
+    optimizer.register_step_pre_hook(lambda *_: fired.append("pre"))
+    optimizer.register_step_post_hook(lambda *_: fired.append("post"))
+    give_gradients(optimizer)
+    optimizer.step()
+    assert fired == ["pre", "post"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("StepLR", {"step_size": 2}),
+        ("MultiStepLR", {"milestones": [2, 3]}),
+        ("ExponentialLR", {"gamma": 0.9}),
+        ("CosineAnnealingLR", {"T_max": 5}),
+        ("CosineAnnealingWarmRestarts", {"T_0": 2}),
+        ("LinearLR", {}),
+        ("PolynomialLR", {"total_iters": 5}),
+        ("LambdaLR", {"lr_lambda": lambda step: 0.9**step}),
+        ("OneCycleLR", {"max_lr": 0.5, "total_steps": 10}),
+        ("CyclicLR", {"base_lr": 0.1, "max_lr": 0.5}),
+    ],
+)
+def test_torch_schedulers_take_it(kind, settings):
+    def rates(wrap):
+        plain = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1, momentum=0.9)
+        optimizer = ScheduledOptim(plain) if wrap else plain
+        scheduler = getattr(torch.optim.lr_scheduler, kind)(optimizer, **settings)
+        result = []
+        for _ in range(6):
+            give_gradients(optimizer)
+            optimizer.step()
+            scheduler.step()
+            result.append(plain.param_groups[0]["lr"])
+        return result
+
+    assert rates(True) == rates(False)
+
+
+def test_reduce_on_plateau_takes_it():
+    optimizer = make(0.1)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
+    for _ in range(3):
+        scheduler.step(1.0)
+    assert optimizer.learning_rate < 0.1
+
+
+def test_a_step_that_the_scaler_skips_does_not_count():
+    optimizer = make(0.1, schedule=schedules.Polynomial(10))
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    parameter = optimizer.param_groups[0]["params"][0]
+    for factor, steps in ((1.0, 1), (float("inf"), 1), (1.0, 2)):
+        optimizer.zero_grad()
+        scaler.scale((parameter * factor).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert optimizer.current_steps == steps
+    assert scaler.get_scale() == 2.0
+
+
+def test_accelerate_prepares_it():
+    accelerate = pytest.importorskip("accelerate")
+    net = nn.Linear(4, 1)
+    optimizer = ScheduledOptim(torch.optim.Adam(net.parameters(), lr=0.1), schedules.Polynomial(4))
+    accelerator = accelerate.Accelerator(cpu=True)
+    prepared_net, prepared = accelerator.prepare(net, optimizer)
+    before = net.weight.clone()
+    accelerator.backward(prepared_net(torch.randn(8, 4)).sum())
+    prepared.step()
+    assert not torch.equal(before, net.weight)
+    assert optimizer.current_steps == 1
+
+
+def test_lbfgs_calls_its_closure():
+    parameter = nn.Parameter(torch.tensor([3.0, -2.0]))
+    optimizer = ScheduledOptim(torch.optim.LBFGS([parameter], lr=0.5))
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (parameter**2).sum()
+        loss.backward()
+        return loss
+
+    first = optimizer.step(closure)
+    for _ in range(5):
+        optimizer.step(closure)
+    assert first.item() == 13.0
+    assert closure().item() < 1e-6
+
+
+def test_add_param_group_under_a_schedule():
+    optimizer = make(1.0, schedule=lambda step: 0.5)
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "lr": 0.2})
+    assert optimizer.learning_rates == [0.5, 0.1]
+    with pytest.raises(ValueError, match="new parameter group"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "lr": -1})
