@@ -50,6 +50,8 @@ def split_batch(batch: Batch, *, keep_labels: bool = False) -> Example:
 
 def batch_size(batch: Batch) -> int | None:
     """The length of the first tensor's first dimension; None where there is no such tensor."""
+    if type(batch) in (tuple, list) and batch and isinstance(batch[0], Tensor) and batch[0].ndim:
+        return batch[0].shape[0]  # the usual case, without the search
     for value in _leaves(batch):
         if isinstance(value, Tensor) and value.ndim > 0:
             return value.shape[0]

@@ -59,6 +59,7 @@ class LocalEngine:
         self._channels_last = channels_last
         self._compile = compile
         self._autocast_type = PRECISIONS[precision]
+        self._no_autocast = contextlib.nullcontext()
         self._moves = True
         self.memory_format: torch.memory_format | None = None
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
@@ -85,7 +86,7 @@ class LocalEngine:
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context in which forward passes run."""
         if self._autocast_type is None:
-            return contextlib.nullcontext()
+            return self._no_autocast
         return torch.autocast(self.device.type, dtype=self._autocast_type)
 
     def backward(self, loss: Tensor) -> None:

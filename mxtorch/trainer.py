@@ -272,7 +272,7 @@ class Trainer:
             logs = last or (self.step + 1) % self.log_every == 0
             loss, result = self._optimizer_step(window, metrics=metrics, measure_norm=logs)
             self.step += 1
-            meter.add(loss, sum(size for _, size in window))
+            meter.add(loss, window[0][1] if len(window) == 1 else sum(size for _, size in window))
             if result.taken:
                 scheduler.after_step()
             if logs:
@@ -301,14 +301,14 @@ class Trainer:
         return loss, result
 
     def _backward(self, window: Window, metrics: MetricBuffer | None) -> Tensor:
+        """Accumulate the gradient of the window's mean loss; each batch weighs as many samples as it holds."""
         samples = sum(size for _, size in window)
         total: Tensor | None = None
         for host_batch, size in window:
-            output = self._checked_training_step(self.engine.move(host_batch))
-            loss = output.loss
+            loss, outputs, targets = self._checked_training_step(self.engine.move(host_batch))
             assert loss is not None
             if metrics is not None:
-                metrics.update(output.outputs, output.targets)
+                metrics.update(outputs, targets)
             if len(window) > 1:
                 loss = loss * (size / samples)
             self.engine.backward(loss)
@@ -529,6 +529,11 @@ class Trainer:
         self.step, self.epoch = content["step"], content["epoch"]
         self.history.rows, self.history.records = content["history"]["rows"], content["history"]["records"]
         state.set_random_state(content["random"])
+
+    def close(self) -> None:
+        """Close what callbacks hold open (TensorBoard's file). The trainer can't be used for training after that."""
+        for callback in self.callbacks.callbacks:
+            callback.close()
 
     # ---------------------------------------------------------------- what callbacks ask for
 

@@ -48,6 +48,9 @@ class Callback:
     def on_fit_end(self, trainer: Trainer) -> None:
         """Training is over, or was broken off."""
 
+    def close(self) -> None:
+        """Let go of files; called by `Trainer.close`."""
+
 
 class CallbackList:
     """Calls several callbacks in order, and only those that override the hook."""

@@ -26,6 +26,7 @@ MARGIN: dict[Use, float] = {"constant": 6.0, "one_cycle": 1.5}
 # A running minimum of pure noise drops by about 1.5 of its standard deviations; ask for more than that.
 DROP_IN_NOISE = 2.5
 SMALLEST_RELATIVE_DROP = 0.01
+SMALLEST_RATE_STEP = 1e-9  # in the logarithm
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,10 @@ def estimate(rates: Sequence[float], losses: Sequence[float], *, ended_early: bo
     smoothed = running_median(loss)
     rules = well_known_rules(rate, smoothed)
     noise = 1.4826 * float(np.median(np.abs(loss - smoothed)))
-    plateau = float(np.median(smoothed[: max(5, len(smoothed) // 10)]))
+    start = max(5, len(smoothed) // 10)
+    plateau = float(np.median(smoothed[:start]))
     lowest = int(np.argmin(smoothed))
-    drop = plateau - float(smoothed[lowest])
+    drop = plateau - float(smoothed[lowest]) if lowest >= start else 0.0
 
     def without_number(status: Status, advice: str) -> Estimate:
         return Estimate(status, advice, rules=rules, smoothed=tuple(smoothed.tolist()))
@@ -159,7 +161,9 @@ def _clean(rates: Sequence[float], losses: Sequence[float]) -> tuple[Floats, Flo
     broken = np.flatnonzero(~np.isfinite(loss))
     end = int(broken[0]) if len(broken) else len(loss)
     unique, places = np.unique(rate[:end], return_index=True)
-    return unique, loss[:end][places]
+    # Rates that differ in the last digits only would make slopes infinite.
+    apart = np.diff(np.log(unique), prepend=-np.inf) > SMALLEST_RATE_STEP
+    return unique[apart], loss[:end][places][apart]
 
 
 def _first_below(rate: Floats, smoothed: Floats, level: float, lowest: int) -> float:

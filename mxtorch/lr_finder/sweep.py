@@ -108,7 +108,7 @@ def has_diverged(losses: list[float]) -> bool:
     if now <= start:
         return False
     best = min(losses)
-    noise = statistics.median(abs(a - b) for a, b in itertools.pairwise(losses))
+    noise = statistics.median(abs(a - b) for a, b in itertools.pairwise(losses[-50:]))
     return now - start > 2 * max(start - best, 4 * noise, 0.01 * abs(start))
 
 

@@ -1,0 +1,119 @@
+"""Asks a real TensorBoard server, over HTTP, for what a run wrote."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from mxtorch import ScheduledOptim, Trainer
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard.*")
+
+
+@pytest.fixture
+def server(tmp_path, net, loader):
+    groups = [{"params": net[0].parameters(), "lr": 0.1}, {"params": net[1:].parameters(), "lr": 0.01}]
+    trainer = Trainer(
+        net,
+        nn.CrossEntropyLoss(),
+        ScheduledOptim(torch.optim.SGD(groups, momentum=0.9)),
+        metrics={"accuracy": MulticlassAccuracy(num_classes=2)},
+        log_dir=tmp_path / "runs" / "moons",
+        device="cpu",
+        progress=False,
+        log_every=4,
+    )
+    found = trainer.find_lr(loader, start_lr=1e-5, schedule="one_cycle")
+    trainer.fit(loader, loader, epochs=3, lr=found, schedule="one_cycle")
+    trainer.close()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = shutil.which("tensorboard", path=str(Path(sys.executable).parent)) or shutil.which("tensorboard")
+    assert command is not None
+    arguments = [command, "--logdir", str(tmp_path / "runs"), "--port", str(port), "--host", "127.0.0.1"]
+    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+
+        def ask(path, **query):
+            url = f"http://127.0.0.1:{port}/data/{path}?{urllib.parse.urlencode(query)}"
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return json.loads(answer.read())
+
+        def post(path, content):
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{port}/data/{path}",
+                json.dumps(content).encode(),
+                {"Content-Type": "application/json"},
+            )
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return json.loads(answer.read())
+
+        ask.post = post
+        for _ in range(240):
+            try:
+                if ask("plugin/scalars/tags"):
+                    break
+            except OSError:
+                pass
+            time.sleep(0.25)
+        yield ask, trainer, found
+        process.terminate()
+
+
+def test_a_server_shows_everything(server):
+    ask, trainer, found = server
+    tags = ask("plugin/scalars/tags")
+    assert list(tags) == ["moons"], "one run, hparams included"
+    assert set(tags["moons"]) >= {
+        "train/loss",
+        "val/loss",
+        "val/accuracy",
+        "learning_rate/group0",
+        "learning_rate/group1",
+        "gradient_norm",
+        "samples_per_second",
+        "lr_finder/loss",
+    }
+
+    def scalars(tag):
+        return ask("plugin/scalars/scalars", tag=tag, run="moons")
+
+    records = trainer.history.records
+    assert [step for _, step, _ in scalars("learning_rate/group0")] == [record["step"] for record in records]
+    rates = [value for _, _, value in scalars("learning_rate/group1")]
+    assert rates == pytest.approx([record["learning_rate/group1"] for record in records], rel=1e-5)
+    accuracy = [value for _, _, value in scalars("val/accuracy")]
+    assert accuracy == pytest.approx(trainer.history["val/accuracy"], rel=1e-5)
+    curve = scalars("lr_finder/loss")
+    assert [10 ** (position / 1000) for _, position, _ in curve] == pytest.approx(found.rates, rel=2e-3)
+    assert [value for _, _, value in curve] == pytest.approx(found.losses, rel=1e-5)
+    assert "lr_finder/curve" in ask("plugin/images/tags")["moons"]
+    experiment = ask.post("plugin/hparams/experiment", {"experimentName": ""})
+    names = {entry["name"] for entry in experiment["hparamInfos"]}
+    assert {"learning_rate", "optimizer", "precision", "schedule"} <= names
+    groups = ask.post(
+        "plugin/hparams/session_groups",
+        {
+            "experimentName": "",
+            "allowedStatuses": ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"],
+            "colParams": [{"metric": {"group": "", "tag": "val/accuracy"}}],
+            "startIndex": 0,
+            "sliceSize": 10,
+        },
+    )["sessionGroups"]
+    assert len(groups) == 1
+    assert groups[0]["hparams"]["optimizer"] == "SGD"
+    metrics = {entry["name"]["tag"]: entry["value"] for entry in groups[0]["metricValues"]}
+    assert metrics["val/accuracy"] == pytest.approx(trainer.history["val/accuracy"][-1], rel=1e-5)

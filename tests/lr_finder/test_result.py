@@ -1,0 +1,109 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from mxtorch import ScheduledOptim, Trainer, schedules
+
+
+def make(net, lr=0.1, **options):
+    optimizer = ScheduledOptim(torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9))
+    return Trainer(net, nn.CrossEntropyLoss(), optimizer, device="cpu", progress=False, **options)
+
+
+@pytest.fixture
+def found(net, loader):
+    return make(net).find_lr(loader, start_lr=1e-5)
+
+
+def test_the_whole_result(found, tmp_path):
+    assert found.status == "ok"
+    assert found.stop_reason in ("diverged", "completed")
+    assert found.suggestion == found.suggestion_for("constant") < found.suggestion_for(schedules.OneCycle())
+    assert found.interval[0] <= found.suggestion <= found.interval[1]
+    assert len(found.rates) == len(found.losses) == len(found.smoothed)
+    assert f"{found.suggestion:.2e}" in str(found)
+    found.to_csv(tmp_path / "curve.csv")
+    assert len((tmp_path / "curve.csv").read_text().splitlines()) == len(found.rates) + 1
+    content = json.loads(found.to_json(tmp_path / "curve.json"))
+    assert content == json.loads((tmp_path / "curve.json").read_text())
+    assert content["suggestion"] == found.suggestion
+    assert content["losses"] == list(found.losses)
+    axes = found.plot()
+    assert axes.get_xscale() == "log"
+    assert "data:image/png;base64" in found._repr_html_()
+
+
+def test_a_rate_that_was_not_found_is_not_trained_with(net, loader):
+    trainer = make(net)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+    found = trainer.find_lr(loader, start_lr=1e-9, end_lr=1e-7, num_steps=30)
+    assert found.suggestion is None
+    assert found.status == "no_signal"
+    with pytest.raises(ValueError, match="no rate to suggest"):
+        trainer.fit(loader, lr=found)
+    assert trainer.step == 0
+    assert found.plot().get_title(loc="left").endswith("no signal")
+
+
+def test_ratios_between_groups_are_kept_in_the_sweep(net, loader):
+    groups = [{"params": net[0].parameters(), "lr": 0.1}, {"params": net[1:].parameters(), "lr": 0.01}]
+    seen = []
+
+    class Watching(Trainer):
+        def training_step(self, batch):
+            seen.append(self.optimizer.learning_rates)
+            return super().training_step(batch)
+
+    trainer = Watching(net, nn.CrossEntropyLoss(), torch.optim.SGD(groups), device="cpu", progress=False)
+    found = trainer.find_lr(loader, num_steps=20)
+    assert [first for first, _ in seen] == pytest.approx(found.rates)
+    assert [second / first for first, second in seen] == pytest.approx([0.1] * len(seen))
+
+
+def test_one_optimizer_step_a_rate_with_accumulation(net, two_moons):
+    calls = []
+
+    class Watching(Trainer):
+        def training_step(self, batch):
+            calls.append(self.optimizer.learning_rate)
+            return super().training_step(batch)
+
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    trainer = Watching(net, nn.CrossEntropyLoss(), optimizer, accumulate=4, device="cpu", progress=False)
+    found = trainer.find_lr(DataLoader(two_moons, 16), end_lr=1e-3, num_steps=30)
+    assert len(found.rates) == 30
+    assert calls == pytest.approx([rate for rate in found.rates for _ in range(4)])
+
+
+def test_a_step_that_fp16_skips_is_tried_again(net, loader):
+    trainer = make(net, precision="fp16")
+    trainer.engine.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    found = trainer.find_lr(loader, start_lr=1e-5, end_lr=1e-3, num_steps=30)
+    assert len(found.rates) == 30
+    assert trainer.engine.scaler.get_scale() == 2.0**40
+
+
+def test_a_loss_that_is_not_finite_ends_the_sweep(net, loader):
+    losses = iter([*[1.0] * 25, float("nan")])
+
+    class Breaking(Trainer):
+        def training_step(self, batch):
+            return super().training_step(batch).loss * next(losses)
+
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    trainer = Breaking(net, nn.CrossEntropyLoss(), optimizer, device="cpu", progress=False)
+    found = trainer.find_lr(loader, end_lr=1e-3, num_steps=60)
+    assert found.stop_reason == "non_finite"
+    assert len(found.losses) == len(found.rates) == 25
+
+
+def test_no_file_is_written(net, loader, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    make(net).find_lr(loader, num_steps=20)
+    assert not list(tmp_path.iterdir())
