@@ -8,34 +8,32 @@ from typing import Any
 import torch
 from torch import nn
 
-from model_zoo.build import info
-from model_zoo.entries import Entry
+from model_zoo.entries import ENTRIES, Entry
 
 # torchvision's own training recipes crop down to 8% of the area; for fine-tuning on few pictures that loses the
 # object too often.
 SMALLEST_TRAINING_CROP = 0.35
 
 
-def preprocess(net_or_name: nn.Module | str, *, train: bool = False, size: int | None = None) -> Any:
-    """The transforms that a model's weights were made for.
+def preprocess(net: nn.Module | str, *, train: bool = False, size: int | None = None) -> Any:
+    """The transforms that a model's weights were made for: PIL picture in, normalised float tensor [3, size, size] out.
 
     Args:
-        net_or_name: A network of the zoo, or a name. The network's own weights count, for a name the default ones.
+        net: A network of the zoo, or a name.
         train: Random crop and horizontal flip in place of resize and centre crop.
         size: Side in pixels, where it shall not be the model's own.
 
     Returns:
-        A `torchvision.transforms.v2.Compose`: PIL picture (RGB) in, normalised float32 tensor [3, size, size] out.
+        A `torchvision.transforms.v2.Compose`.
 
     Raises:
-        ValueError: The network is not of the zoo, the name is unknown, or the size is no positive integer.
+        ValueError: The network is not of the zoo.
     """
     from torchvision.transforms import v2
 
-    entry, crop = _origin(net_or_name)
+    entry, tag = _origin(net)
+    crop = next((weights.crop for weights in entry.weights if weights.tag == tag), None) or entry.crop
     size = entry.image_size if size is None else size
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ValueError(f"size: got {size!r}; give an integer of at least 1, in pixels")
     mode = v2.InterpolationMode(entry.interpolation)
     if train:
         first = [
@@ -43,19 +41,18 @@ def preprocess(net_or_name: nn.Module | str, *, train: bool = False, size: int |
             v2.RandomHorizontalFlip(),
         ]
     else:
-        # Rounded half up: 224 / (224 / 232) is a hair below 232.
         first = [v2.Resize(math.floor(size / crop + 0.5), interpolation=mode, antialias=True), v2.CenterCrop(size)]
     last = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(entry.mean), list(entry.std))]
     return v2.Compose([*first, *last])
 
 
-def _origin(net_or_name: nn.Module | str) -> tuple[Entry, float]:
-    """The entry, and the crop of the weights in question."""
-    name = net_or_name if isinstance(net_or_name, str) else getattr(net_or_name, "zoo_name", None)
+def _origin(net: nn.Module | str) -> tuple[Entry, str | None]:
+    if isinstance(net, str):
+        from model_zoo.build import info
+
+        entry = info(net)
+        return entry, entry.weights[0].tag
+    name = getattr(net, "zoo_name", None)
     if name is None:
-        kind = type(net_or_name).__name__
-        raise ValueError(f"net_or_name: got a {kind} that was not built by the zoo; give the name of a model")
-    entry = info(name)
-    tag = getattr(net_or_name, "zoo_weights", None) or entry.weights[0].tag
-    crops = {weights.tag: weights.crop for weights in entry.weights}
-    return entry, crops.get(tag) or entry.crop
+        raise ValueError(f"net: got a {type(net).__name__} that was not built by the zoo; give one of its names")
+    return ENTRIES[name], getattr(net, "zoo_weights", None) or ENTRIES[name].weights[0].tag
