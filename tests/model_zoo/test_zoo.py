@@ -71,7 +71,6 @@ def test_the_package_brings_real_weights(monkeypatch):
     monkeypatch.setenv("MXTORCH_OFFLINE", "1")
     net = model_zoo.efficientnet_lite0(pretrained=True).eval()
     assert net.zoo_weights == "in1k"
-    assert float(net.bn1.running_var.min()) > 0
     assert float(net.bn1.running_mean.abs().max()) > 0.01, "a fresh network has zeros here"
     small = model_zoo.efficientnet_lite0(pretrained=True, num_classes=5)
     assert small.fc.out_features == 5
