@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mxtorch import schedules
-from mxtorch._validation import positive_rate
+from mxtorch._validation import positive_rate, whole_number
 
 Schedule = Callable[[int], float]
 
@@ -46,6 +46,8 @@ class ScheduledOptim(Optimizer):
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer: got {optimizer!r}; give a torch.optim.Optimizer")
         for index, group in enumerate(optimizer.param_groups):
+            if "lr" not in group:
+                raise ValueError(f"optimizer: parameter group {index} has no 'lr'; there is no rate to schedule")
             positive_rate(group["lr"], f"lr of parameter group {index}")
         self.optimizer = optimizer
         self._share_hooks()
@@ -81,7 +83,8 @@ class ScheduledOptim(Optimizer):
     def set_learning_rate(self, lr: float) -> None:
         """Set the base rate of the first group; the others keep their ratios to it.
 
-        With a schedule the rate of the current step is in force at once.
+        With a schedule the rate of the current step is in force at once. A torch scheduler keeps base rates of its
+        own and writes over this one.
 
         Raises:
             TypeError: `lr` is not a number.
@@ -97,7 +100,12 @@ class ScheduledOptim(Optimizer):
         self._set_bases([base * (lr / bases[0]) if index else lr for index, base in enumerate(bases)])
 
     def scale_learning_rate(self, factor: float) -> None:
-        """Multiply the base rate of every group."""
+        """Multiply the base rate of every group.
+
+        Raises:
+            TypeError: `factor` is not a number.
+            ValueError: `factor`, or a rate that comes out, is not finite and positive.
+        """
         factor = positive_rate(factor, "factor")
         self._set_bases([base * factor for base in self.base_learning_rates])
 
@@ -107,7 +115,9 @@ class ScheduledOptim(Optimizer):
     def schedule(self) -> Schedule | None:
         """The function of the step that multiplies the base rate, or None.
 
-        Setting one puts the rate of the current step in force; setting None puts the base rate in force.
+        Setting one puts the rate of the current step in force; setting None puts the base rate in force. While there
+        is one, each parameter group holds its base rate as `"base_lr"`. It must give a finite number that is not
+        negative (ValueError), and be callable (TypeError).
         """
         return self._schedule
 
@@ -132,11 +142,12 @@ class ScheduledOptim(Optimizer):
 
     @current_steps.setter
     def current_steps(self, steps: int) -> None:
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+        position = whole_number(steps)
+        if position is None or position < 0:
             raise ValueError(f"current_steps: got {steps!r}; give an integer of at least 0")
         if self._schedule is not None:
-            self._apply(_multiplier(self._schedule, steps))
-        self._current_steps = steps
+            self._apply(_multiplier(self._schedule, position))
+        self._current_steps = position
 
     # ---------------------------------------------------------------- what every optimizer does
 
@@ -162,26 +173,51 @@ class ScheduledOptim(Optimizer):
         self.optimizer.zero_grad(set_to_none=set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; its `lr` is its base rate."""
-        positive_rate(param_group.get("lr", self.optimizer.defaults.get("lr")), "lr of the new parameter group")
+        """Add a group; its `lr` is its base rate.
+
+        Raises:
+            TypeError: Its rate is not a number.
+            ValueError: Its rate is not finite and positive.
+        """
+        rate = param_group.get("lr", self.optimizer.defaults.get("lr"))
+        if isinstance(rate, Tensor):  # torch's default is one tensor for all groups, which the schedule has multiplied
+            for group, base in zip(self.optimizer.param_groups, self.base_learning_rates, strict=True):
+                rate = base if group["lr"] is rate else rate
+        base = positive_rate(rate, "lr of the new parameter group")
+        if self._schedule is None:
+            self.optimizer.add_param_group(param_group)
+            return
+        multiplier = _multiplier(self._schedule, self._current_steps)
         self.optimizer.add_param_group(param_group)
-        if self._schedule is not None:
-            self._apply(_multiplier(self._schedule, self._current_steps))
+        self.optimizer.param_groups[-1]["base_lr"] = base
+        self._apply(multiplier)
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def param_groups(self) -> list[dict[str, Any]]:
         """The wrapped optimizer's own groups."""
         return self.optimizer.param_groups
 
+    @param_groups.setter
+    def param_groups(self, param_groups: list[dict[str, Any]]) -> None:
+        self.optimizer.param_groups = param_groups
+
     @property
-    def state(self) -> Any:  # type: ignore[override]
+    def state(self) -> Any:
         """The wrapped optimizer's own state."""
         return self.optimizer.state
 
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.optimizer.state = state
+
     @property
-    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+    def defaults(self) -> dict[str, Any]:
         """The wrapped optimizer's own defaults."""
         return self.optimizer.defaults
+
+    @defaults.setter
+    def defaults(self, defaults: dict[str, Any]) -> None:
+        self.optimizer.defaults = defaults
 
     def state_dict(self) -> dict[str, Any]:
         """The wrapped optimizer's state_dict with the schedule and its position beside it.
@@ -190,7 +226,7 @@ class ScheduledOptim(Optimizer):
         function the position alone is saved.
         """
         schedule = self._schedule
-        saved = schedule.to_dict() if isinstance(schedule, schedules.Schedule) else None
+        saved = schedule.to_dict() if schedules.is_savable(schedule) else None
         position = {
             "current_steps": self._current_steps,
             "schedule": saved,
@@ -201,24 +237,31 @@ class ScheduledOptim(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` gave, here or on a plain torch optimizer.
 
+        Where it was saved with a function as the schedule, the schedule that is set here stays and takes over the
+        position. A plain optimizer's rates become the base rates, at the position that is set here.
+
         Raises:
-            ValueError: It was saved with a function as the schedule, and none is set here.
+            ValueError: It was saved with a function as the schedule, and none is set here; or it does not fit the
+                wrapped optimizer. Nothing has changed then.
         """
         content = dict(state_dict)
         position = content.pop("schedule", None)
-        if position is not None and position["has_schedule"] and position["schedule"] is None and not self._schedule:
-            raise ValueError(
-                "state_dict: it was saved with a function as the schedule, which a file can't hold; set "
-                "optimizer.schedule to that function, then load"
-            )
+        schedule, steps = self._schedule, self._current_steps
+        if position is not None:
+            steps = int(position["current_steps"])
+            if position["schedule"] is not None:
+                schedule = schedules.from_dict(position["schedule"])
+            elif not position["has_schedule"]:
+                schedule = None
+            elif schedule is None:
+                raise ValueError(
+                    "state_dict: it was saved with a function as the schedule, which a file can't hold; set "
+                    "optimizer.schedule to that function, then load"
+                )
         self.optimizer.load_state_dict(content)
-        if position is None:
-            return
-        self._current_steps = int(position["current_steps"])
-        if position["schedule"] is not None:
-            self._schedule = schedules.from_dict(position["schedule"])
-        elif not position["has_schedule"]:
-            self._schedule = None
+        self._schedule, self._current_steps = schedule, steps
+        if position is None and schedule is not None:
+            self._apply(_multiplier(schedule, steps))
 
     def __getattr__(self, name: str) -> Any:
         """Look up what only the wrapped optimizer has, such as the `train()` of a schedule-free one."""
@@ -257,7 +300,10 @@ class ScheduledOptim(Optimizer):
 
     def _apply(self, multiplier: float) -> None:
         for group in self.optimizer.param_groups:
-            _set_rate(group, group.setdefault("base_lr", float(group["lr"])) * multiplier)
+            base = group.get("base_lr")
+            if base is None:  # a group from elsewhere. Not setdefault: reading a tensor's rate waits for its device
+                base = group["base_lr"] = float(group["lr"])
+            _set_rate(group, base * multiplier)
 
     def _set_bases(self, bases: list[float]) -> None:
         for index, base in enumerate(bases):

@@ -2,18 +2,20 @@
 
 The base rate is the highest one of a schedule. A schedule is a frozen dataclass: it can be printed, compared,
 pickled, plotted, and resumed from one integer. Lengths are in optimizer steps; those left out (None) are filled in
-from the run by `Trainer.fit`, or by hand with `for_steps`. After its end a schedule keeps its last value.
+from the run by `Trainer.fit`, or by hand with `for_steps`. A schedule that has an end keeps its last value after it;
+the cyclic ones go on.
 """
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, TypeVar
 
-from mxtorch._validation import closest
+from mxtorch._validation import closest, number, whole_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,21 +36,26 @@ class Schedule:
         raise NotImplementedError
 
     def for_steps(self: S, total_steps: int) -> S:
-        """This schedule with the lengths that were left out filled in for a run of `total_steps` steps."""
-        if isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1:
+        """This schedule with the lengths that were left out filled in for a run of `total_steps` steps.
+
+        Raises:
+            ValueError: `total_steps` is no positive integer, or too few for the lengths that were given.
+        """
+        steps = whole_number(total_steps)
+        if steps is None or steps < 1:
             raise ValueError(f"total_steps: got {total_steps!r}; give an integer of at least 1")
-        lengths = {name: value for name, value in self._lengths(total_steps).items() if getattr(self, name) is None}
-        return dataclasses.replace(self, **lengths)
+        lengths = {name: value for name, value in self._lengths(steps).items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **lengths) if lengths else self
 
     def to_dict(self) -> dict[str, Any]:
-        """Name and fields, as plain values."""
+        """Name and fields, as plain values that `torch.load(weights_only=True)` takes."""
         return {
             "name": type(self).__name__,
             **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)},
         }
 
     def _lengths(self, total_steps: int) -> dict[str, Any]:
-        return {}
+        return {"total_steps": total_steps} if hasattr(self, "total_steps") else {}
 
     def _filled(self, field: str) -> Any:
         value = getattr(self, field)
@@ -61,20 +68,25 @@ class Schedule:
     def _check_length(self, *fields: str, at_least: int = 1) -> None:
         for field in fields:
             value = getattr(self, field)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < at_least):
+            if value is None:
+                continue
+            length = whole_number(value)
+            if length is None or length < at_least:
                 raise ValueError(f"{field}: got {value!r}; give an integer of at least {at_least}")
+            object.__setattr__(self, field, length)  # NumPy's would not load with weights_only=True
 
     def _check_number(self, *fields: str, low: float = 0.0, high: float = math.inf) -> None:
         for field in fields:
-            value = getattr(self, field)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not math.isfinite(value) or not low <= value <= high:
-                raise ValueError(f"{field}: got {value!r}; give a finite number from {low:g} to {high:g}")
+            value = number(getattr(self, field))
+            if value is None or not math.isfinite(value) or not low <= value <= high:
+                given = getattr(self, field)
+                raise ValueError(f"{field}: got {given!r}; give a finite number from {low:g} to {high:g}")
+            object.__setattr__(self, field, value)
 
 
 @dataclasses.dataclass(frozen=True)
 class Constant(Schedule):
-    """`factor` for the first `total_iters` steps, 1 from then on; by default always 1."""
+    """`factor` for the first `total_iters` steps, 1 from then on, as torch's `ConstantLR`; by default always 1."""
 
     factor: float = 1.0
     total_iters: int = 0
@@ -149,8 +161,8 @@ class ExpRange(Triangular):
 class OneCycle(Schedule):
     """Up to the peak, then down far below the start (Smith and Topin 2017, arXiv 1708.07120).
 
-    The base rate is the peak. Names and values are those of `torch.optim.lr_scheduler.OneCycleLR`; momentum is
-    left alone.
+    The base rate is the peak; Smith 2018, arXiv 1803.09820, tells how to choose it. Names and values are those of
+    `torch.optim.lr_scheduler.OneCycleLR`; momentum is left alone.
 
     Args:
         total_steps: Steps of the whole cycle; the run's when left out.
@@ -175,31 +187,33 @@ class OneCycle(Schedule):
         if self.anneal_strategy not in ("cos", "linear"):
             hint = closest(str(self.anneal_strategy), ("cos", "linear"))
             raise ValueError(f"anneal_strategy: got {self.anneal_strategy!r}{hint}")
+        object.__setattr__(self, "anneal_strategy", str(self.anneal_strategy))
+        object.__setattr__(self, "three_phase", bool(self.three_phase))
 
     def __call__(self, step: int) -> float:
         """The multiplier."""
-        total_steps = self._filled("total_steps")
+        step = min(step, self._filled("total_steps") - 1)
         first = 1 / self.div_factor
         last = first / self.final_div_factor
-        rise_end = float(self.pct_start * total_steps) - 1
-        phases = [(rise_end, first, 1.0), (total_steps - 1, 1.0, last)]
-        if self.three_phase:
-            fall_end = float(2 * self.pct_start * total_steps) - 2
-            phases = [(rise_end, first, 1.0), (fall_end, 1.0, first), (total_steps - 1, first, last)]
         begin = 0.0
-        for end, from_value, to_value in phases:
+        for end, from_value, to_value in self._phases(first, last):
             if step <= end and end > begin:
                 return self._anneal(from_value, to_value, (step - begin) / (end - begin))
             begin = end
         return last
 
+    def _phases(self, first: float, last: float) -> tuple[tuple[float, float, float], ...]:
+        """The last step, first value and last value of each phase."""
+        total_steps: int = self._filled("total_steps")
+        rise_end = self.pct_start * total_steps - 1
+        if not self.three_phase:
+            return (rise_end, first, 1.0), (total_steps - 1, 1.0, last)
+        return (rise_end, first, 1.0), (2 * rise_end, 1.0, first), (total_steps - 1, first, last)
+
     def _anneal(self, start: float, end: float, part: float) -> float:
         if self.anneal_strategy == "linear":
             return start + (end - start) * part
-        return end + (start - end) / 2 * (1 + math.cos(math.pi * part))
-
-    def _lengths(self, total_steps: int) -> dict[str, Any]:
-        return {"total_steps": total_steps}
+        return _cosine(start, end, part)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,11 +234,7 @@ class CosineAnnealing(Schedule):
 
     def __call__(self, step: int) -> float:
         """The multiplier."""
-        part = min(step / self._filled("total_steps"), 1.0)
-        return self.end_factor + (1 - self.end_factor) * (1 + math.cos(math.pi * part)) / 2
-
-    def _lengths(self, total_steps: int) -> dict[str, Any]:
-        return {"total_steps": total_steps}
+        return _cosine(1.0, self.end_factor, min(step / self._filled("total_steps"), 1.0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,9 +259,7 @@ class WarmupCosine(Schedule):
         self._check_length("total_steps")
         self._check_length("warmup_steps", at_least=0)
         self._check_number("start_factor", "end_factor", high=1.0)
-        if None not in (self.total_steps, self.warmup_steps) and self._filled("warmup_steps") >= self._filled(
-            "total_steps"
-        ):
+        if self.total_steps is not None and self.warmup_steps is not None and self.warmup_steps >= self.total_steps:
             raise ValueError(f"warmup_steps: got {self.warmup_steps}; give fewer than total_steps, {self.total_steps}")
 
     def __call__(self, step: int) -> float:
@@ -259,7 +267,7 @@ class WarmupCosine(Schedule):
         total_steps, warmup_steps = self._filled("total_steps"), self._filled("warmup_steps")
         if step < warmup_steps:
             return float(self.start_factor + (1 - self.start_factor) * step / warmup_steps)
-        return CosineAnnealing(total_steps - warmup_steps, self.end_factor)(step - warmup_steps)
+        return _cosine(1.0, self.end_factor, min((step - warmup_steps) / (total_steps - warmup_steps), 1.0))
 
     def _lengths(self, total_steps: int) -> dict[str, Any]:
         total_steps = self.total_steps or total_steps
@@ -284,7 +292,7 @@ class Step(Schedule):
 
     def __call__(self, step: int) -> float:
         """The multiplier."""
-        return float(self.gamma ** (step // self._filled("step_size")))
+        return _power(self.gamma, step // self._filled("step_size"))
 
     def _lengths(self, total_steps: int) -> dict[str, Any]:
         return {"step_size": math.ceil(total_steps / 3)}
@@ -295,8 +303,8 @@ class MultiStep(Schedule):
     """Multiply by `gamma` at each milestone.
 
     Args:
-        milestones: Optimizer steps, rising; a half and three quarters of the run when left out, as He et al. (2015,
-            arXiv 1512.03385, sec. 4.2) train on CIFAR-10.
+        milestones: Optimizer steps, rising; a half and three quarters of the run, rounded up, when left out, as He
+            et al. (2015, arXiv 1512.03385, sec. 4.2) train on CIFAR-10.
         gamma: The factor of each drop.
     """
 
@@ -306,17 +314,19 @@ class MultiStep(Schedule):
     def __post_init__(self) -> None:
         self._check_number("gamma")
         if self.milestones is not None:
-            milestones = tuple(self.milestones)
-            if any(isinstance(m, bool) or not isinstance(m, int) or m < 0 for m in milestones):
-                raise ValueError(f"milestones: got {milestones!r}; give optimizer steps, as integers")
-            object.__setattr__(self, "milestones", tuple(sorted(milestones)))
+            given = self.milestones if isinstance(self.milestones, Iterable) else [None]
+            milestones = [whole_number(milestone) for milestone in given]
+            steps = sorted(milestone for milestone in milestones if milestone is not None and milestone >= 0)
+            if len(steps) < len(milestones):
+                raise ValueError(f"milestones: got {self.milestones!r}; give optimizer steps, as integers")
+            object.__setattr__(self, "milestones", tuple(steps))
 
     def __call__(self, step: int) -> float:
         """The multiplier."""
-        return float(self.gamma ** sum(step >= milestone for milestone in self._filled("milestones")))
+        return _power(self.gamma, bisect.bisect_right(self._filled("milestones"), step))
 
     def _lengths(self, total_steps: int) -> dict[str, Any]:
-        return {"milestones": (total_steps // 2, total_steps * 3 // 4)}
+        return {"milestones": (math.ceil(total_steps / 2), math.ceil(total_steps * 3 / 4))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -335,7 +345,7 @@ class Exponential(Schedule):
 
     def __call__(self, step: int) -> float:
         """The multiplier."""
-        return float(self._filled("gamma") ** step)
+        return _power(self._filled("gamma"), step)
 
     def _lengths(self, total_steps: int) -> dict[str, Any]:
         return {"gamma": 0.01 ** (1 / total_steps)}
@@ -361,8 +371,16 @@ class Polynomial(Schedule):
         """The multiplier."""
         return float(max(1 - step / self._filled("total_steps"), 0.0) ** self.power)
 
-    def _lengths(self, total_steps: int) -> dict[str, Any]:
-        return {"total_steps": total_steps}
+
+def _cosine(start: float, end: float, part: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * part))
+
+
+def _power(gamma: float, exponent: int) -> float:
+    try:
+        return float(gamma**exponent)
+    except OverflowError:  # ScheduledOptim refuses it, and names the step
+        return math.inf
 
 
 def _snake_case(name: str) -> str:
@@ -403,9 +421,23 @@ def get(schedule: str | Schedule) -> Schedule:
 
 
 def from_dict(content: dict[str, Any]) -> Schedule:
-    """What `Schedule.to_dict` wrote."""
+    """What `Schedule.to_dict` wrote.
+
+    Raises:
+        ValueError: The name or a field is unknown, or a value is off.
+    """
     fields = dict(content)
-    return dataclasses.replace(get(fields.pop("name")), **fields)
+    schedule = get(str(fields.pop("name", "")))
+    known = [field.name for field in dataclasses.fields(schedule)]
+    for name in fields:
+        if name not in known:
+            raise ValueError(f"{type(schedule).__name__}: got a field {name!r}{closest(name, known)}")
+    return dataclasses.replace(schedule, **fields)
+
+
+def is_savable(schedule: object) -> TypeGuard[Schedule]:
+    """True where `from_dict` can make it again: a schedule of this module, not of a subclass elsewhere."""
+    return type(schedule) in _CLASSES
 
 
 def plot(schedule: Schedule | Callable[[int], float], total_steps: int, axes: Axes | None = None) -> Axes:

@@ -4,7 +4,10 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
+from torch.optim import lr_scheduler
 
 from mxtorch import ScheduledOptim, schedules
 
@@ -41,11 +44,17 @@ def test_set_learning_rate_keeps_the_ratios():
     assert optimizer.base_learning_rate == optimizer.learning_rate
 
 
-@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf"), "0.1", None, True, [0.1]])
+NO_RATES = [0, -1, float("nan"), float("inf"), 10**400, "0.1", b"1", None, True, [0.1], 1j]
+NO_RATES += [np.array([0.1, 0.2]), np.bool_(True), torch.tensor(True), torch.ones(2), torch.ones(1)]
+
+
+@pytest.mark.parametrize("rate", NO_RATES, ids=repr)
 def test_rates_that_are_none(rate):
     optimizer = make(0.1, 0.01)
-    with pytest.raises((ValueError, TypeError), match="finite positive number"):
+    with pytest.raises((ValueError, TypeError), match=r"lr: got .*finite positive number"):
         optimizer.set_learning_rate(rate)
+    with pytest.raises((ValueError, TypeError), match=r"factor: got .*finite positive number"):
+        optimizer.scale_learning_rate(rate)
     assert optimizer.learning_rates == [0.1, 0.01]
 
 
@@ -63,6 +72,67 @@ def test_wrapping_what_can_not_be_wrapped():
         ScheduledOptim(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="parameter group 1"):
         make(0.1, 0.0)
+
+    class WithoutRate(torch.optim.Optimizer):
+        def __init__(self, parameters):
+            super().__init__(parameters, {})
+
+    with pytest.raises(ValueError, match="group 0 has no 'lr'"):
+        ScheduledOptim(WithoutRate([nn.Parameter(torch.ones(1))]))
+
+
+def test_a_schedule_that_can_not_start_leaves_the_optimizer_alone():
+    plain = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    with pytest.raises(ValueError, match="OneCycle does not know its total_steps"):
+        ScheduledOptim(plain, schedules.OneCycle())
+    assert plain.param_groups[0]["lr"] == 0.1
+    assert "base_lr" not in plain.param_groups[0]
+
+
+@settings(max_examples=25, deadline=None)
+@given(rates=st.lists(st.floats(1e-6, 10), min_size=1, max_size=3), data=st.data())
+@pytest.mark.parametrize(
+    ("schedule", "theirs"),
+    [
+        (schedules.Step(3, 0.5), lambda o, rates: lr_scheduler.StepLR(o, 3, 0.5)),
+        (schedules.Polynomial(10, 2.0), lambda o, rates: lr_scheduler.PolynomialLR(o, 10, 2.0)),
+        (schedules.CosineAnnealing(12), lambda o, rates: lr_scheduler.CosineAnnealingLR(o, 12)),
+        (schedules.OneCycle(13), lambda o, rates: lr_scheduler.OneCycleLR(o, rates, total_steps=13)),
+        (
+            schedules.Triangular2(3, low=0.1),
+            lambda o, rates: lr_scheduler.CyclicLR(
+                o, [rate * 0.1 for rate in rates], rates, 3, mode="triangular2", cycle_momentum=False
+            ),
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_groups_follow_torchs_schedulers(schedule, theirs, rates, data):
+    ours = make(*rates, schedule=schedule, momentum=0.9)
+    plain = make(*rates, momentum=0.9).optimizer
+    scheduler = theirs(plain, rates)
+    for _ in range(data.draw(st.integers(1, 12))):
+        before = [group["lr"] for group in plain.param_groups]
+        ours.step()
+        plain.step()
+        scheduler.step()
+        assert ours.learning_rates == pytest.approx(before, rel=1e-6, abs=1e-15)
+    assert ours.base_learning_rates == rates
+
+
+def test_set_learning_rate_under_a_schedule_sets_the_base():
+    optimizer = make(1.0, 0.1, schedule=schedules.Polynomial(4))
+    optimizer.current_steps = 2
+    assert optimizer.learning_rates == pytest.approx([0.5, 0.05])
+    optimizer.set_learning_rate(4.0)
+    assert optimizer.base_learning_rates == pytest.approx([4.0, 0.4])
+    assert optimizer.learning_rates == pytest.approx([2.0, 0.2])
+    optimizer.current_steps = 4
+    assert optimizer.learning_rate == 0
+    optimizer.scale_learning_rate(0.5)
+    optimizer.schedule = None
+    assert optimizer.learning_rates == optimizer.base_learning_rates == pytest.approx([2.0, 0.2])
+    assert "base_lr" not in optimizer.param_groups[0]
 
 
 def test_step_applies_the_rate_of_its_step_then_counts():
@@ -98,8 +168,23 @@ def test_a_schedule_may_not_give_nonsense():
     with pytest.raises(ValueError, match="not negative"):
         optimizer.schedule = lambda step: -1.0
     assert optimizer.schedule is None
-    with pytest.raises(ValueError, match="current_steps"):
-        optimizer.current_steps = -1
+    for steps in (-1, 1.0, True, None, "1"):
+        with pytest.raises(ValueError, match="current_steps"):
+            optimizer.current_steps = steps
+    optimizer.current_steps = np.int64(3)
+    assert type(optimizer.current_steps) is int
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.5])
+def test_a_bad_multiplier_in_mid_run_stops_before_the_step(value):
+    optimizer = make(1.0, schedule=lambda step: 1.0 if step == 0 else value)
+    give_gradients(optimizer)
+    optimizer.step()
+    before = optimizer.param_groups[0]["params"][0].clone()
+    with pytest.raises(ValueError, match="for step 1"):
+        optimizer.step()
+    assert torch.equal(before, optimizer.param_groups[0]["params"][0])
+    assert optimizer.current_steps == 1
 
 
 def test_a_tensor_rate_is_filled_in_place():
@@ -108,6 +193,34 @@ def test_a_tensor_rate_is_filled_in_place():
     optimizer = ScheduledOptim(torch.optim.Adam([parameter], lr=rate), lambda step: 0.5)
     assert float(rate) == pytest.approx(0.05)
     assert optimizer.param_groups[0]["lr"] is rate
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))]})  # of torch's default, that very tensor
+    assert optimizer.base_learning_rates == pytest.approx([0.1, 0.1])
+    assert optimizer.learning_rates == pytest.approx([0.05, 0.05])
+
+
+def test_a_step_does_not_read_a_tensor_rate(monkeypatch):
+    """Reading it would wait for its device."""
+
+    class Rate(torch.Tensor):
+        def __float__(self):
+            pytest.fail("the rate was read")
+
+    parameter = nn.Parameter(torch.ones(2))
+    rate = torch.tensor(0.1)
+    optimizer = ScheduledOptim(torch.optim.Adam([parameter], lr=rate), schedules.Polynomial(4))
+    optimizer.param_groups[0]["lr"] = rate.as_subclass(Rate)
+    monkeypatch.setattr(optimizer.optimizer, "step", lambda: None)
+    for _ in range(3):
+        optimizer.step()
+    assert rate.item() == pytest.approx(0.05)
+
+
+def test_groups_state_and_defaults_can_be_replaced():
+    optimizer = make(0.1)
+    for name in ("param_groups", "state", "defaults"):
+        twin = copy.copy(getattr(optimizer, name))
+        setattr(optimizer, name, twin)
+        assert getattr(optimizer.optimizer, name) is twin
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))])
@@ -121,6 +234,8 @@ def test_copies_are_whole(copied):
         each.step()
     assert torch.equal(twin.param_groups[0]["params"][0], optimizer.param_groups[0]["params"][0])
     assert (twin.schedule, twin.current_steps) == (optimizer.schedule, optimizer.current_steps)
+    assert twin.param_groups is twin.optimizer.param_groups
+    assert twin.param_groups is not optimizer.param_groups
 
 
 def test_state_dict_round_trip(tmp_path):
@@ -159,6 +274,53 @@ def test_a_function_is_not_saved_but_its_position_is():
     assert twin.current_steps == 1
 
 
+def test_a_schedule_of_ones_own_is_treated_as_a_function():
+    class Half(schedules.Schedule):
+        def __call__(self, step):
+            return 0.5
+
+    optimizer = make(1.0, schedule=Half())
+    optimizer.current_steps = 5
+    twin = make(1.0, schedule=Half())
+    twin.load_state_dict(optimizer.state_dict())
+    assert twin.current_steps == 5
+    assert isinstance(twin.schedule, Half)
+
+
+def test_a_plain_state_dict_gives_the_base_rates_of_a_schedule():
+    plain = torch.optim.SGD([nn.Parameter(torch.ones(3))], lr=0.8)
+    optimizer = make(0.1, schedule=lambda step: 0.5)
+    optimizer.load_state_dict(plain.state_dict())
+    assert (optimizer.base_learning_rate, optimizer.learning_rate) == (0.8, 0.4)
+
+
+def test_a_state_dict_that_does_not_fit_changes_nothing():
+    saved = make(0.1, schedule=schedules.Polynomial(5)).state_dict()
+    optimizer = make(0.9)
+    unknown = {**saved, "schedule": {**saved["schedule"], "schedule": {"name": "Polynom"}}}
+    with pytest.raises(ValueError, match="did you mean 'polynomial'"):
+        optimizer.load_state_dict(unknown)
+    with pytest.raises(ValueError, match="parameter group"):
+        optimizer.load_state_dict(make(0.1, 0.2, schedule=schedules.Polynomial(5)).state_dict())
+    assert (optimizer.learning_rate, optimizer.schedule) == (0.9, None)
+
+
+def test_other_attributes_are_those_of_the_wrapped():
+    class ScheduleFree(torch.optim.SGD):
+        mode = "train"
+
+        def eval(self):
+            self.mode = "eval"
+
+    optimizer = make(0.1, kind=ScheduleFree)
+    optimizer.eval()
+    assert optimizer.optimizer.mode == optimizer.mode == "eval"
+    with pytest.raises(AttributeError):
+        _ = optimizer.never_heard_of
+    assert not hasattr(ScheduledOptim.__new__(ScheduledOptim), "anything"), "as while it is being unpickled"
+    assert "current_steps=0" in repr(optimizer)
+
+
 def test_hooks_fire_once():
     optimizer = make(0.1)
     fired = []
@@ -182,6 +344,8 @@ def test_hooks_fire_once():
         ("LambdaLR", {"lr_lambda": lambda step: 0.9**step}),
         ("OneCycleLR", {"max_lr": 0.5, "total_steps": 10}),
         ("CyclicLR", {"base_lr": 0.1, "max_lr": 0.5}),
+        ("ConstantLR", {"total_iters": 3}),
+        ("MultiplicativeLR", {"lr_lambda": lambda step: 0.9}),
     ],
 )
 def test_torch_schedulers_take_it(kind, settings):
@@ -200,6 +364,28 @@ def test_torch_schedulers_take_it(kind, settings):
     assert rates(True) == rates(False)
 
 
+@pytest.mark.filterwarnings("ignore:The epoch parameter")  # torch's own SequentialLR uses it
+@pytest.mark.parametrize("kind", ["sequential", "chained", "swa"])
+def test_torch_schedulers_of_schedulers_take_it(kind):
+    optimizer = make(0.1)
+    if kind == "swa":
+        scheduler = torch.optim.swa_utils.SWALR(optimizer, swa_lr=0.05, anneal_epochs=2)
+    else:
+        parts = [lr_scheduler.ConstantLR(optimizer, total_iters=2), lr_scheduler.ExponentialLR(optimizer, 0.9)]
+        scheduler = (
+            lr_scheduler.SequentialLR(optimizer, parts, [2])
+            if kind == "sequential"
+            else lr_scheduler.ChainedScheduler(parts, optimizer)
+        )
+    for _ in range(4):
+        give_gradients(optimizer)
+        optimizer.step()
+        scheduler.step()
+    assert optimizer.learning_rate == scheduler.get_last_lr()[0] != 0.1
+    assert optimizer.current_steps == 4
+    assert copy.deepcopy(optimizer).current_steps == 4, "also with the step that a scheduler has patched"
+
+
 def test_reduce_on_plateau_takes_it():
     optimizer = make(0.1)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
@@ -208,8 +394,11 @@ def test_reduce_on_plateau_takes_it():
     assert optimizer.learning_rate < 0.1
 
 
-def test_a_step_that_the_scaler_skips_does_not_count():
-    optimizer = make(0.1, schedule=schedules.Polynomial(10))
+@pytest.mark.parametrize(
+    ("kind", "settings"), [(torch.optim.SGD, {}), (torch.optim.Adam, {"fused": True})], ids=["plain", "fused"]
+)
+def test_a_step_that_the_scaler_skips_does_not_count(kind, settings):
+    optimizer = make(0.1, kind=kind, schedule=schedules.Polynomial(10), **settings)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     parameter = optimizer.param_groups[0]["params"][0]
     for factor, steps in ((1.0, 1), (float("inf"), 1), (1.0, 2)):
@@ -232,6 +421,10 @@ def test_accelerate_prepares_it():
     prepared.step()
     assert not torch.equal(before, net.weight)
     assert optimizer.current_steps == 1
+    prepared.eval()  # of optimizers that have it; this one has not
+    twin = ScheduledOptim(torch.optim.Adam(nn.Linear(4, 1).parameters(), lr=0.3))
+    twin.load_state_dict(prepared.state_dict())
+    assert (twin.schedule, twin.current_steps) == (schedules.Polynomial(4), 1)
 
 
 def test_lbfgs_calls_its_closure():

@@ -1,9 +1,12 @@
+import io
+import itertools
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.optim import lr_scheduler
@@ -24,6 +27,14 @@ def torch_multipliers(make, steps, base=0.8):
         optimizer.step()
         scheduler.step()
     return result
+
+
+def loaded(content):
+    """What a checkpoint gives back of it."""
+    file = io.BytesIO()
+    torch.save(content, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
 
 
 def agree(schedule, make, steps):
@@ -110,6 +121,31 @@ def test_one_cycle(total, start, strategy, div, final, three):
     assert ours(total + 100) == pytest.approx(1 / div / final)
 
 
+@few
+@given(
+    total=st.integers(1, 40),
+    start=st.floats(0, 1),
+    strategy=st.sampled_from(["cos", "linear"]),
+    three=st.booleans(),
+)
+def test_one_cycle_at_its_limits(total, start, strategy, three):
+    """Peaks at either end, and the last value is held."""
+    rise_end = start * total - 1
+    ends = [0, rise_end, 2 * rise_end, total - 1] if three else [0, rise_end, total - 1]
+    # Torch divides by the length of a phase.
+    assume(all(abs(end - begin) > 1e-6 for begin, end in itertools.pairwise(ends)))
+
+    def make(optimizer):
+        return lr_scheduler.OneCycleLR(
+            optimizer, 0.8, total_steps=total, pct_start=start, anneal_strategy=strategy, three_phase=three
+        )
+
+    ours = schedules.OneCycle(total, start, strategy, three_phase=three)
+    expected = torch_multipliers(make, total - 1)
+    assert [ours(step) for step in range(total - 1)] == pytest.approx(expected, rel=1e-6, abs=1e-12)
+    assert ours(total) == ours(total + 100) == ours(total - 1)
+
+
 @pytest.mark.parametrize(
     ("kind", "mode"),
     [
@@ -141,7 +177,9 @@ def test_cyclic(kind, mode, size, low, gamma):
 def test_every_schedule_is_a_value(schedule):
     filled = schedule.for_steps(50)
     assert all(0 <= filled(step) <= 1 for step in range(60))
-    assert schedules.from_dict(filled.to_dict()) == filled
+    assert schedules.from_dict(loaded(filled.to_dict())) == filled
+    assert schedules.is_savable(filled)
+    assert hash(filled) == hash(schedule.for_steps(50))
     assert pickle.loads(pickle.dumps(filled)) == filled
     assert filled.for_steps(99) == filled, "lengths that were given stay"
     assert type(filled).__name__ in repr(filled)
@@ -152,6 +190,71 @@ def test_every_schedule_is_a_value(schedule):
 @pytest.mark.parametrize("schedule", EVERY, ids=lambda schedule: type(schedule).__name__)
 def test_very_short_runs(schedule, total):
     assert all(0 <= schedule.for_steps(total)(step) <= 1 for step in range(total))
+
+
+def test_the_default_milestones_of_a_very_short_run_are_not_its_first_step():
+    assert [schedules.MultiStep().for_steps(total)(0) for total in (1, 2, 3)] == [1, 1, 1]
+    assert schedules.MultiStep().for_steps(100).milestones == (50, 75)
+
+
+@pytest.mark.parametrize("schedule", [schedules.Polynomial(10), schedules.CosineAnnealing(10, 0.1)], ids=str)
+def test_the_last_value_is_held(schedule):
+    assert schedule(10) == schedule(11) == schedule(1000)
+
+
+def test_the_last_value_of_a_warmup_cosine_is_held():
+    schedule = schedules.WarmupCosine(10, 2, end_factor=0.1)
+    assert schedule(10) == schedule(11) == schedule(1000) == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="fewer than total_steps"):
+        schedules.WarmupCosine(warmup_steps=20).for_steps(20)
+
+
+def test_numpy_fields_become_plain_values():
+    given_values = schedules.OneCycle(
+        np.int64(10), np.float64(0.3), np.str_("cos"), np.float32(25), three_phase=np.bool_(True)
+    )
+    plain = schedules.OneCycle(10, 0.3, "cos", 25, three_phase=True)
+    assert given_values == plain
+    assert schedules.from_dict(loaded(given_values.to_dict())) == plain
+    assert schedules.MultiStep(np.array([4, 2])).milestones == (2, 4)
+    assert schedules.OneCycle().for_steps(np.int64(7)) == schedules.OneCycle(7)
+
+
+def test_a_schedule_of_ones_own_keeps_what_it_was_made_of():
+    class Halves(schedules.Schedule):
+        def __init__(self, after):
+            object.__setattr__(self, "after", after)
+
+        def __call__(self, step):
+            return 1.0 if step < self.after else 0.5
+
+    assert Halves(3).for_steps(10)(3) == 0.5
+    assert not schedules.is_savable(Halves(3))
+
+
+def test_growth_beyond_floats_is_infinite():
+    assert schedules.Exponential(2.0)(10_000) == math.inf
+    assert schedules.Step(1, 2.0)(10_000) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"name": "Triangel"}, "did you mean 'triangular'"),
+        ({}, "There are: constant"),
+        ({"name": "OneCycle", "pct_stat": 0.3}, "did you mean 'pct_start'"),
+        ({"name": "OneCycle", "pct_start": 3.0}, "pct_start"),
+    ],
+)
+def test_from_dict_tells_what_is_off(content, message):
+    with pytest.raises(ValueError, match=message):
+        schedules.from_dict(content)
+
+
+@pytest.mark.parametrize("total", [0, -1, 2.0, True, "10", None])
+def test_for_steps_wants_a_positive_integer(total):
+    with pytest.raises(ValueError, match="total_steps"):
+        schedules.OneCycle().for_steps(total)
 
 
 def test_a_length_left_out_is_told():
@@ -177,6 +280,14 @@ def test_names():
         (schedules.Triangular, "step_size", 2.5),
         (schedules.Step, "gamma", -1),
         (schedules.MultiStep, "milestones", (0.5,)),
+        (schedules.MultiStep, "milestones", (-1, 2)),
+        (schedules.MultiStep, "milestones", 5),
+        (schedules.Constant, "factor", None),
+        (schedules.Constant, "total_iters", -1),
+        (schedules.CosineAnnealing, "end_factor", 1.5),
+        (schedules.WarmupCosine, "start_factor", -0.1),
+        (schedules.WarmupCosine, "warmup_steps", True),
+        (schedules.ExpRange, "gamma", 1.1),
         (schedules.Polynomial, "power", "1"),
         (schedules.Exponential, "gamma", float("inf")),
     ],
