@@ -11,7 +11,8 @@ from mxtorch.callbacks import Callback
 from mxtorch.history import History
 from mxtorch.lr_finder import LRFinderResult
 from mxtorch.optim import ScheduledOptim
-from mxtorch.trainer import StepOutput, Trainer
+from mxtorch.steps import StepOutput
+from mxtorch.trainer import Trainer
 
 if TYPE_CHECKING:
     import model_zoo

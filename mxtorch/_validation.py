@@ -14,6 +14,8 @@ def number(value: Any) -> float | None:
 
     An integer beyond the range of floats is infinite.
     """
+    if type(value) is float:  # the usual case, also in every step of a range test
+        return value
     if not _is_scalar(value) or not hasattr(value, "__float__"):
         return None
     try:

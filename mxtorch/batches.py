@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 Batch = Any
-T = TypeVar("T")
 
 LABEL_KEYS = ("labels", "label", "targets", "target")
 
@@ -69,10 +68,8 @@ def move(batch: Batch, device: torch.device, memory_format: torch.memory_format 
         return batch.to(device, non_blocking=True)
     if isinstance(batch, Mapping):
         return {key: move(value, device, memory_format) for key, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(move(value, device, memory_format) for value in batch))
     if isinstance(batch, (tuple, list)):
-        return type(batch)(move(value, device, memory_format) for value in batch)
+        return _like(batch, [move(value, device, memory_format) for value in batch])
     return batch
 
 
@@ -83,15 +80,30 @@ def to_host(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: to_host(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(to_host(item) for item in value)
+        return _like(value, [to_host(item) for item in value])
     return value
 
 
-def windows(batches: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Groups of `size` batches, the last one as short as it comes: what one optimizer step accumulates over."""
-    iterator = iter(batches)
-    while window := list(islice(iterator, size)):
-        yield window
+class Window(NamedTuple):
+    """The batches that one optimizer step accumulates over.
+
+    Attributes:
+        batches: As the loader gave them.
+        sizes: The number of samples in each; 1 where it can't be told.
+        samples: Their sum.
+    """
+
+    batches: list[Batch]
+    sizes: list[int]
+    samples: int
+
+
+def windows(data: Iterable[Batch], length: int) -> Iterator[Window]:
+    """Groups of `length` batches, the last one as short as it comes."""
+    iterator = iter(data)
+    while group := list(islice(iterator, length)):
+        sizes = [batch_size(batch) or 1 for batch in group]
+        yield Window(group, sizes, sum(sizes))
 
 
 def describe(value: Any) -> str:
@@ -113,8 +125,13 @@ def concatenate(parts: Sequence[Any]) -> Any:
     if isinstance(first, Mapping):
         return {key: concatenate([part[key] for part in parts]) for key in first}
     if isinstance(first, (tuple, list)):
-        return type(first)(concatenate(items) for items in zip(*parts, strict=True))
+        return _like(first, [concatenate(items) for items in zip(*parts, strict=True)])
     return list(parts)
+
+
+def _like(sequence: Any, items: list[Any]) -> Any:
+    """The items in a tuple or list of the same kind; a named tuple takes them one by one."""
+    return type(sequence)(*items) if hasattr(sequence, "_fields") else type(sequence)(items)
 
 
 def _leaves(batch: Batch) -> Iterator[Any]:

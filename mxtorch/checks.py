@@ -1,24 +1,15 @@
-"""What can be wrong with a model, an optimizer, data or a step, told before anything changes."""
+"""What can be wrong with a model, an optimizer or data, told before anything changes."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 from torch.utils.data import Dataset, IterableDataset
-
-from mxtorch.batches import describe
-
-if TYPE_CHECKING:
-    from mxtorch.trainer import StepOutput
-
-# What a batch of the wrong kind makes a model or loss raise. Running out of memory is not among them.
-_BATCH_ERRORS = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, AssertionError)
 
 
 def check_at_least_one(value: Any, argument: str) -> None:
@@ -83,52 +74,3 @@ def length(data: Any) -> int | None:
         return len(data)
     except TypeError:  # what DataLoader raises over an IterableDataset without a length
         return None
-
-
-def check_loss(output: StepOutput, *, wants_outputs: bool) -> None:
-    """Raise unless a training step gave a loss that can be trained on."""
-    loss = output.loss
-    if not isinstance(loss, Tensor):
-        raise TypeError(f"training_step: got {loss!r} as the loss; return a scalar tensor, or give the Trainer a loss")
-    if loss.ndim != 0 and loss.numel() != 1:
-        raise ValueError(
-            f"loss: got a tensor of shape {list(loss.shape)}; reduce it to one number, with .mean() or reduction='mean'"
-        )
-    if loss.ndim != 0:
-        raise ValueError(f"loss: got a tensor of shape {list(loss.shape)}; return a scalar, with .squeeze() or .mean()")
-    if not loss.requires_grad:
-        raise ValueError(
-            "loss: got one that is detached from the model's parameters; compute it from the model's outputs without "
-            ".detach(), .item(), torch.no_grad() or argmax"
-        )
-    if wants_outputs and output.outputs is None:
-        raise ValueError(
-            "train_metrics: training_step returns a loss alone; let it return StepOutput(loss, outputs, targets)"
-        )
-
-
-def check_class_labels(loss: Any, outputs: Any, targets: Any) -> None:
-    """Raise a readable error for labels that CUDA would answer with a device-side assert."""
-    if not isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) or not isinstance(targets, Tensor):
-        return
-    if not isinstance(outputs, Tensor) or outputs.ndim < 2 or targets.is_floating_point():
-        return
-    classes = outputs.shape[1]
-    labels = targets[targets != loss.ignore_index]
-    if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= classes):
-        raise ValueError(
-            f"labels: got {int(labels.min())} to {int(labels.max())}, but the model has {classes} outputs, for classes "
-            f"0 to {classes - 1}; give the head as many outputs as there are classes, or number the classes from 0"
-        )
-
-
-def explain_first_batch(error: Exception, batch: Any, step: str) -> NoReturn:
-    """Raise a ValueError that says what the first batch looked like to a step that could not take it."""
-    if not isinstance(error, _BATCH_ERRORS) or isinstance(error, torch.OutOfMemoryError):
-        raise error
-    if isinstance(error, ValueError) and str(error).startswith(("labels:", "loss:", "train_metrics:")):
-        raise error
-    raise ValueError(
-        f"{step} could not take the first batch, a {describe(batch)}: {type(error).__name__}: {error}. Give batches "
-        f"of (inputs, targets), dictionaries of the model's arguments, or override {step}."
-    ) from error

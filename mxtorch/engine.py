@@ -38,6 +38,12 @@ class LocalEngine:
         compile: True or a dictionary of arguments for `torch.nn.Module.compile`, which compiles in place and so
             leaves the names in the state_dict alone.
 
+    Attributes:
+        device: Where the model and the batches are.
+        scaler: The gradient scaler of fp16, else None.
+        memory_format: Of 4-d inputs; None leaves them as they are.
+        reads_are_free: Whether reading a number from a tensor waits for nothing, as on the CPU.
+
     Raises:
         ValueError: For an unknown or unavailable device, an unknown precision.
     """
@@ -61,6 +67,7 @@ class LocalEngine:
         self._autocast_type = PRECISIONS[precision]
         self._no_autocast = contextlib.nullcontext()
         self._moves = True
+        self.reads_are_free = self.device.type == "cpu"
         self.memory_format: torch.memory_format | None = None
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
 

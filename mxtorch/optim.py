@@ -123,6 +123,8 @@ class ScheduledOptim(Optimizer):
 
     @schedule.setter
     def schedule(self, schedule: Schedule | None) -> None:
+        if isinstance(schedule, type):
+            raise TypeError(f"schedule: got the class {schedule.__name__}; give an instance, {schedule.__name__}(...)")
         if schedule is not None and not callable(schedule):
             raise TypeError(f"schedule: got {schedule!r}; give a function of the step, or None")
         multiplier = 1.0 if schedule is None else _multiplier(schedule, self._current_steps)
@@ -170,7 +172,12 @@ class ScheduledOptim(Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of all parameters."""
-        self.optimizer.zero_grad(set_to_none=set_to_none)
+        if not set_to_none or type(self.optimizer).zero_grad is not Optimizer.zero_grad:
+            self.optimizer.zero_grad(set_to_none=set_to_none)
+            return
+        for group in self.optimizer.param_groups:  # what torch does too, without its profiler's range
+            for parameter in group["params"]:
+                parameter.grad = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its `lr` is its base rate.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -36,7 +36,7 @@ class RunScheduler(NamedTuple):
 
 def set_rates(
     optimizer: ScheduledOptim,
-    lr: float | LRFinderResult | None,
+    lr: float | LRFinderResult | Literal["keep"],
     schedule: str | schedules.Schedule | Callable[[int], float] | LRScheduler | None,
     schedule_every: str | None,
     total_steps: int | None,
@@ -45,7 +45,7 @@ def set_rates(
 
     Args:
         optimizer: The optimizer of the run.
-        lr: The base rate of its first group, or where it was found; None leaves it.
+        lr: The base rate of its first group, or where it was found; `"keep"` leaves it.
         schedule: See `Trainer.fit`.
         schedule_every: For a torch scheduler, `"step"` or `"epoch"`.
         total_steps: Optimizer steps of the run; None where the data have no length.
@@ -57,27 +57,34 @@ def set_rates(
         return _torch_scheduler(optimizer, lr, schedule, schedule_every)
     if schedule_every is not None:
         raise ValueError("schedule_every: only for torch.optim.lr_scheduler; other schedules count steps")
-    purpose = schedules.get("constant")
     if isinstance(schedule, (str, schedules.Schedule)):
-        purpose = schedule = _filled(schedules.get(schedule), total_steps)
-    if isinstance(lr, LRFinderResult):
-        lr = lr.suggestion_for(purpose)
-    elif lr is not None:
-        lr = positive_rate(lr, "lr")
+        schedule = _filled(schedules.get(schedule), total_steps)
+    rate = _base_rate(lr, optimizer.schedule if schedule is None else schedule)
     if schedule is not None:
         optimizer.schedule = None
         optimizer.current_steps = 0
-    if lr is not None:
-        optimizer.set_learning_rate(lr)
+    if rate is not None:
+        optimizer.set_learning_rate(rate)
     if schedule is not None:
         optimizer.schedule = schedule
     return RunScheduler()
 
 
+def _base_rate(lr: float | LRFinderResult | Literal["keep"], schedule: Any) -> float | None:
+    """The rate to set, for the use that the schedule makes of it; None to leave what there is."""
+    if isinstance(lr, LRFinderResult):
+        return lr.suggestion_for(schedule if isinstance(schedule, schedules.Schedule) else "constant")
+    if lr is None:  # what `found.suggestion` is where nothing was found: not to be taken for "as it is"
+        raise ValueError(
+            "lr: got None; find_lr may have found no rate (see its status). Give one, or 'keep' to leave it"
+        )
+    return None if lr == "keep" else positive_rate(lr, "lr")
+
+
 def _torch_scheduler(
     optimizer: ScheduledOptim, lr: Any, scheduler: LRScheduler, schedule_every: str | None
 ) -> RunScheduler:
-    if lr is not None:
+    if lr != "keep":
         raise ValueError("lr: a torch scheduler keeps its own base rates; set them on the optimizer before making it")
     if scheduler.optimizer not in (optimizer, optimizer.optimizer):
         raise ValueError("schedule: got a scheduler of another optimizer; make it from trainer.optimizer")

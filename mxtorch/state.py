@@ -11,7 +11,8 @@ import copy
 import random
 import signal
 import threading
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections import deque
+from collections.abc import Iterable, Iterator
 from types import FrameType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -21,9 +22,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-# A loader's dataset may hold a list of a million samples: containers longer than this are not searched.
+# Longer containers hold data or vocabularies, not a step's state: they are not searched.
 LONGEST_SEARCHED_CONTAINER = 64
-
+# How many references deep a loader is searched: a sampler in a sampler, a transform in a list in a data set.
+DEEPEST_SEARCH = 6
 
 # Transforms are often modules, so those are searched; their tensors are weights, not a loader's state.
 _NOT_SEARCHED = (Tensor, type, FunctionType, MethodType, ModuleType)
@@ -33,9 +35,9 @@ class TrainingState:
     """A copy, in memory, of all that training steps change.
 
     It covers parameters and buffers (their values and which tensor objects they are), gradients, the modes and
-    plain attributes of every submodule, the optimizer's state and settings, the gradient scaler, the random
-    number generators (Python, NumPy, torch on every device), and what decides a loader's order: generators and
-    counters of its sampler and data set, persistent worker processes.
+    other attributes of every submodule (also what lists and dictionaries there hold), the optimizer's state and
+    settings, the gradient scaler, the random number generators (Python, NumPy, torch on every device), and what
+    decides a loader's order: generators and counters of its sampler and data set, persistent worker processes.
 
     Gradients are kept by reference: a step must begin with `zero_grad(set_to_none=True)`, as `Trainer`'s does.
 
@@ -59,89 +61,113 @@ class TrainingState:
         owner: object | None = None,
         before_first_step: bool = False,
     ) -> None:
-        self._mappings: list[_Mapping] = []
+        self._containers: list[_Container] = []
         self._tensors: dict[int, tuple[Tensor, Tensor]] = {}
+        self._arrays: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
         self._gradients: list[tuple[nn.Parameter, Tensor | None]] = []
+        self._generators: list[tuple[Any, Any]] = []
         for module in modules:
             self._capture_module(module, parameters=not before_first_step)
         self._optimizer = optimizer
         self._optimizer_state = None if before_first_step else _copied(optimizer.state.items())
         self._capture_optimizer(optimizer)
         self._scaler = scaler
-        self._scaler_state = None if scaler is None else scaler.state_dict()
+        # Whole, not by its state_dict: that lacks the stage which a step that was broken off leaves behind.
+        self._scaler_attributes = None if scaler is None else copy.deepcopy(vars(scaler))
         if owner is not None:
-            self._mappings.append(_Mapping(vars(owner)))
-        self._generators: list[tuple[Any, Any]] = []
+            self._containers.append(_Container(vars(owner)))
         self._capture_loader(loader, fresh_workers=not before_first_step)
         self._random = random_state()
 
     def restore(self) -> None:
         """Put everything back. It can be called more than once, and Ctrl-C waits until it is done."""
         with deferred_interrupt(), torch.no_grad():
-            for mapping in self._mappings:
-                mapping.restore()
+            for container in self._containers:
+                container.restore()
             for live, saved in self._tensors.values():
                 live.copy_(saved)
+            for array, saved_array in self._arrays:
+                array[...] = saved_array
             for parameter, gradient in self._gradients:
                 parameter.grad = gradient
             if self._optimizer_state is not None:
                 self._optimizer.state.clear()
                 self._optimizer.state.update(_copied(self._optimizer_state))
-            if self._scaler is not None and self._scaler_state:
-                self._scaler.load_state_dict(self._scaler_state)
+            if self._scaler is not None and self._scaler_attributes is not None:
+                vars(self._scaler).update(copy.deepcopy(self._scaler_attributes))
             for generator, state in self._generators:
                 _set_generator_state(generator, state)
             set_random_state(self._random)
 
     def _capture_module(self, root: nn.Module, *, parameters: bool) -> None:
         for module in root.modules():
-            attributes = _Mapping(vars(module))
-            registered = [_Mapping(vars(module)[name]) for name in ("_parameters", "_buffers", "_modules")]
-            self._mappings += [attributes, *registered]
-            self._clone_tensors(attributes.items.values())
-            self._clone_tensors(registered[1].items.values())
-            if parameters:
-                self._clone_tensors(registered[0].items.values())
+            attributes = vars(module)
+            self._containers += [_Container(attributes)]
+            for name, value in attributes.items():
+                if name == "_parameters" and not parameters:
+                    self._containers.append(_Container(value))
+                elif name == "_modules":
+                    self._containers.append(_Container(value))  # these are visited by themselves
+                else:
+                    self._capture_value(value)
         self._gradients += [(parameter, parameter.grad) for parameter in root.parameters()]
+
+    def _capture_value(self, value: Any) -> None:
+        """A tensor, array, generator, or a container of such; anything else is kept by reference."""
+        if isinstance(value, Tensor):
+            if id(value) not in self._tensors:
+                self._tensors[id(value)] = (value, value.detach().clone())
+        elif isinstance(value, np.ndarray):
+            if value.flags.writeable:
+                self._arrays.append((value, value.copy()))
+        elif _is_generator(value):
+            self._generators.append((value, _generator_state(value)))
+        elif isinstance(value, (dict, list, set, deque)):
+            self._containers.append(_Container(value))
+            if len(value) <= LONGEST_SEARCHED_CONTAINER:
+                for item in value.values() if isinstance(value, dict) else value:
+                    self._capture_value(item)
 
     def _capture_optimizer(self, optimizer: Any) -> None:
         while isinstance(optimizer, Optimizer):
-            self._mappings.append(_Mapping(vars(optimizer)))
+            self._containers.append(_Container(vars(optimizer)))
             for group in optimizer.param_groups:
-                settings = _Mapping(group)
-                self._mappings.append(settings)
-                self._clone_tensors(settings.items.values())
+                self._containers.append(_Container(group))
+                for name, value in group.items():
+                    if name != "params":  # a tensor as the learning rate is one to copy
+                        self._capture_value(value)
             optimizer = vars(optimizer).get("optimizer")
-
-    def _clone_tensors(self, values: Iterable[Any]) -> None:
-        for value in values:
-            if isinstance(value, Tensor) and id(value) not in self._tensors:
-                self._tensors[id(value)] = (value, value.detach().clone())
 
     def _capture_loader(self, loader: Any, *, fresh_workers: bool) -> None:
         for part in _parts_of(loader):
             if _is_generator(part):
                 self._generators.append((part, _generator_state(part)))
             else:
-                self._mappings.append(_Mapping(vars(part)))
+                self._containers.append(_Container(vars(part)))
         if fresh_workers and isinstance(loader, DataLoader) and getattr(loader, "_iterator", None) is not None:
             # Persistent workers carry random states of their own: the sweep gets fresh ones instead.
             vars(loader)["_iterator"] = None
 
 
-class _Mapping:
-    """A shallow copy of a dictionary: which keys there were and which objects they named."""
+class _Container:
+    """A shallow copy of a container: which objects it held, in which order."""
 
-    def __init__(self, live: MutableMapping[str, Any]) -> None:
+    def __init__(self, live: Any) -> None:
         self.live = live
-        self.items = dict(live)
+        self.items = live.copy()
 
     def restore(self) -> None:
-        for key in [key for key in self.live if key not in self.items]:
-            del self.live[key]
-        for key, value in self.items.items():
-            if key not in self.live or self.live[key] is not value:
-                self.live[key] = value
+        if isinstance(self.live, dict):
+            for key in [key for key in self.live if key not in self.items]:
+                del self.live[key]
+            for key, value in self.items.items():
+                if key not in self.live or self.live[key] is not value:
+                    self.live[key] = value
+        elif isinstance(self.live, list):
+            self.live[:] = self.items
+        else:  # a set or a deque
+            self.live.clear()
+            self.live.update(self.items) if isinstance(self.live, set) else self.live.extend(self.items)
 
 
 def random_state() -> dict[str, Any]:
@@ -160,6 +186,8 @@ def random_state() -> dict[str, Any]:
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         state["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.xpu.is_available() and torch.xpu.is_initialized():  # type: ignore[no-untyped-call]
+        state["xpu"] = torch.xpu.get_rng_state_all()
     if torch.backends.mps.is_available():
         state["mps"] = torch.mps.get_rng_state()
     return state
@@ -178,6 +206,8 @@ def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if "cuda" in state:
         torch.cuda.set_rng_state_all(state["cuda"])
+    if "xpu" in state:
+        torch.xpu.set_rng_state_all(state["xpu"])
     if "mps" in state:
         torch.mps.set_rng_state(state["mps"])
 
@@ -221,7 +251,7 @@ def _copied(items: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
     return [(key, copy.deepcopy(value)) for key, value in items]
 
 
-def _parts_of(loader: Any, deepest: int = 6) -> list[Any]:
+def _parts_of(loader: Any, deepest: int = DEEPEST_SEARCH) -> list[Any]:
     """The objects a loader is made of (samplers, data sets, transforms, generators), breadth first."""
     found: list[Any] = []
     seen: set[int] = set()

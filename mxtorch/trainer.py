@@ -8,26 +8,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mxtorch import batches, checkpoint, schedules, state
+from mxtorch import batches, checkpoint, evaluation, schedules, state, steps
 from mxtorch._validation import positive_rate
 from mxtorch.callbacks import Callback, CallbackList, ProgressBar, TensorBoard
 from mxtorch.callbacks.progress import progress_bar
-from mxtorch.checks import (
-    check_at_least_one,
-    check_class_labels,
-    check_data,
-    check_loss,
-    check_parameters,
-    explain_first_batch,
-    length,
-)
+from mxtorch.checks import check_at_least_one, check_data, check_parameters, length
 from mxtorch.engine import LocalEngine, StepResult
 from mxtorch.history import History
 from mxtorch.lr_finder.result import LRFinderResult
@@ -36,16 +28,7 @@ from mxtorch.meters import LossMeter, not_finite_message
 from mxtorch.metrics import MetricBuffer, as_collection
 from mxtorch.optim import ScheduledOptim
 from mxtorch.rates import RunScheduler, set_rates
-
-Window = list[tuple[Any, int]]  # batches and their numbers of samples
-
-
-class StepOutput(NamedTuple):
-    """What a step computed: the loss to minimise, and what metrics compare."""
-
-    loss: Tensor | None
-    outputs: Any = None
-    targets: Any = None
+from mxtorch.steps import StepOutput
 
 
 @dataclass
@@ -150,7 +133,7 @@ class Trainer:
         self._needs_closure = isinstance(self.optimizer.optimizer, torch.optim.LBFGS)
         self._stopping = False
         self._sweeping = False
-        self._first_batch = True
+        self.first_batch = True  # until one batch of the current pass went through
 
     # ---------------------------------------------------------------- what a user overrides
 
@@ -162,31 +145,15 @@ class Trainer:
         Args:
             batch: What the loader yields, on the device.
         """
-        return self.supervised_step(batch)
+        return steps.supervised_step(self.model, self.loss, batch, check_labels=self._should_check_labels)
 
-    def evaluation_step(self, batch: batches.Batch) -> StepOutput:
+    def evaluation_step(self, batch: batches.Batch) -> Tensor | StepOutput:
         """Loss, outputs and targets of one batch of validation data; no gradient is recorded."""
-        return self.supervised_step(batch)
+        return steps.supervised_step(self.model, self.loss, batch, check_labels=self._should_check_labels)
 
     def prediction_step(self, batch: batches.Batch) -> Any:
         """The model's outputs for one batch. Of an `(x, y)` batch the y is left out."""
-        example = batches.split_batch(batch)
-        outputs = self.model(*example.inputs, **example.named_inputs)
-        return _field(outputs, "logits", outputs)
-
-    def supervised_step(self, batch: batches.Batch) -> StepOutput:
-        """Model and loss on a batch: `(x, y)`, `(x1, x2, ..., y)`, or a dictionary passed by name.
-
-        Without a loss function the model is given the labels as well and must return a `.loss`.
-        """
-        example = batches.split_batch(batch, keep_labels=self.loss is None)
-        outputs = self.model(*example.inputs, **example.named_inputs)
-        predictions = _field(outputs, "logits", outputs)
-        if self.loss is None:
-            return StepOutput(_field(outputs, "loss", None), predictions, example.targets)
-        if self._first_batch:
-            check_class_labels(self.loss, predictions, example.targets)
-        return StepOutput(self.loss(predictions, example.targets), predictions, example.targets)
+        return steps.predictions(self.model, batch)
 
     # ---------------------------------------------------------------- training
 
@@ -196,7 +163,7 @@ class Trainer:
         val_data: Iterable[Any] | None = None,
         *,
         epochs: int = 1,
-        lr: float | LRFinderResult | None = None,
+        lr: float | LRFinderResult | Literal["keep"] = "keep",
         schedule: str | schedules.Schedule | Callable[[int], float] | LRScheduler | None = None,
         schedule_every: Literal["step", "epoch"] | None = None,
         steps_per_epoch: int | None = None,
@@ -210,7 +177,8 @@ class Trainer:
             val_data: The same, for `evaluate` after each epoch.
             epochs: Passes over the training data.
             lr: The base learning rate of the first parameter group, the ratios between groups being kept; or what
-                `find_lr` returned, of which the suggestion for this schedule is taken. None leaves the rates.
+                `find_lr` returned, of which the suggestion for this schedule is taken; or `"keep"`, which leaves
+                the rates as they are. None is an error: it is what `found.suggestion` is where nothing was found.
             schedule: A schedule or its name (`"one_cycle"`), begun anew, its length filled in from this run; a
                 function of the step; or a `torch.optim.lr_scheduler` scheduler made for this optimizer. None
                 goes on with the optimizer's own.
@@ -263,16 +231,16 @@ class Trainer:
 
     def _train_epoch(self, train_data: Any, scheduler: RunScheduler) -> dict[str, float]:
         self.set_training_mode()
-        self._first_batch = True
+        self.first_batch = True
         meter = LossMeter(first_step=self.step + 1)
         metrics = None if self.train_metrics is None else MetricBuffer(self.train_metrics)
         on_step = self.callbacks.listeners("on_step")
-        for window in self._windows(train_data):
+        for window in batches.windows(train_data, self.accumulate):
             last = meter.count + 1 == self.plan.steps_per_epoch
             logs = last or (self.step + 1) % self.log_every == 0
             loss, result = self._optimizer_step(window, metrics=metrics, measure_norm=logs)
             self.step += 1
-            meter.add(loss, window[0][1] if len(window) == 1 else sum(size for _, size in window))
+            meter.add(loss, window.samples)
             if result.taken:
                 scheduler.after_step()
             if logs:
@@ -288,59 +256,58 @@ class Trainer:
         return meter.finish() | ({} if metrics is None else metrics.compute("train"))
 
     def _optimizer_step(
-        self, window: Window, *, metrics: MetricBuffer | None = None, measure_norm: bool = False
+        self, window: batches.Window, *, metrics: MetricBuffer | None = None, measure_norm: bool = False
     ) -> tuple[Tensor, StepResult]:
         """Gradients of a window of batches, then one step of the optimizer. Returns the window's mean loss."""
         if self._needs_closure:
             return self._closure_step(window)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         loss = self._backward(window, metrics)
         result = self.engine.step(
             self.optimizer, self._parameters, clip_grad_norm=self.clip_grad_norm, measure_norm=measure_norm
         )
         return loss, result
 
-    def _backward(self, window: Window, metrics: MetricBuffer | None) -> Tensor:
+    def _backward(self, window: batches.Window, metrics: MetricBuffer | None) -> Tensor:
         """Accumulate the gradient of the window's mean loss; each batch weighs as many samples as it holds."""
-        samples = sum(size for _, size in window)
         total: Tensor | None = None
-        for host_batch, size in window:
-            loss, outputs, targets = self._checked_training_step(self.engine.move(host_batch))
-            assert loss is not None
+        for batch, size in zip(window.batches, window.sizes, strict=True):
+            loss, outputs, targets = self._forward(self.engine.move(batch))
             if metrics is not None:
                 metrics.update(outputs, targets)
-            if len(window) > 1:
-                loss = loss * (size / samples)
+            if size != window.samples:
+                loss = loss * (size / window.samples)
             self.engine.backward(loss)
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
         return total
 
-    def _checked_training_step(self, batch: Any) -> StepOutput:
+    def _forward(self, batch: Any) -> tuple[Tensor, Any, Any]:
+        """Loss, outputs and targets of a batch; the first one of a pass is looked at closely."""
         try:
             with self.engine.autocast():
                 output = self.training_step(batch)
+            if isinstance(output, Tensor):
+                output = StepOutput(output)
+            if self.first_batch:
+                steps.check_loss(output, wants_outputs=self.train_metrics is not None and not self._sweeping)
         except Exception as error:
-            if self._first_batch:
-                explain_first_batch(error, batch, "training_step")
+            if self.first_batch:
+                steps.explain_first_batch(error, batch, "training_step")
             raise
-        if isinstance(output, Tensor):
-            output = StepOutput(output)
-        check_loss(output, wants_outputs=self.train_metrics is not None and not self._sweeping)
-        self._first_batch = False
+        self.first_batch = False
+        loss, outputs, targets = output
+        assert loss is not None
         # Reading a number costs nothing on the CPU, so there a bad one is told before it spoils the weights.
-        if self.engine.device.type == "cpu" and not self._sweeping:
-            assert output.loss is not None
-            value = output.loss.item()
-            if not math.isfinite(value):
-                raise FloatingPointError(not_finite_message(value, self.step + 1))
-        return output
+        if self.engine.reads_are_free and not self._sweeping and not math.isfinite(value := loss.item()):
+            raise FloatingPointError(not_finite_message(value, self.step + 1))
+        return loss, outputs, targets
 
-    def _closure_step(self, window: Window) -> tuple[Tensor, StepResult]:
+    def _closure_step(self, window: batches.Window) -> tuple[Tensor, StepResult]:
         losses: list[Tensor] = []
 
         def closure() -> Tensor:
-            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad()
             losses.append(self._backward(window, None))
             return losses[-1]
 
@@ -413,13 +380,13 @@ class Trainer:
         before = self._capture(train_data)
         try:
             self.set_training_mode()
-            self._first_batch = self._sweeping = True
+            self.first_batch = self._sweeping = True
             sweep = range_test(
                 self._sweep_step,
-                lambda: self._windows(train_data),
+                lambda: batches.windows(train_data, self.accumulate),
                 self.optimizer,
                 geometric_rates(start_lr, end_lr, num_steps),
-                read_lag=0 if self.engine.device.type == "cpu" else 2,
+                read_lag=0 if self.engine.reads_are_free else 2,
                 on_step=None if bar is None else lambda step, loss: bar.update(1),
             )
         finally:
@@ -430,70 +397,34 @@ class Trainer:
         self.callbacks.call("on_lr_found", self, result)
         return result
 
-    def _sweep_step(self, window: Window) -> tuple[Tensor, bool]:
+    def _sweep_step(self, window: batches.Window) -> tuple[Tensor, bool]:
         loss, result = self._optimizer_step(window)
         return loss, result.taken
 
     # ---------------------------------------------------------------- evaluation and prediction
 
-    @torch.no_grad()
     def evaluate(self, data: Iterable[Any], *, prefix: str = "val") -> dict[str, float]:
         """Loss (the mean over samples) and metrics on data; nothing is trained, modes come back as they were.
 
         Args:
             data: Batches, as for `fit`.
             prefix: Goes before the names: `{"val/loss": ..., "val/accuracy": ...}`.
-        """
-        check_data(data, "val_data", passes=1)
-        metrics = None if self.metrics is None else MetricBuffer(self.metrics)
-        losses: list[Tensor] = []
-        sizes: list[int] = []
-        first = True
-        with state.preserved_modes(self.model), self.callbacks.running("evaluate", self):
-            self.model.eval()
-            self._first_batch = True
-            for host_batch in data:
-                batch = self.engine.move(host_batch)
-                try:
-                    with self.engine.autocast():
-                        output = self.evaluation_step(batch)
-                    if metrics is not None:
-                        metrics.update(output.outputs, output.targets)
-                except Exception as error:
-                    if first:
-                        explain_first_batch(error, batch, "evaluation_step")
-                    raise
-                first = self._first_batch = False
-                if output.loss is not None:
-                    losses.append(output.loss)
-                    sizes.append(batches.batch_size(host_batch) or 1)
-        if first:
-            raise ValueError("val_data: got a loader that yields no batches; give it at least one")
-        figures: dict[str, float] = {}
-        if losses:
-            weights = torch.tensor(sizes, dtype=torch.float64)
-            values = torch.stack(losses).to("cpu", torch.float64)
-            figures[f"{prefix}/loss"] = float((values * weights).sum() / weights.sum())
-        return figures | ({} if metrics is None else metrics.compute(prefix))
 
-    @torch.no_grad()
+        Raises:
+            ValueError: The data are empty, or the first batch can't be evaluated.
+        """
+        return evaluation.evaluate(self, data, prefix)
+
     def predict(self, data: Iterable[Any]) -> Any:
         """The model's outputs for all batches, joined along the first dimension, on the CPU, in float32.
 
         Args:
             data: Batches of inputs, or of `(inputs, targets)`, of which the targets are left out.
+
+        Raises:
+            ValueError: The data are empty, or the model can't take the first batch.
         """
-        check_data(data, "data", passes=1)
-        parts = []
-        with state.preserved_modes(self.model):
-            self.model.eval()
-            for host_batch in data:
-                with self.engine.autocast():
-                    outputs = self.prediction_step(self.engine.move(host_batch))
-                parts.append(batches.to_host(outputs))
-        if not parts:
-            raise ValueError("data: got a loader that yields no batches; give it at least one")
-        return batches.concatenate(parts)
+        return evaluation.predict(self, data)
 
     # ---------------------------------------------------------------- files
 
@@ -535,36 +466,12 @@ class Trainer:
         for callback in self.callbacks.callbacks:
             callback.close()
 
-    # ---------------------------------------------------------------- what callbacks ask for
-
-    @property
-    def metric_names(self) -> list[str]:
-        """The names of metrics in the history: `train/...`, `val/...`."""
-        pairs = (("train", self.train_metrics), ("val", self.metrics))
-        return [f"{prefix}/{name}" for prefix, metrics in pairs if metrics is not None for name in metrics]
-
-    def settings(self) -> dict[str, str | int | float | bool]:
-        """What this run was set up with, as plain values."""
-        schedule = self.optimizer.schedule
-        return {
-            "model": type(self.model).__name__,
-            "parameters": sum(parameter.numel() for parameter in self._parameters),
-            "optimizer": type(self.optimizer.optimizer).__name__,
-            "learning_rate": self.optimizer.base_learning_rate,
-            "schedule": "none" if schedule is None else getattr(schedule, "__name__", type(schedule).__name__),
-            "epochs": self.plan.epochs,
-            "accumulate": self.accumulate,
-            "clip_grad_norm": self.clip_grad_norm or 0.0,
-            "precision": self.engine.precision,
-            "device": str(self.engine.device),
-        }
-
     # ---------------------------------------------------------------- helpers
 
-    def _windows(self, data: Iterable[Any]) -> Iterator[Window]:
-        """The batches of each optimizer step, with their numbers of samples."""
-        for window in batches.windows(data, self.accumulate):
-            yield [(batch, batches.batch_size(batch) or 1) for batch in window]
+    @property
+    def _should_check_labels(self) -> bool:
+        """On an accelerator, where the loss can't raise for a bad label, look at the labels of the first batch."""
+        return self.first_batch and not self.engine.reads_are_free
 
     def _count_steps(self, data: Any, steps_per_epoch: int | None) -> int | None:
         batch_count = length(data)
@@ -595,10 +502,3 @@ class Trainer:
             if self.step == step:
                 before.restore()
             raise
-
-
-def _field(outputs: Any, name: str, default: Any) -> Any:
-    """A field of a model's outputs, which may be a dictionary or an object (Hugging Face has both in one)."""
-    if isinstance(outputs, dict):
-        return outputs.get(name, default)
-    return default if isinstance(outputs, Tensor) else getattr(outputs, name, default)

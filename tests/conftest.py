@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from mxtorch import Callback, ScheduledOptim, Trainer
+
 matplotlib.use("Agg")
 
 
@@ -38,3 +40,41 @@ def loader(two_moons) -> DataLoader:
 def net() -> nn.Module:
     """Batch normalisation and dropout: state besides the parameters, randomness in the step."""
     return nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2))
+
+
+@pytest.fixture
+def make():
+    """Makes a trainer on the CPU, with momentum, as `make(net, loss, lr=0.1, **options)`."""
+
+    def make_trainer(net: nn.Module, loss=None, lr: float = 0.1, **options) -> Trainer:
+        optimizer = ScheduledOptim(torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9))
+        options = {"device": "cpu", "progress": False} | options
+        return Trainer(net, nn.CrossEntropyLoss() if loss is None else loss, optimizer, **options)
+
+    return make_trainer
+
+
+@pytest.fixture
+def weights():
+    """Copies a network's parameters."""
+    return lambda net: [parameter.detach().clone() for parameter in net.parameters()]
+
+
+class Recorder(Callback):
+    """Writes down every hook that is called."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+
+def _recording(hook: str):
+    return lambda self, *arguments: self.events.append(hook)
+
+
+for _hook in [name for name in vars(Callback) if name.startswith("on_")]:
+    setattr(Recorder, _hook, _recording(_hook))
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()

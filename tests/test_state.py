@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 
 import numpy as np
 import pytest
@@ -38,13 +39,23 @@ class Counting(nn.Module):
         self.register_buffer("mean", torch.zeros(16))
         self.calls = 0
         self.last = torch.zeros(1)
+        self.seen = {"losses": [], "means": {}}
+        self.recent = deque([0.0], maxlen=3)
+        self.counts = np.zeros(2)
+        self.noise = torch.Generator().manual_seed(2)
 
     def forward(self, inputs):
         self.calls += 1
         if self.training:
             self.mean = 0.9 * self.mean + 0.1 * inputs.detach().mean(0)
             self.last.copy_(inputs.detach().mean())
-        return inputs - self.mean + 1e-3 * self.calls + self.last
+            self.seen["losses"].append(float(self.last))
+            self.seen["means"].setdefault("first", self.last.clone()).mul_(0.9)
+            self.recent.append(float(self.last))
+            self.counts += 1
+        kept = sum(self.seen["losses"][-2:]) + sum(self.recent) + float(self.counts.sum())
+        noise = torch.rand((), generator=self.noise)
+        return inputs - self.mean + 1e-3 * (self.calls + kept + noise) + self.last
 
 
 def make(kind, *, precision="fp32", accumulate=1, rate=0.05):
@@ -70,7 +81,9 @@ def make_loader(**settings):
 def everything(trainer):
     """All numbers that training left, as one list of tensors."""
     values = [tensor.clone() for tensor in trainer.model.state_dict().values()]
-    values += [torch.tensor(trainer.model[4].calls), trainer.model[4].last.clone()]
+    counting = trainer.model[4]
+    values += [torch.tensor(counting.calls), counting.last.clone(), counting.seen["means"]["first"].clone()]
+    values += [torch.tensor(counting.seen["losses"]), torch.tensor(counting.recent), torch.from_numpy(counting.counts)]
     for entry in trainer.optimizer.state.values():
         values += [value.clone() for value in entry.values() if isinstance(value, torch.Tensor)]
     values += [torch.tensor(trainer.optimizer.learning_rates), torch.tensor(trainer.optimizer.current_steps)]
@@ -153,6 +166,33 @@ def test_no_trace_in_mid_training(options, sweep):
     kind = torch.optim.SGD
     first = run(make(kind, **options), make_loader(), sweep=None, before=before)
     assert_same(first, run(make(kind, **options), make_loader(), sweep=sweep, before=before))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_no_trace_of_a_sweep_that_ends_in_the_optimizers_step(precision):
+    """With fp16 the scaler has unscaled the gradients by then, and must forget it."""
+
+    def before(trainer, loader):
+        trainer.fit(loader, epochs=1)
+
+    def sweep(trainer, loader):
+        steps = []
+
+        def interrupt(*_):
+            steps.append(1)
+            if len(steps) == 5:
+                raise KeyboardInterrupt
+
+        handle = trainer.optimizer.register_step_pre_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            find(trainer, loader)
+        handle.remove()
+
+    def settings():
+        return make(torch.optim.Adam, precision=precision), make_loader()
+
+    first = run(*settings(), sweep=None, before=before)
+    assert_same(first, run(*settings(), sweep=sweep, before=before))
 
 
 @pytest.mark.parametrize("sweep", [find, interrupted(KeyboardInterrupt())], ids=["whole", "ctrl-c"])

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
 
 class ProgressBar(Callback):
-    """A bar for each epoch (loss, rate, samples/s) and a line for each finished one (metrics too).
+    """A bar for each epoch (loss, rate, samples/s, the last epoch's metrics) and a line for each finished one.
 
     Where the output is neither a terminal nor a notebook, the lines alone are printed.
     """
 
     def __init__(self) -> None:
         self._bar: Any = None
+        self._metrics: dict[str, float] = {}
 
     def on_epoch_start(self, trainer: Trainer) -> None:
         """Open the bar."""
@@ -33,11 +34,12 @@ class ProgressBar(Callback):
 
     def on_log(self, trainer: Trainer, record: Mapping[str, float]) -> None:
         """Show the newest figures."""
-        self._bar.set_postfix_str(summary(record), refresh=False)
+        self._bar.set_postfix_str(summary({**record, **self._metrics}), refresh=False)
 
     def on_epoch_complete(self, trainer: Trainer, row: Mapping[str, float]) -> None:
         """Print the epoch's line."""
         self._bar.close()
+        self._metrics = {name: value for name, value in row.items() if "/" in name and name != "train/loss"}
         plan = trainer.plan
         self._bar.write(f"epoch {plan.epoch + 1}/{plan.epochs}  {summary(row)}")
 

@@ -44,9 +44,9 @@ class TensorBoard(Callback):
             return
         from torch.utils.tensorboard.summary import hparams
 
-        names = ["train/loss", *(["val/loss", *trainer.metric_names] if trainer.plan.validates else [])]
+        names = ["train/loss", *(["val/loss"] if trainer.plan.validates else []), *_metric_names(trainer)]
         experiment, started, self._finished = hparams(  # type: ignore[no-untyped-call]
-            trainer.settings(), dict.fromkeys(names, 0.0)
+            _settings(trainer), dict.fromkeys(names, 0.0)
         )
         self.writer.file_writer.add_summary(experiment)
         self.writer.file_writer.add_summary(started)
@@ -57,7 +57,7 @@ class TensorBoard(Callback):
 
     def on_epoch_complete(self, trainer: Trainer, row: Mapping[str, float]) -> None:
         """Write the epoch's metrics."""
-        names = [name for name in row if name.startswith("val/") or name in trainer.metric_names]
+        names = [name for name in row if name.startswith("val/") or name in _metric_names(trainer)]
         self._write({name: row[name] for name in names}, trainer.step)
 
     def on_lr_found(self, trainer: Trainer, result: LRFinderResult) -> None:
@@ -92,3 +92,28 @@ class TensorBoard(Callback):
 
         figures = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self.writer.file_writer.add_summary(Summary(value=figures), step)
+
+
+def _settings(trainer: Trainer) -> dict[str, str | int | float | bool]:
+    """What the run was set up with, as the plain values that hparams take."""
+    schedule = trainer.optimizer.schedule
+    return {
+        "model": type(trainer.model).__name__,
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "optimizer": type(trainer.optimizer.optimizer).__name__,
+        "learning_rate": trainer.optimizer.base_learning_rate,
+        "schedule": "none" if schedule is None else getattr(schedule, "__name__", type(schedule).__name__),
+        "epochs": trainer.plan.epochs,
+        "accumulate": trainer.accumulate,
+        "clip_grad_norm": trainer.clip_grad_norm or 0.0,
+        "precision": trainer.engine.precision,
+        "device": str(trainer.engine.device),
+    }
+
+
+def _metric_names(trainer: Trainer) -> list[str]:
+    """The names that metrics have in the history: `train/...`, and `val/...` in a run that validates."""
+    train = [] if trainer.train_metrics is None else [f"train/{name}" for name in trainer.train_metrics]
+    if trainer.metrics is None or not trainer.plan.validates:
+        return train
+    return train + [f"val/{name}" for name in trainer.metrics]

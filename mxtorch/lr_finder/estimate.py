@@ -40,7 +40,6 @@ class Estimate:
         advice: What to do, in a sentence.
         bounds: The min and max of a cyclic schedule: where the loss begins to fall, where it stops (Smith 2015,
             sec. 3.3). None without a suggestion.
-        rules: What the well-known rules say: `steepest`, `valley`, `minimum` (a tenth of the lowest point's rate).
         smoothed: The running median of the losses.
     """
 
@@ -49,7 +48,6 @@ class Estimate:
     suggestions: dict[Use, float] = field(default_factory=dict)
     intervals: dict[Use, tuple[float, float]] = field(default_factory=dict)
     bounds: tuple[float, float] | None = None
-    rules: dict[str, float] = field(default_factory=dict)
     smoothed: tuple[float, ...] = ()
 
 
@@ -61,7 +59,7 @@ def estimate(rates: Sequence[float], losses: Sequence[float], *, ended_early: bo
         losses: The training loss at each of them; cut at the first that is not finite.
         ended_early: Whether the sweep was stopped by divergence, so that the curve does reach its edge.
     """
-    rate, loss = _clean(rates, losses)
+    rate, loss = clean(rates, losses)
     ended_early = ended_early or len(loss) < len(losses)
     if len(loss) < FEWEST_STEPS:
         at_start = ended_early and len(loss) > 0
@@ -73,7 +71,6 @@ def estimate(rates: Sequence[float], losses: Sequence[float], *, ended_early: bo
             smoothed=tuple(running_median(loss).tolist()),
         )
     smoothed = running_median(loss)
-    rules = well_known_rules(rate, smoothed)
     noise = 1.4826 * float(np.median(np.abs(loss - smoothed)))
     start = max(5, len(smoothed) // 10)
     plateau = float(np.median(smoothed[:start]))
@@ -81,7 +78,7 @@ def estimate(rates: Sequence[float], losses: Sequence[float], *, ended_early: bo
     drop = plateau - float(smoothed[lowest]) if lowest >= start else 0.0
 
     def without_number(status: Status, advice: str) -> Estimate:
-        return Estimate(status, advice, rules=rules, smoothed=tuple(smoothed.tolist()))
+        return Estimate(status, advice, smoothed=tuple(smoothed.tolist()))
 
     if drop <= max(DROP_IN_NOISE * noise, SMALLEST_RELATIVE_DROP * abs(plateau)):
         if ended_early and lowest < len(loss) // 5:
@@ -110,7 +107,6 @@ def estimate(rates: Sequence[float], losses: Sequence[float], *, ended_early: bo
             for use, suggestion in suggestions.items()
         },
         bounds=(min(falls_from, edge / 4), edge),
-        rules=rules,
         smoothed=tuple(smoothed.tolist()),
     )
 
@@ -119,38 +115,16 @@ def running_median(values: Floats, width: int = MEDIAN_WIDTH) -> Floats:
     """The median of `width` neighbours; at the ends of as many as there are on both sides."""
     half = width // 2
     result = np.empty_like(values)
+    if len(values) >= width:
+        result[half:-half] = np.median(np.lib.stride_tricks.sliding_window_view(values, width), axis=1)
     for index in range(len(values)):
         reach = min(half, index, len(values) - 1 - index)
-        result[index] = np.median(values[index - reach : index + reach + 1])
+        if reach < half:
+            result[index] = np.median(values[index - reach : index + reach + 1])
     return result
 
 
-def well_known_rules(rate: Floats, smoothed: Floats) -> dict[str, float]:
-    """What the rules in common use would say of this curve."""
-    lowest = int(np.argmin(smoothed))
-    slopes = np.gradient(smoothed, np.log(rate))
-    start, end = longest_descent(smoothed)
-    return {
-        "steepest": float(rate[int(np.argmin(slopes[: max(lowest + 1, 2)]))]),
-        "valley": float(rate[start + (end - start) // 2]),
-        "minimum": float(max(rate[lowest] / 10, rate[0])),
-    }
-
-
-def longest_descent(values: Floats) -> tuple[int, int]:
-    """First and last index of the longest decreasing subsequence (the rule fastai calls *valley*)."""
-    length = np.ones(len(values), dtype=np.int64)
-    first = np.arange(len(values))
-    for index in range(1, len(values)):
-        above = np.flatnonzero(values[:index] > values[index])
-        if len(above):
-            best = above[int(np.argmax(length[above]))]
-            length[index], first[index] = length[best] + 1, first[best]
-    last = int(np.argmax(length))
-    return int(first[last]), last
-
-
-def _clean(rates: Sequence[float], losses: Sequence[float]) -> tuple[Floats, Floats]:
+def clean(rates: Sequence[float], losses: Sequence[float]) -> tuple[Floats, Floats]:
     """The points before the first loss that is not finite, sorted, one a rate."""
     rate = np.asarray(rates, dtype=np.float64)
     loss = np.asarray(losses, dtype=np.float64)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mxtorch import schedules
 from mxtorch.lr_finder.estimate import Estimate, Status, Use, estimate
+from mxtorch.lr_finder.rules import well_known_rules
 from mxtorch.lr_finder.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -82,8 +83,8 @@ class LRFinderResult:
 
     @property
     def rules(self) -> dict[str, float]:
-        """What `steepest`, `valley` and `minimum` would have said."""
-        return self.reading.rules
+        """What `steepest`, `valley` and `minimum`, the rules in common use, would have said."""
+        return well_known_rules(self.rates, self.losses)
 
     def suggestion_for(self, schedule: str | schedules.Schedule) -> float:
         """The rate for a schedule: its constant value, or its peak.
@@ -118,6 +119,7 @@ class LRFinderResult:
             "rates": self.rates,
             "losses": self.losses,
             **asdict(self.reading),
+            "rules": self.rules,
         }
         text = json.dumps(content, indent=1)
         if path is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
 from collections import deque
@@ -17,6 +16,8 @@ from mxtorch.optim import ScheduledOptim
 MOST_SKIPS_IN_A_ROW = 40
 # Divergence is judged on the median of this many losses: one bad batch is no divergence.
 DIVERGENCE_WINDOW = 5
+# The noise is the median change between neighbours in this many losses.
+NOISE_WINDOW = 50
 
 
 class Sweep(NamedTuple):
@@ -57,6 +58,7 @@ def range_test(
     optimizer.schedule = None
     unread: deque[Tensor] = deque()
     losses: list[float] = []
+    watch = DivergenceWatch()
     batches = _endless(windows)
     skipped = 0
     stop_reason = "completed"
@@ -71,7 +73,7 @@ def range_test(
             losses.append(loss)
             if on_step is not None:
                 on_step(len(losses), loss)
-            if has_diverged(losses):
+            if watch.has_diverged(loss):
                 stop_reason = "diverged"
                 return False
         return True
@@ -95,21 +97,35 @@ def range_test(
     return Sweep(rates[: len(losses)], losses, stop_reason)
 
 
-def has_diverged(losses: list[float]) -> bool:
-    """Whether the last losses stand clearly above where the sweep began.
+class DivergenceWatch:
+    """Tells when losses stand clearly above where the sweep began.
 
     The yardstick is the largest of the drop so far and the noise, not a multiple of the loss: losses may be
     negative, and near zero. A single spike does not count.
     """
-    if len(losses) < 2 * DIVERGENCE_WINDOW:
-        return False
-    start = statistics.median(losses[:DIVERGENCE_WINDOW])
-    now = statistics.median(losses[-DIVERGENCE_WINDOW:])
-    if now <= start:
-        return False
-    best = min(losses)
-    noise = statistics.median(abs(a - b) for a, b in itertools.pairwise(losses[-50:]))
-    return now - start > 2 * max(start - best, 4 * noise, 0.01 * abs(start))
+
+    def __init__(self) -> None:
+        self._first: list[float] = []
+        self._last: deque[float] = deque(maxlen=DIVERGENCE_WINDOW)
+        self._changes: deque[float] = deque(maxlen=NOISE_WINDOW)
+        self._start = math.nan
+        self._best = math.inf
+
+    def has_diverged(self, loss: float) -> bool:
+        """Take the next loss, and judge."""
+        if self._last:
+            self._changes.append(abs(loss - self._last[-1]))
+        self._last.append(loss)
+        self._best = min(self._best, loss)
+        if len(self._first) < DIVERGENCE_WINDOW:
+            self._first.append(loss)
+            self._start = statistics.median(self._first)
+        if len(self._changes) < 2 * DIVERGENCE_WINDOW - 1:
+            return False
+        rise = sorted(self._last)[DIVERGENCE_WINDOW // 2] - self._start
+        if rise <= 2 * max(self._start - self._best, 0.01 * abs(self._start)):
+            return False
+        return rise > 8 * statistics.median(self._changes)
 
 
 def _endless(windows: Callable[[], Iterable[Any]]) -> Generator[Any, None, None]:

@@ -1,0 +1,76 @@
+"""Passes over data in which nothing is trained: evaluation and prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mxtorch import batches, state
+from mxtorch.checks import check_data
+from mxtorch.metrics import MetricBuffer
+from mxtorch.steps import StepOutput, explain_first_batch
+
+if TYPE_CHECKING:
+    from mxtorch.trainer import Trainer
+
+
+@torch.no_grad()
+def evaluate(trainer: Trainer, data: Iterable[Any], prefix: str) -> dict[str, float]:
+    """Loss (the mean over samples) and metrics of `evaluation_step` on data; see `Trainer.evaluate`."""
+    check_data(data, "data", passes=1)
+    metrics = None if trainer.metrics is None else MetricBuffer(trainer.metrics)
+    losses: list[Tensor] = []
+    sizes: list[int] = []
+    with state.preserved_modes(trainer.model), trainer.callbacks.running("evaluate", trainer):
+        trainer.model.eval()
+        trainer.first_batch = True
+        for host_batch in data:
+            batch = trainer.engine.move(host_batch)
+            try:
+                with trainer.engine.autocast():
+                    output = trainer.evaluation_step(batch)
+                if isinstance(output, Tensor):
+                    output = StepOutput(output)
+                if metrics is not None:
+                    metrics.update(output.outputs, output.targets)
+            except Exception as error:
+                if trainer.first_batch:
+                    explain_first_batch(error, batch, "evaluation_step")
+                raise
+            trainer.first_batch = False
+            if output.loss is not None:
+                losses.append(output.loss)
+                sizes.append(batches.batch_size(host_batch) or 1)
+    if trainer.first_batch:
+        raise ValueError("data: got a loader that yields no batches; give it at least one")
+    figures: dict[str, float] = {}
+    if losses:
+        weights = torch.tensor(sizes, dtype=torch.float64)
+        values = torch.stack(losses).to("cpu", torch.float64)
+        figures[f"{prefix}/loss"] = float((values * weights).sum() / weights.sum())
+    return figures | ({} if metrics is None else metrics.compute(prefix))
+
+
+@torch.no_grad()
+def predict(trainer: Trainer, data: Iterable[Any]) -> Any:
+    """The outputs of `prediction_step` for all batches, joined; see `Trainer.predict`."""
+    check_data(data, "data", passes=1)
+    parts: list[Any] = []
+    with state.preserved_modes(trainer.model):
+        trainer.model.eval()
+        for host_batch in data:
+            batch = trainer.engine.move(host_batch)
+            try:
+                with trainer.engine.autocast():
+                    outputs = trainer.prediction_step(batch)
+            except Exception as error:
+                if not parts:
+                    explain_first_batch(error, batch, "prediction_step")
+                raise
+            parts.append(batches.to_host(outputs))
+    if not parts:
+        raise ValueError("data: got a loader that yields no batches; give it at least one")
+    return batches.concatenate(parts)
