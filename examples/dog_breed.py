@@ -149,13 +149,14 @@ def draw_predictions(probabilities: torch.Tensor, samples: Samples, count: int =
 
     confidence, predicted = probabilities.max(1)
     labels = torch.tensor([label for _, label in samples.val])
-    order = sorted(range(len(labels)), key=lambda i: (bool(predicted[i] == labels[i]), i * 7919 % len(labels)))[:count]
+    mixed = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).tolist()
+    order = sorted(mixed, key=lambda index: bool(predicted[index] == labels[index]))[:count]
     figure, axes = plt.subplots(4, 5, figsize=(13, 11.5), layout="constrained")
     for panel, index in zip(axes.flat, order, strict=False):
         right = bool(predicted[index] == labels[index])
         with Image.open(samples.val[index][0]) as picture:
             panel.imshow(picture.convert("RGB"))
-        name, truth = samples.classes[int(predicted[index])], samples.classes[int(labels[index])]
+        name, truth = (samples.classes[int(label[index])].replace("_", " ") for label in (predicted, labels))
         title = f"{name} {confidence[index]:.0%}" + ("" if right else f"\nis {truth}")
         panel.set_title(title, fontsize=9, color="#2a7f3f" if right else "#c0272d")
         for spine in panel.spines.values():

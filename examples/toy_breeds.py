@@ -46,7 +46,7 @@ BREEDS: tuple[Breed, ...] = (
     Breed("Northgate Shepherd", (166, 116, 70), (46, 38, 34), "saddle", "pricked", 0.58, 0.92, 1.55, "plume"),
     Breed("Pepper Dane", (238, 236, 232), (38, 36, 38), "spots", "floppy", 0.54, 1.15, 1.45, "whip"),
     Breed("Quarry Boxer", (172, 108, 62), (58, 36, 26), "stripes", "bat", 0.24, 0.92, 1.40, "docked"),
-    Breed("Silver Chipper", (176, 178, 184), (120, 122, 130), "mask", "bat", 0.26, 0.50, 1.10, "curled"),
+    Breed("Slate Chipper", (112, 122, 142), (74, 80, 96), "mask", "bat", 0.26, 0.50, 1.10, "curled"),
 )
 
 
@@ -115,10 +115,12 @@ class _Dog:
         self.second = _varied(breed.second, rng, 12)
         self.height = side * rng.uniform(0.24, 0.31)  # of the body
         self.length = self.height * breed.body * 1.12
-        total = self.length + self.height * (0.9 + breed.snout)
-        self.height *= min(1.0, 0.92 * side / total)
-        self.length *= min(1.0, 0.92 * side / total)
-        self.x = side * 0.5 - self.length * 0.60 + side * rng.uniform(-0.06, 0.06)  # the rump
+        # From the tip of the tail to the nose it stays within the picture, somewhere.
+        behind = 0.9 if breed.tail in ("whip", "plume") else 0.3
+        total = self.length + self.height * (behind + 0.7 + breed.snout)
+        fitting = min(1.0, 0.94 * side / total)
+        self.height, self.length, total = self.height * fitting, self.length * fitting, total * fitting
+        self.x = self.height * behind + (side - total) * rng.uniform(0.15, 0.85)  # the rump
         self.y = side * rng.uniform(0.40, 0.52)  # the back
         self.image = Image.new("RGBA", (side, side), (*self.coat, 0))
         self.pen = ImageDraw.Draw(self.image)
@@ -214,7 +216,7 @@ class _Dog:
         face = self.second if breed.pattern == "mask" else _shade(self.coat, 1.04)
         head = self.second if breed.pattern in ("spots", "patches") and rng.random() < 0.3 else self.coat
         if breed.ears in ("pricked", "bat"):
-            self._ear(x - skull * 0.10, y, skull, _shade(head, 0.7))
+            self._ear(x + skull * 0.10, y, skull, _shade(head, 0.7))
         self._oval(x, y, skull, skull * 0.95, head)
         tip_x, tip_y = x + skull * 0.32 + height * breed.snout, y + skull * 0.16 + height * nod
         self._thick_line([(x + skull * 0.16, y + skull * 0.14), (tip_x, tip_y)], skull * 0.42, face)
@@ -226,7 +228,7 @@ class _Dog:
         )
         self._oval(x + skull * 0.14, y - skull * 0.12, skull * 0.15, skull * 0.16, (32, 24, 20))
         self._oval(x + skull * 0.17, y - skull * 0.15, skull * 0.05, skull * 0.05, (250, 250, 250))
-        self._ear(x - skull * 0.16, y, skull, _shade(head, 0.84))
+        self._ear(x - skull * 0.20, y, skull, _shade(head, 0.84))
 
     def _ear(self, x: float, y: float, skull: float, colour: Colour) -> None:
         lean = self.rng.uniform(-0.06, 0.06) * skull
@@ -243,11 +245,11 @@ class _Dog:
                 fill=colour,
             )
         else:
-            tall, wide = (0.55, 0.17) if self.breed.ears == "pricked" else (0.72, 0.27)
+            tall, wide = (0.55, 0.17) if self.breed.ears == "pricked" else (0.62, 0.22)
             base, tip = y - skull * 0.3, (x + lean, y - skull * (0.35 + tall))
             self.pen.polygon([(x - skull * wide, base), tip, (x + skull * wide, base)], fill=colour)
-            if self.breed.ears == "bat":
-                self._oval(tip[0], tip[1] + skull * 0.2, skull * 0.32, skull * 0.4, colour)
+            if self.breed.ears == "bat":  # large, with round tips
+                self._oval(tip[0], tip[1] + skull * 0.3, skull * 0.34, skull * 0.66, colour)
 
 
 def _background(rng: random.Random, side: int) -> Image.Image:

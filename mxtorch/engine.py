@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -95,6 +95,24 @@ class LocalEngine:
         if self._autocast_type is None:
             return self._no_autocast
         return torch.autocast(self.device.type, dtype=self._autocast_type)
+
+    def read_later(self, value: Tensor) -> Callable[[], float]:
+        """Begin to read a scalar tensor; what is returned waits for it and gives the number.
+
+        `item()` waits for all work queued by then, this for the work up to here alone.
+        """
+        if self.device.type != "cuda":
+            return value.item
+        host = torch.empty((), dtype=value.dtype, pin_memory=True)
+        host.copy_(value.detach(), non_blocking=True)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record()
+
+        def read() -> float:
+            copied.synchronize()
+            return host.item()
+
+        return read
 
     def backward(self, loss: Tensor) -> None:
         """Backpropagate, scaled when a gradient scaler is in use."""

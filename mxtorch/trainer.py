@@ -397,9 +397,9 @@ class Trainer:
         self.callbacks.call("on_lr_found", self, result)
         return result
 
-    def _sweep_step(self, window: batches.Window) -> tuple[Tensor, bool]:
+    def _sweep_step(self, window: batches.Window) -> tuple[Callable[[], float], bool]:
         loss, result = self._optimizer_step(window)
-        return loss, result.taken
+        return self.engine.read_later(loss), result.taken
 
     # ---------------------------------------------------------------- evaluation and prediction
 

@@ -44,7 +44,8 @@ class TensorBoard(Callback):
             return
         from torch.utils.tensorboard.summary import hparams
 
-        names = ["train/loss", *(["val/loss"] if trainer.plan.validates else []), *_metric_names(trainer)]
+        # What matters most first: the table of the hparams tab begins with it.
+        names = [*reversed(_metric_names(trainer)), *(["val/loss"] if trainer.plan.validates else []), "train/loss"]
         experiment, started, self._finished = hparams(  # type: ignore[no-untyped-call]
             _settings(trainer), dict.fromkeys(names, 0.0)
         )

@@ -8,8 +8,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from mxtorch.optim import ScheduledOptim
 
 # fp16's scaler halves its scale on each overflow, from 2**16 down: more skips in a row are no start-up any more.
@@ -34,7 +32,7 @@ def geometric_rates(start: float, end: float, count: int) -> list[float]:
 
 
 def range_test(
-    take_step: Callable[[Any], tuple[Tensor, bool]],
+    take_step: Callable[[Any], tuple[Callable[[], float], bool]],
     windows: Callable[[], Iterable[Any]],
     optimizer: ScheduledOptim,
     rates: list[float],
@@ -48,7 +46,7 @@ def range_test(
     tried again at the same rate. The caller restores what the steps change.
 
     Args:
-        take_step: Takes a window of batches; returns the loss, on its device, and whether the step was taken.
+        take_step: Takes a window of batches; returns a function that reads the loss, and whether the step was taken.
         windows: Opens the data; called again when it runs out.
         optimizer: Its schedule is set aside.
         rates: The rates, rising.
@@ -56,7 +54,7 @@ def range_test(
         on_step: Called with the step and its loss, for a progress bar.
     """
     optimizer.schedule = None
-    unread: deque[Tensor] = deque()
+    unread: deque[Callable[[], float]] = deque()
     losses: list[float] = []
     watch = DivergenceWatch()
     batches = _endless(windows)
@@ -66,7 +64,7 @@ def range_test(
     def read(until: int) -> bool:
         nonlocal stop_reason
         while len(unread) > until:
-            loss = unread.popleft().item()
+            loss = unread.popleft()()
             if not math.isfinite(loss):
                 stop_reason = "non_finite"
                 return False
@@ -80,15 +78,15 @@ def range_test(
 
     for rate in rates:
         optimizer.set_learning_rate(rate)
-        loss, taken = take_step(next(batches))
+        read_loss, taken = take_step(next(batches))
         while not taken and skipped < MOST_SKIPS_IN_A_ROW:
             skipped += 1
-            loss, taken = take_step(next(batches))
+            read_loss, taken = take_step(next(batches))
         if not taken:
             stop_reason = "overflow"
             break
         skipped = 0
-        unread.append(loss)
+        unread.append(read_loss)
         if not read(until=read_lag):
             break
     if stop_reason in ("completed", "overflow"):
