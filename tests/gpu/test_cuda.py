@@ -16,6 +16,7 @@ from mxtorch import Callback, ScheduledOptim, Trainer, state
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),
 ]
 
 MODES = {
@@ -100,6 +101,7 @@ def test_evaluation_agrees_with_the_cpu(pictures):
     assert on_gpu["val/loss"] == pytest.approx(on_cpu["val/loss"], rel=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")  # of the compiler's own imports
 def test_compiled_in_place(pictures):
     names = list(build().state_dict())
     trainer = make(precision="bf16", compile=True)
