@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import dataclasses
 import gc
 import importlib.metadata
 import importlib.util
 import json
 import logging
+import multiprocessing
 import os
 import platform
 import statistics
@@ -146,6 +148,7 @@ def run_accelerate(net: nn.Module, data: Any, device: torch.device) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(mixed_precision="bf16", cpu=device.type == "cpu")
     loss = nn.CrossEntropyLoss()
+    net = copy.deepcopy(net)  # it wraps `forward` in place
     prepared, optimizer = accelerator.prepare(net, _optimizer(net))
     prepared.train()
     for host_images, host_labels in data:
@@ -154,7 +157,6 @@ def run_accelerate(net: nn.Module, data: Any, device: torch.device) -> None:
         optimizer.zero_grad()
         accelerator.backward(loss(prepared(images), labels))
         optimizer.step()
-    accelerator.unwrap_model(net, keep_fp32_wrapper=False)  # it had put its autocast around forward
 
 
 def run_lightning(net: nn.Module, data: Any, device: torch.device) -> None:
@@ -238,7 +240,7 @@ def measure_rates(
     names = [name for name, (module, _) in CONTENDERS.items() if not module or importlib.util.find_spec(module)]
     if compiled:
         net.compile()  # in place: all contenders run the same code
-        names.remove("accelerate")  # it wraps `forward` anew in every run, which compiles again
+        names.remove("accelerate")  # its copy would be compiled again in every run
     images: dict[str, list[float]] = {name: [] for name in names}
     run_bare(net, [batch] * 4, device)  # compilation, the choice of algorithms, the allocator's pool
     for number in range(rounds):
@@ -259,6 +261,7 @@ def measure_rates(
             "images_per_second": statistics.median(images[name]),
             "ratio_to_bare": statistics.median(a / b for a, b in zip(images[name], images["bare"], strict=True)),
             "fraction_of_ceiling": statistics.median(images[name]) * flops / 1e12 / peak,
+            "rounds": " ".join(f"{rate:.0f}" for rate in images[name]),
         }
         for name in names
     ]
@@ -274,6 +277,7 @@ def measure_find_lr(setting: Setting, device: torch.device, rounds: int, steps: 
             net = build(setting, device)
             trainer = make_trainer(net, device)
             run_bare(net, [batch] * 3, device)
+            net.zero_grad()
             gc.collect()
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
@@ -309,7 +313,8 @@ def _draw(task: tuple[str, int]) -> None:
 
 def draw_files(folder: Path, count: int) -> list[Path]:
     """JPEG files of 500 pixels."""
-    with ProcessPoolExecutor(initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    # Not forked: CUDA and OpenMP run in this process already.
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         list(pool.map(_draw, [(str(folder), number) for number in range(count)], chunksize=8))
     return [folder / f"{number}.jpg" for number in range(count)]
 
