@@ -4,7 +4,8 @@
 
 All contenders train the same network on the same prepared batches, in one process, interleaved. Each round measures
 two lengths of a run, so that what a run costs once cancels out. A ratio is to the bare loop of the same round; medians
-are over the rounds. The peers have logging, progress bars and checkpoints switched off; mxtorch has its loss, schedule
+are over the rounds. A further table is of find_lr with its 100 steps, what it costs once included, beside 100 steps of
+the bare loop. The peers have logging, progress bars and checkpoints switched off; mxtorch has its loss, schedule
 and TensorBoard on.
 """
 
@@ -71,7 +72,7 @@ class Handed:
 
 
 def _mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
+    return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
 
 
 def _resnet18() -> nn.Module:
@@ -276,6 +277,27 @@ def measure(workload: Workload, names: list[str], rounds: int) -> list[dict[str,
     ]
 
 
+def measure_find_lr(workload: Workload, rounds: int, steps: int = 100) -> dict[str, float]:
+    """A range test as it is called, beside as many bare steps and one copy of the state, in milliseconds."""
+    torch.set_num_threads(workload.threads)
+    bare, found, copies = [], [], []
+    for _ in range(rounds):
+        bare.append(seconds(run_bare, workload, steps))
+        found.append(seconds(run_find_lr, workload, steps))
+        copies.append(seconds(_copy_state, workload, 1))
+    return {
+        "bare": 1e3 * statistics.median(bare),
+        "state_copy": 1e3 * statistics.median(copies),
+        "find_lr": 1e3 * statistics.median(found),
+        "ratio": statistics.median((f - c) / b for f, b, c in zip(found, bare, copies, strict=True)),
+    }
+
+
+def _copy_state(net: nn.Module, _: Batches) -> None:
+    for tensor in net.state_dict().values():
+        tensor.clone()
+
+
 def machine() -> str:
     """Processor, cores and versions, in a line."""
     processor = platform.processor() or platform.machine()
@@ -307,14 +329,20 @@ def main() -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
 
     print(machine())
-    tables = {}
+    tables: dict[str, dict[str, Any]] = {}
     for key in WORKLOADS if options.workload == "all" else [options.workload]:
-        tables[key] = measure(WORKLOADS[key], names, options.rounds)
+        tables[key] = {"steps": measure(WORKLOADS[key], names, options.rounds)}
         print(f"\n{WORKLOADS[key].name}; medians of {options.rounds} rounds")
         print(f"{'':42}{'us/step':>10}{'x bare':>8}{'once, ms':>10}")
-        for row in tables[key]:
+        for row in tables[key]["steps"]:
             figures = f"{row['microseconds_per_step']:10.1f}{row['ratio_to_bare']:8.2f}{row['milliseconds_once']:10.1f}"
             print(f"{row['contender']:42}{figures}")
+        if "find_lr" in names:
+            times = tables[key]["find_lr"] = measure_find_lr(WORKLOADS[key], 3 * options.rounds)
+            print(
+                "find_lr of 100 steps {find_lr:.1f} ms, 100 bare steps {bare:.1f} ms, a copy of the state "
+                "{state_copy:.2f} ms: (find_lr - copy) / bare = {ratio:.3f}".format(**times)
+            )
     if options.json is not None:
         options.json.write_text(json.dumps({"machine": machine(), "tables": tables}, indent=1) + "\n")
 
