@@ -110,7 +110,7 @@ def _of_torchvision(name: str, num_classes: int, options: dict[str, Any]) -> nn.
 
 def _of_cadene(name: str, num_classes: int) -> nn.Module:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.device("cpu"):  # some of its networks are made when it is imported
             warnings.simplefilter("ignore")  # it is of 2018; its deprecations are not the user's
             models = importlib.import_module("pretrainedmodels")
     except ModuleNotFoundError as error:

@@ -13,10 +13,7 @@ import model_zoo
 # The original's name, ours, the side of the pictures, the rows of the original's classifier.
 ORIGINALS = [
     ("alexnet", "alexnet", 224, 1000),
-    ("vgg11", "vgg11", 224, 1000),
     ("vgg16", "vgg16", 224, 1000),
-    ("vgg11_bn", "vgg11_bn", 224, 1000),
-    ("squeezenet1_0", "squeezenet1_0", 64, 1000),
     ("squeezenet1_1", "squeezenet1_1", 64, 1000),
     ("densenet121", "densenet121", 224, 1000),
     ("inceptionv3", "inception_v3", 299, 1000),
@@ -32,7 +29,6 @@ ORIGINALS = [
     ("pnasnet5large", "pnasnet5large", 331, 1001),
     ("xception", "xception", 299, 1000),
     ("dpn68", "dpn68", 224, 1000),
-    ("dpn68b", "dpn68b", 224, 1000),
     ("nasnetamobile", "nasnetamobile", 224, 1000),
     ("fbresnet152", "fbresnet152", 224, 1000),
     ("bninception", "bninception", 224, 1000),
