@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("pattern", nargs="?", default="*", help="a shell pattern, as 'resnext*' or 'timm/vit*'")
     listing.add_argument("--pretrained", action="store_true", help="only models that have weights")
     listing.add_argument("--licence", help="'commercial', or the name that the default weights' licence must have")
+    listing.add_argument("--markdown", action="store_true", help="as the table of docs/model-zoo.md")
     listing.set_defaults(run=_list)
 
     card = commands.add_parser("info", help="the card of a model")
@@ -58,8 +59,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list(options: argparse.Namespace) -> int:
+    row = _markdown_row if options.markdown else _row
     for name in list_models(options.pattern, pretrained=options.pretrained, licence=options.licence):
-        print(name if name not in ENTRIES else _row(ENTRIES[name]))
+        print(name if name not in ENTRIES else row(ENTRIES[name]))
     return 0
 
 
@@ -97,3 +99,20 @@ def _row(entry: Entry) -> str:
         f"{entry.name:<20}{entry.parameters / 1e6:8.2f} M{entry.gmacs:8.2f} GMACs{entry.preprocessing.size:5d} px"
         f"  {accuracy}  {default.tag}, {default.licence}"
     )
+
+
+def _markdown_row(entry: Entry) -> str:
+    default = entry.weights[0]
+    accuracy = "" if default.top1 is None else f"{default.top1:.2f} ({default.measured_by})"
+    tags = ", ".join(weights.tag for weights in entry.weights)
+    cells = (
+        entry.name,
+        entry.builder.replace(":", " "),
+        f"{entry.parameters / 1e6:.2f}",
+        f"{entry.gmacs:.2f}",
+        str(entry.preprocessing.size),
+        accuracy,
+        default.licence,
+        tags,
+    )
+    return f"| {' | '.join(cells)} |"

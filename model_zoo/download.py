@@ -167,6 +167,8 @@ def _fetch(url: str, part: Path) -> str:
         if error.code == 416 and begun:  # nothing is missing, or it is of another file: the hash will tell
             return ""
         raise WeightsError(f"the server answers {error.code} {error.reason}") from error
+    except http.client.HTTPException as error:
+        raise WeightsError(f"the server answers nonsense ({type(error).__name__})") from error
     with response:
         resumed = response.status == 206
         length = response.headers.get("Content-Length")

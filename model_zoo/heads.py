@@ -56,8 +56,12 @@ class _OfTheZoo:
     def train(self, mode: bool = True) -> Any:
         """Training or evaluation mode; normalisation that `freeze_to` froze stays in evaluation mode."""
         super().train(mode)  # type: ignore[misc]
-        for name in vars(self).get("zoo_frozen_norms", ()):
-            self.get_submodule(name).eval()  # type: ignore[attr-defined]
+        frozen = vars(self).get("zoo_frozen_norms", ())
+        if frozen:
+            modules = dict(self.named_modules())  # type: ignore[attr-defined]
+            for name in frozen:
+                if name in modules:  # a user may have taken it out since
+                    modules[name].eval()
         return self
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,12 @@ def test_list(capsys):
     assert "25.03 M" in lines[0]
     assert main(["list", "--pretrained", "--licence", "Apache-2.0", "vgg*"]) == 0
     assert capsys.readouterr().out == ""
+
+
+def test_the_table_of_the_documentation(capsys):
+    assert main(["list", "--markdown"]) == 0
+    page = (Path(__file__).parents[2] / "docs" / "model-zoo.md").read_text()
+    assert capsys.readouterr().out in page, "run: python -m model_zoo list --markdown"
 
 
 def test_info(capsys):

@@ -27,14 +27,14 @@ def norms(net):
 )
 def test_fused_networks_agree(name, left):
     net = lively(model_zoo.create(name, num_classes=10))
-    keys, mode = list(net.state_dict()), net.fc
+    keys, head = list(net.state_dict()), net.fc
     fused = model_zoo.fuse(net)
     pictures = torch.randn(2, 3, 96, 96)
     with torch.no_grad():
         expected = net(pictures)
         assert torch.allclose(fused(pictures), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
     assert norms(fused) == left
-    assert (list(net.state_dict()), net.fc) == (keys, mode)
+    assert (list(net.state_dict()), net.fc) == (keys, head)
     assert norms(net) > left
 
 

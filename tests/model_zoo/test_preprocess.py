@@ -17,7 +17,7 @@ def test_a_picture_becomes_what_the_weights_know():
     assert model_zoo.preprocess(name, train=True, size=96)(picture).shape == (3, 96, 96)
 
 
-def test_it_follows_the_weights_in_use(pin, published):
+def test_it_follows_the_weights_in_use():
     steps = model_zoo.preprocess("efficientnet_b1").transforms
     assert (steps[0].size, steps[0].interpolation.value, steps[1].size) == ([256], "bicubic", (240, 240))
     net = model_zoo.resnet50()
