@@ -112,17 +112,17 @@ def test_padding_is_no_part_of_the_mean():
 def test_the_import_is_light():
     script = """
 import torch, sys, time
-started = time.perf_counter()
+started = time.process_time()
 import model_zoo
-print(time.perf_counter() - started, sum(name in sys.modules for name in ("torchvision", "timm")))
+print(time.process_time() - started, sum(name in sys.modules for name in ("torchvision", "timm")))
 """
     runs = [
         subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
         for _ in range(3)
     ]
     assert {libraries for _, libraries in runs} == {"0"}
-    # 50 ms on a quiet machine; the best of three, with room for a busy one.
-    assert min(float(seconds) for seconds, _ in runs) < 0.15
+    # Some 32 ms on a quiet machine; the best of three, with room for a busy or slower one.
+    assert min(float(seconds) for seconds, _ in runs) < 0.1
 
 
 def test_building_warns_of_nothing():
