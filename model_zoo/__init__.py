@@ -1,32 +1,136 @@
 """Pretrained networks with one way to use them all; it knows nothing of training.
 
-Every function takes `pretrained` (True, or the tag of a pinned set of weights), `num_classes`, and `weights` (a file);
-see `create`. torchvision and timm are imported when a network is built.
+Every model has a function of its name, which takes `pretrained` (True, or the tag of a pinned set of weights),
+`num_classes`, `in_channels`, and `weights` (a file); see `create`, which also opens the rest of timm as `timm/<name>`.
+torchvision and timm are imported when a network is built.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import nn
-
-from model_zoo.build import create, freeze, info, list_models, unfreeze
-from model_zoo.entries import Entry, WeightFile, Weights
+from model_zoo.build import create, imagenet_classes
+from model_zoo.cards import Entry, Preprocessing, WeightFile, Weights
+from model_zoo.download import WeightsError
+from model_zoo.features import features, taps
+from model_zoo.fusion import fuse
+from model_zoo.groups import freeze, freeze_to, groups, param_groups, unfreeze
+from model_zoo.lookup import info, list_models
+from model_zoo.models import (
+    alexnet,
+    bninception,
+    cafferesnet101,
+    convnext_base,
+    convnext_small,
+    convnext_tiny,
+    densenet121,
+    densenet161,
+    densenet169,
+    densenet201,
+    dpn68,
+    dpn68b,
+    dpn92,
+    dpn98,
+    dpn107,
+    dpn131,
+    efficientnet_b0,
+    efficientnet_b1,
+    efficientnet_b2,
+    efficientnet_b3,
+    efficientnet_b4,
+    efficientnet_lite0,
+    fbresnet152,
+    inception_v3,
+    inceptionresnetv2,
+    inceptionv4,
+    mobilenetv3_large,
+    nasnetalarge,
+    nasnetamobile,
+    pnasnet5large,
+    polynet,
+    regnety_016,
+    regnety_032,
+    resnet10t,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet101,
+    resnet152,
+    resnext50_32x4d,
+    resnext101_32x4d,
+    resnext101_64x4d,
+    se_resnet50,
+    se_resnet101,
+    se_resnet152,
+    se_resnext50_32x4d,
+    se_resnext101_32x4d,
+    senet154,
+    squeezenet1_0,
+    squeezenet1_1,
+    swin_tiny,
+    vgg11,
+    vgg11_bn,
+    vgg13,
+    vgg13_bn,
+    vgg16,
+    vgg16_bn,
+    vgg19,
+    vgg19_bn,
+    vit_base,
+    vit_small,
+    xception,
+)
 from model_zoo.preprocess import preprocess
-from model_zoo.weights import WeightsError
 
 __all__ = [
     "Entry",
+    "Preprocessing",
     "WeightFile",
     "Weights",
     "WeightsError",
+    "alexnet",
+    "bninception",
+    "cafferesnet101",
+    "convnext_base",
+    "convnext_small",
+    "convnext_tiny",
     "create",
+    "densenet121",
+    "densenet161",
+    "densenet169",
+    "densenet201",
+    "dpn68",
+    "dpn68b",
+    "dpn92",
+    "dpn98",
+    "dpn107",
+    "dpn131",
+    "efficientnet_b0",
+    "efficientnet_b1",
+    "efficientnet_b2",
+    "efficientnet_b3",
+    "efficientnet_b4",
     "efficientnet_lite0",
+    "fbresnet152",
+    "features",
     "freeze",
+    "freeze_to",
+    "fuse",
+    "groups",
+    "imagenet_classes",
+    "inception_v3",
     "inceptionresnetv2",
+    "inceptionv4",
     "info",
     "list_models",
+    "mobilenetv3_large",
+    "nasnetalarge",
+    "nasnetamobile",
+    "param_groups",
+    "pnasnet5large",
+    "polynet",
     "preprocess",
+    "regnety_016",
+    "regnety_032",
+    "resnet10t",
     "resnet18",
     "resnet34",
     "resnet50",
@@ -35,55 +139,26 @@ __all__ = [
     "resnext50_32x4d",
     "resnext101_32x4d",
     "resnext101_64x4d",
+    "se_resnet50",
+    "se_resnet101",
+    "se_resnet152",
+    "se_resnext50_32x4d",
+    "se_resnext101_32x4d",
+    "senet154",
+    "squeezenet1_0",
+    "squeezenet1_1",
+    "swin_tiny",
+    "taps",
     "unfreeze",
+    "vgg11",
+    "vgg11_bn",
+    "vgg13",
+    "vgg13_bn",
+    "vgg16",
+    "vgg16_bn",
+    "vgg19",
+    "vgg19_bn",
+    "vit_base",
+    "vit_small",
+    "xception",
 ]
-
-
-def resnet18(pretrained: bool | str = False, **options: Any) -> nn.Module:
-    """ResNet-18 (He et al. 2015, arXiv 1512.03385); see `create`."""
-    return create("resnet18", pretrained, **options)
-
-
-def resnet34(pretrained: bool | str = False, **options: Any) -> nn.Module:
-    """ResNet-34 (He et al. 2015, arXiv 1512.03385); see `create`."""
-    return create("resnet34", pretrained, **options)
-
-
-def resnet50(pretrained: bool | str = False, **options: Any) -> nn.Module:
-    """ResNet-50 (He et al. 2015, arXiv 1512.03385); see `create`."""
-    return create("resnet50", pretrained, **options)
-
-
-def resnet101(pretrained: bool | str = False, **options: Any) -> nn.Module:
-    """ResNet-101 (He et al. 2015, arXiv 1512.03385); see `create`."""
-    return create("resnet101", pretrained, **options)
-
-
-def resnet152(pretrained: bool | str = False, **options: Any) -> nn.Module:
-    """ResNet-152 (He et al. 2015, arXiv 1512.03385); see `create`."""
-    return create("resnet152", pretrained, **options)
-
-
-def resnext50_32x4d(pretrained: bool | str = False, **options: Any) -> nn.Module:
-    """ResNeXt-50 32x4d (Xie et al. 2016, arXiv 1611.05431); see `create`."""
-    return create("resnext50_32x4d", pretrained, **options)
-
-
-def resnext101_32x4d(pretrained: bool | str = False, **options: Any) -> nn.Module:
-    """ResNeXt-101 32x4d (Xie et al. 2016, arXiv 1611.05431); see `create`."""
-    return create("resnext101_32x4d", pretrained, **options)
-
-
-def resnext101_64x4d(pretrained: bool | str = False, **options: Any) -> nn.Module:
-    """ResNeXt-101 64x4d (Xie et al. 2016, arXiv 1611.05431); see `create`."""
-    return create("resnext101_64x4d", pretrained, **options)
-
-
-def inceptionresnetv2(pretrained: bool | str = False, **options: Any) -> nn.Module:
-    """Inception-ResNet-v2 (Szegedy et al. 2016, arXiv 1602.07261), for pictures of 299 pixels; see `create`."""
-    return create("inceptionresnetv2", pretrained, **options)
-
-
-def efficientnet_lite0(pretrained: bool | str = False, **options: Any) -> nn.Module:
-    """EfficientNet-Lite0 (Tan and Le 2019, arXiv 1905.11946), small and fast; see `create`."""
-    return create("efficientnet_lite0", pretrained, **options)

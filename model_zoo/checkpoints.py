@@ -1,0 +1,128 @@
+"""From a file to a network: read without running code that the file may carry, fitted by name and shape, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model_zoo.catalogue import PACKAGED
+from model_zoo.heads import head_of
+from model_zoo.renames import rename
+
+IMAGENET_CLASSES = 1000
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+_PREFIXES = ("module.", "_orig_mod.")
+_IN_ORDER = {Path(file.name).name for file in PACKAGED.values()}
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name, without unpickling anything else.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged, would need unpickling, or holds something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"weights: there is no file {path}")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file as load_safetensors
+
+        try:
+            return load_safetensors(str(path))
+        except SafetensorError as error:
+            raise ValueError(f"weights: {path} is not a safetensors file ({error})") from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # whatever the unpickler stumbles on
+        raise ValueError(
+            f"weights: {path} can't be read as plain tensors ({type(error).__name__}). It is damaged, or it needs "
+            "unpickling, which can run any code and is refused: open it with the program that made it, and save its "
+            "state_dict with torch.save or safetensors"
+        ) from error
+    return _tensors(state, path)
+
+
+def load_state(net: nn.Module, state: dict[str, Tensor], family: str, path: Path) -> bool:
+    """Load tensors into a network of the zoo, strictly; the network is unchanged if anything is wrong.
+
+    Names of pretrained-models.pytorch become those of the network. A row for the background, which TensorFlow's
+    networks have before the thousand classes, is left out. A classifier of 1000 classes is left out where the network
+    has another number of them.
+
+    Args:
+        net: The network; its class count is what is wanted.
+        state: Tensors by name.
+        family: The network's family, a key of `families.FAMILIES`, or an empty string.
+        path: Where they came from, for messages.
+
+    Returns:
+        Whether the classifier was loaded too.
+
+    Raises:
+        ValueError: Tensors of other names or shapes, or a classifier of another number of classes.
+    """
+    expected = net.state_dict()
+    if path.name in _IN_ORDER and len(state) == len(expected):
+        # Its names are another library's; the tensors come in the order of timm's.
+        state = dict(zip(expected, state.values(), strict=True))
+    state = rename(state, family, expected)
+    for name, tensor in expected.items():
+        if name not in state and name.endswith("num_batches_tracked"):
+            state[name] = tensor  # files from before torch 0.4.1 lack this counter
+    state, with_head = _fit_head(net, state, path)
+    wrong = [name for name in expected if name not in state or state[name].shape != expected[name].shape]
+    unexpected = [name for name in state if name not in expected]
+    if wrong or unexpected:
+        detail = "; ".join(_difference(name, expected, state) for name in wrong[:3]) or f"unexpected {unexpected[:3]}"
+        raise ValueError(
+            f"weights: {path} is of another model: {len(wrong)} of {len(expected)} tensors do not fit and "
+            f"{len(unexpected)} are unexpected ({detail})"
+        )
+    net.load_state_dict(state)
+    return with_head
+
+
+def _tensors(state: Any, path: Path) -> dict[str, Tensor]:
+    for wrapper in _WRAPPERS:
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+            break
+    if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise ValueError(f"weights: {path} does not hold a state_dict; save net.state_dict() and give that file")
+    for prefix in _PREFIXES:
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name[len(prefix) :]: tensor for name, tensor in state.items()}
+    return dict(state)
+
+
+def _fit_head(net: nn.Module, state: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], bool]:
+    head = net._head_name
+    own = {f"{head}.{name}": tensor for name, tensor in head_of(net).state_dict().items()}
+    weight = state.get(f"{head}.weight")
+    if weight is None or f"{head}.weight" not in own:
+        return state, True
+    rows, wanted = len(weight), len(own[f"{head}.weight"])
+    if rows == IMAGENET_CLASSES + 1:
+        state = {name: tensor[1:] if name in own else tensor for name, tensor in state.items()}
+        rows -= 1
+    if rows == wanted:
+        return state, True
+    if rows == IMAGENET_CLASSES:
+        return {**state, **own}, False
+    raise ValueError(
+        f"weights: {path} tells {rows} classes apart, num_classes is {wanted}: give num_classes={rows}, and assign "
+        "net.fc afterwards for another number"
+    )
+
+
+def _difference(name: str, expected: dict[str, Tensor], state: dict[str, Tensor]) -> str:
+    if name not in state:
+        return f"{name} is missing"
+    return f"{name} is {list(state[name].shape)} instead of {list(expected[name].shape)}"

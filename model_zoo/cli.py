@@ -1,0 +1,118 @@
+"""The zoo on the command line: `python -m model_zoo list | info NAME | fetch NAME | verify [NAME]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from model_zoo import weights as weight_files
+from model_zoo.cards import Entry
+from model_zoo.catalogue import ENTRIES
+from model_zoo.lookup import info, list_models, pinned
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: What follows the program's name; by default those of the process.
+
+    Returns:
+        The exit status: 0, or 1 if weights could not be had or are damaged, or 2 for a wrong name.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (ValueError, TypeError) as error:
+        print(f"model_zoo: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # WeightsError is one
+        print(f"model_zoo: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m model_zoo", description="Pretrained networks and their weights.")
+    commands = parser.add_subparsers(required=True)
+
+    listing = commands.add_parser("list", help="the models, one a line")
+    listing.add_argument("pattern", nargs="?", default="*", help="a shell pattern, as 'resnext*' or 'timm/vit*'")
+    listing.add_argument("--pretrained", action="store_true", help="only models that have weights")
+    listing.add_argument("--licence", help="'commercial', or the name that the default weights' licence must have")
+    listing.add_argument("--markdown", action="store_true", help="as the table of docs/model-zoo.md")
+    listing.set_defaults(run=_list)
+
+    card = commands.add_parser("info", help="the card of a model")
+    card.add_argument("name")
+    card.set_defaults(run=_info)
+
+    fetch = commands.add_parser("fetch", help="bring a model's weights here")
+    fetch.add_argument("name")
+    fetch.add_argument("--tag", help="which set (default: the first on the card)")
+    fetch.set_defaults(run=_fetch)
+
+    verify = commands.add_parser("verify", help="check the weights that are here against their hashes")
+    verify.add_argument("name", nargs="?", help="one model (default: all of the list)")
+    verify.set_defaults(run=_verify)
+    return parser
+
+
+def _list(options: argparse.Namespace) -> int:
+    row = _markdown_row if options.markdown else _row
+    for name in list_models(options.pattern, pretrained=options.pretrained, licence=options.licence):
+        print(name if name not in ENTRIES else row(ENTRIES[name]))
+    return 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    print(info(options.name))
+    return 0
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    entry = info(options.name)
+    chosen = pinned(entry, options.tag or True)
+    assert chosen is not None  # a tag or True names a set or raises
+    weight_files.warn_of_licence(entry, chosen)
+    print(weight_files.locate(entry, chosen))
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    entries = list(ENTRIES.values()) if options.name is None else [info(options.name)]
+    found, bad = 0, 0
+    for entry in entries:
+        for weights in entry.weights:
+            for path, problem in weight_files.check_here(weights):
+                print(f"{entry.name} {weights.tag}: {problem or f'{path} is as published'}")
+                found += 1
+                bad += bool(problem)
+    print(f"{found} files here, {bad} damaged")
+    return 1 if bad else 0
+
+
+def _row(entry: Entry) -> str:
+    default = entry.weights[0]
+    accuracy = "" if default.top1 is None else f"{default.top1:6.2f} %"
+    return (
+        f"{entry.name:<20}{entry.parameters / 1e6:8.2f} M{entry.gmacs:8.2f} GMACs{entry.preprocessing.size:5d} px"
+        f"  {accuracy}  {default.tag}, {default.licence}"
+    )
+
+
+def _markdown_row(entry: Entry) -> str:
+    default = entry.weights[0]
+    accuracy = "" if default.top1 is None else f"{default.top1:.2f} ({default.measured_by})"
+    tags = ", ".join(weights.tag for weights in entry.weights)
+    cells = (
+        entry.name,
+        entry.builder.replace(":", " "),
+        f"{entry.parameters / 1e6:.2f}",
+        f"{entry.gmacs:.2f}",
+        str(entry.preprocessing.size),
+        accuracy,
+        default.licence,
+        tags,
+    )
+    return f"| {' | '.join(cells)} |"

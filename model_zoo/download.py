@@ -1,0 +1,254 @@
+"""A file from the network: whole and verified in its place, or not there at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import socket
+import threading
+import time
+import urllib.parse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model_zoo.cards import WeightFile
+
+if TYPE_CHECKING:
+    import urllib.request
+
+REACH_SECONDS = 2.0  # all servers together: without a network the answer shall come within 3 s
+STALL_SECONDS = 20
+ATTEMPTS = 4
+_BLOCK = 1 << 20
+
+
+class WeightsError(OSError):
+    """Weights could not be had, or are not what they should be."""
+
+
+def download(url: str, file: WeightFile, folder: Path) -> Path:
+    """Fetch a file into a folder; it appears there whole and verified, or not at all.
+
+    Processes that want the same file wait for the first one. A download that broke off goes on where it stopped,
+    if what came can be checked against a hash in the end.
+
+    Args:
+        url: Where it is, by https; a server on this machine may do without.
+        file: Its name and hash.
+        folder: Where it goes.
+
+    Raises:
+        WeightsError: It can't be reached, is not what was pinned, or can't be written.
+    """
+    if not _is_safe(url):
+        raise WeightsError("refused: weights are fetched over https")
+    import filelock
+
+    target = folder / file.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(str(folder / f"{file.name}.lock")):
+            if target.is_file() and _matches(target, file):
+                return target  # another process was faster
+            _fetch_verified(url, file, target)
+    except WeightsError:
+        raise
+    except OSError as error:  # URLError is one
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise WeightsError(f"{folder} can't be written; set MXTORCH_HOME to a folder that can") from error
+        if error.errno == errno.ENOSPC:
+            raise WeightsError(f"the disk of {folder} is full; free some space, or set MXTORCH_HOME") from error
+        raise WeightsError(f"{type(error).__name__}: {getattr(error, 'reason', error)}") from error
+    return target
+
+
+def verified(path: Path, file: WeightFile) -> Path:
+    """The path, if the file there has the pinned hash.
+
+    What is not pinned is compared with the hash that the file had when it was fetched, where that is known: beside it
+    in our cache, or as the name it has in the cache of the Hugging Face Hub.
+
+    Raises:
+        WeightsError: It has another one.
+    """
+    digest = _sha256(path)
+    expected = [file.sha256, _noted(path), path.resolve().name if path.is_symlink() else ""]
+    for known in expected:
+        if (known == file.sha256 or len(known) == 64) and not digest.startswith(known):
+            raise WeightsError(
+                f"{path} is damaged or another file: its sha256 begins {digest[:8]}, expected {known}; "
+                "remove it or put the right one there"
+            )
+    return path
+
+
+def unreachable(urls: list[str]) -> dict[str, str]:
+    """Which of some addresses have servers, or a proxy before them, that can't be reached, and why.
+
+    They are all tried at once, so that without a network the answer comes in seconds and not in minutes.
+    """
+    gates = {url: _gate(url) for url in urls}
+    reasons: dict[tuple[str, int], str] = {}
+
+    def probe(gate: tuple[str, int]) -> None:
+        try:
+            socket.create_connection(gate, timeout=REACH_SECONDS).close()
+            reasons[gate] = ""
+        except OSError as error:
+            reasons[gate] = f"{gate[0]} can't be reached ({error})"
+
+    threads = [threading.Thread(target=probe, args=(gate,), daemon=True) for gate in set(gates.values())]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + REACH_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+    silent = f"no answer within {REACH_SECONDS:g} s"
+    found = {url: reasons.get(gate, f"{gate[0]} can't be reached ({silent})") for url, gate in gates.items()}
+    return {url: reason for url, reason in found.items() if reason}
+
+
+def _fetch_verified(url: str, file: WeightFile, target: Path) -> None:
+    """Fetch into a `.part` file until it is whole, check it, note its hash, and give it its name."""
+    part = target.with_name(target.name + ".part")
+    if not file.sha256:
+        part.unlink(missing_ok=True)  # what is left of an earlier attempt could not be checked
+    for attempt in range(1, ATTEMPTS + 1):
+        begun = part.stat().st_size if part.is_file() else 0
+        try:
+            announced = _fetch(url, part)
+        except _BrokeOffError as error:
+            if attempt == ATTEMPTS or part.stat().st_size <= begun:
+                raise WeightsError(f"{error}; what came is kept, call again to go on") from error
+            continue
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                part.unlink(missing_ok=True)
+            raise
+        digest = _sha256(part)
+        if digest.startswith(file.sha256) and digest.startswith(announced):
+            target.with_name(target.name + ".sha256").write_text(digest + "\n")
+            os.replace(part, target)
+            return
+        kind = " but an HTML page" if part.read_bytes()[:256].lstrip().lower().startswith((b"<html", b"<!doc")) else ""
+        part.unlink()
+        if not begun:
+            raise WeightsError(
+                f"what came is not the file{kind}: its sha256 begins {digest[:8]}, expected {file.sha256 or announced}"
+            )
+        # Else the beginning was of something else: once more, from the start.
+    raise WeightsError(f"it broke off {ATTEMPTS} times; what came is kept, call again to go on")
+
+
+class _BrokeOffError(Exception):
+    """The connection ended before the file did."""
+
+
+def _fetch(url: str, part: Path) -> str:
+    """Fetch what is missing of a file; give the hash that the server announces for it, if it does."""
+    import http.client
+    import urllib.error
+    import urllib.request
+
+    from tqdm.auto import tqdm
+
+    begun = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "mxtorch", "Accept-Encoding": "identity"})
+    if begun:
+        request.add_header("Range", f"bytes={begun}-")
+    redirects = _redirects()
+    try:
+        response = urllib.request.build_opener(redirects).open(request, timeout=STALL_SECONDS)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416 and begun:  # nothing is missing, or it is of another file: the hash will tell
+            return ""
+        raise WeightsError(f"the server answers {error.code} {error.reason}") from error
+    except http.client.HTTPException as error:
+        raise WeightsError(f"the server answers nonsense ({type(error).__name__})") from error
+    with response:
+        resumed = response.status == 206
+        length = response.headers.get("Content-Length")
+        missing = int(length) if length else None
+        start = begun if resumed else 0
+        if missing is not None and shutil.disk_usage(part.parent).free < missing:
+            raise OSError(errno.ENOSPC, f"{missing >> 20} MiB are to come")
+        total = None if missing is None else start + missing
+        with (
+            part.open("ab" if resumed else "wb") as file,
+            tqdm(
+                total=total, initial=start, unit="B", unit_scale=True, desc=url.rsplit("/", 1)[-1], disable=None
+            ) as bar,
+        ):
+            try:
+                while block := response.read(_BLOCK):
+                    file.write(block)
+                    bar.update(len(block))
+            except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
+                raise _BrokeOffError(f"the connection broke off after {file.tell()} bytes") from error
+            if total is not None and file.tell() < total:
+                raise _BrokeOffError(f"the connection broke off after {file.tell()} of {total} bytes")
+            file.flush()
+            os.fsync(file.fileno())
+        return redirects.announced or _announced(response.headers)
+
+
+def _redirects() -> Any:
+    import urllib.request
+
+    class Redirects(urllib.request.HTTPRedirectHandler):
+        """Follows to https alone, and keeps the hash that the Hugging Face Hub announces on the way."""
+
+        announced = ""
+
+        def redirect_request(
+            self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+        ) -> urllib.request.Request | None:
+            self.announced = self.announced or _announced(headers)
+            if not _is_safe(newurl):
+                raise WeightsError(f"refused: the server sends on to {newurl}, which is not https")
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+    return Redirects()
+
+
+def _announced(headers: Any) -> str:
+    tag = str(headers.get("X-Linked-Etag") or "").strip('"')
+    return tag if len(tag) == 64 else ""
+
+
+def _matches(path: Path, file: WeightFile) -> bool:
+    with contextlib.suppress(WeightsError):
+        return bool(verified(path, file))
+    return False
+
+
+def _noted(path: Path) -> str:
+    note = path.with_name(path.name + ".sha256")
+    return note.read_text().strip() if note.is_file() else ""
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _gate(url: str) -> tuple[str, int]:
+    """Host and port of whom a request goes to first."""
+    import urllib.request
+
+    parts = urllib.parse.urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
+        parts = urllib.parse.urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    return parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)
+
+
+def _is_safe(url: str) -> bool:
+    return url.startswith("https://") or urllib.parse.urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
