@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mxtorch import callbacks, schedules
+from mxtorch import callbacks, init, schedules
 from mxtorch._version import __version__
 from mxtorch.callbacks import Callback
 from mxtorch.history import History
@@ -25,6 +25,7 @@ __all__ = [
     "Trainer",
     "__version__",
     "callbacks",
+    "init",
     "model_zoo",
     "schedules",
 ]
