@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mxtorch import callbacks, init, schedules
+from mxtorch import callbacks, init, nn, schedules
 from mxtorch._version import __version__
 from mxtorch.callbacks import Callback
 from mxtorch.history import History
@@ -27,6 +27,7 @@ __all__ = [
     "callbacks",
     "init",
     "model_zoo",
+    "nn",
     "schedules",
 ]
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from mxtorch._validation import closest, whole_number
 from mxtorch.init.base import Initializer, Place
@@ -133,8 +133,13 @@ def initialize(
     fallbacks = {"weight": get(weight, "weight"), "bias": get(bias, "bias")}
     patterns = {p: get(given, f"overrides[{p!r}]") for p, given in (overrides or {}).items()}
     entries = _entries(net)
+    own = {
+        id(module.get_parameter(name)): (initializer, f"{type(module).__name__}'s own")
+        for module in reversed(list(net.modules()))  # so that an outer layer's word is the last one
+        for name, initializer in own_initializers(module).items()
+    }
     for entry in entries:
-        _resolve(entry, fallbacks)
+        _resolve(entry, own, fallbacks)
     _override(entries, patterns)
     for entry in entries:
         _check(entry)
@@ -150,14 +155,31 @@ def initialize(
 
 
 def reset(module: nn.Module) -> None:
-    """Fill a layer's own parameters: each by the layer's own initialiser, or by torch's default where it has none."""
+    """Fill a layer's parameters: each by the layer's own initialiser, or by torch's default where it has none.
+
+    Raises:
+        ValueError: One can't apply to its parameter; nothing has changed then.
+    """
     own = own_initializers(module)
-    for name, parameter in module.named_parameters(recurse=False):
-        own.get(name, Default())(parameter, place=Place(module, name))
+    direct = {name: Default() for name, _ in module.named_parameters(recurse=False)}
+    entries = []
+    for name, initializer in {**direct, **own}.items():
+        path, _, last = name.rpartition(".")
+        place = Place(module.get_submodule(path), last)
+        entries.append(
+            _Entry(module.get_parameter(name), [place], [name], initializer, f"{type(module).__name__}'s own")
+        )
+    for entry in entries:
+        _check(entry)
+    for entry in entries:
+        _apply(entry, None)
 
 
 def own_initializers(module: nn.Module) -> dict[str, Initializer]:
-    """A layer's own initialisers by parameter name: what its method `own_initializers()` gives, if it has one."""
+    """A layer's own initialisers by parameter name: what its method `own_initializers()` gives, if it has one.
+
+    A name with a dot is that of a parameter of a layer inside it.
+    """
     given: Any = getattr(module, "own_initializers", None)
     return dict(given()) if callable(given) else {}
 
@@ -175,13 +197,11 @@ def _entries(net: nn.Module) -> list[_Entry]:
     return list(entries.values())
 
 
-def _resolve(entry: _Entry, fallbacks: Mapping[str, Initializer]) -> None:
+def _resolve(entry: _Entry, own: Mapping[int, tuple[Initializer, str]], fallbacks: Mapping[str, Initializer]) -> None:
     """The layer's own initialiser, else the one for the parameter's role."""
-    for place in entry.places:
-        own = own_initializers(place.module).get(place.name)
-        if own is not None:
-            entry.initializer, entry.reason = own, f"{type(place.module).__name__}'s own"
-            return
+    if id(entry.parameter) in own:
+        entry.initializer, entry.reason = own[id(entry.parameter)]
+        return
     role = _role(entry)
     if role in fallbacks:
         entry.initializer, entry.reason = fallbacks[role], f"global {role}"
@@ -259,7 +279,7 @@ def _leave_meta(net: nn.Module, entries: list[_Entry], device: torch.device | st
 
 
 def _is_lazy(tensor: Tensor) -> bool:
-    return isinstance(tensor, UninitializedTensorMixin)
+    return isinstance(tensor, (UninitializedParameter, UninitializedBuffer))
 
 
 def _has_lazy(module: nn.Module) -> bool:
