@@ -6,7 +6,7 @@ import dataclasses
 import fnmatch
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -171,17 +171,18 @@ def reset(module: nn.Module) -> None:
         )
     for entry in entries:
         _check(entry)
+    _reset_running_statistics(module)
     for entry in entries:
         _apply(entry, None)
 
 
 def own_initializers(module: nn.Module) -> dict[str, Initializer]:
-    """A layer's own initialisers by parameter name: what its method `own_initializers()` gives, if it has one.
+    """A layer's own initialisers by parameter name: its attribute `own_initializers`, if it has one.
 
     A name with a dot is that of a parameter of a layer inside it.
     """
-    given: Any = getattr(module, "own_initializers", None)
-    return dict(given()) if callable(given) else {}
+    given = getattr(module, "own_initializers", None)
+    return {name: get(initializer, name) for name, initializer in given.items()} if isinstance(given, Mapping) else {}
 
 
 def _entries(net: nn.Module) -> list[_Entry]:
@@ -297,7 +298,7 @@ def _apply(entry: _Entry, seed: int | None) -> None:
     deferred = module.__dict__.get("reset_parameters")
     if not isinstance(deferred, _Deferred):
         # Materialising ends in `reset_parameters`, in eager mode and under torch.compile; a hook would miss the latter.
-        deferred = module.__dict__["reset_parameters"] = _Deferred(module, seed)
+        deferred = module.__dict__["reset_parameters"] = _Deferred(module, seed, deferred)
     deferred.seed = seed
     deferred.initializers[entry.place.name] = (entry.names[0], entry.initializer)
 
@@ -305,7 +306,8 @@ def _apply(entry: _Entry, seed: int | None) -> None:
 class _Deferred:
     """Stands in for a lazy layer's `reset_parameters` until it is called, and initialises as was planned."""
 
-    def __init__(self, module: nn.Module, seed: int | None) -> None:
+    def __init__(self, module: nn.Module, seed: int | None, before: Callable[[], None] | None) -> None:
+        self.before = before
         self.module = module
         self.seed = seed
         self.initializers: dict[str, tuple[str, Initializer]] = {}
@@ -314,6 +316,8 @@ class _Deferred:
         if _has_lazy(self.module):
             return
         del self.module.__dict__["reset_parameters"]
+        if self.before is not None:
+            self.module.__dict__["reset_parameters"] = self.before
         _reset_running_statistics(self.module)
         if any(name not in self.initializers for name, _ in self.module.named_parameters(recurse=False)):
             reset_parameters: Any = self.module.reset_parameters

@@ -7,11 +7,11 @@ are read off the first batch.
 
 from __future__ import annotations
 
-from torch.nn import *  # noqa: F403  (they are the rest of this module's names)
+from typing import TYPE_CHECKING
+
+from torch import nn as _torch_nn
 
 from mxtorch.nn.activation import PReLU
-from mxtorch.nn.attention import MultiheadAttention
-from mxtorch.nn.convert import to_torch
 from mxtorch.nn.convolution import (
     Conv1d,
     Conv2d,
@@ -23,8 +23,16 @@ from mxtorch.nn.convolution import (
 from mxtorch.nn.embedding import Embedding
 from mxtorch.nn.layer import Layer
 from mxtorch.nn.linear import Bilinear, Dense, Linear
+from mxtorch.nn.multihead_attention import MultiheadAttention
 from mxtorch.nn.normalisation import BatchNorm1d, BatchNorm2d, BatchNorm3d, ChannelNorm, GroupNorm, LayerNorm
-from mxtorch.nn.recurrent import GRU, LSTM, RNN  # type: ignore[assignment]
+from mxtorch.nn.recurrent import GRU, LSTM, RNN
+
+if TYPE_CHECKING:
+    from torch.nn import *  # type: ignore[assignment]  # noqa: F403  (what stands above counts)
+else:
+    globals().update(
+        {name: value for name, value in vars(_torch_nn).items() if name[0] != "_" and name not in globals()}
+    )
 
 __all__ = [
     "GRU",
@@ -49,5 +57,4 @@ __all__ = [
     "Linear",
     "MultiheadAttention",
     "PReLU",
-    "to_torch",
 ]

@@ -34,6 +34,8 @@ class PReLU(Layer, torch_nn.PReLU):
         TypeError: It is neither a name nor callable.
     """
 
+    torch_class = torch_nn.PReLU
+
     def __init__(
         self,
         num_parameters: int | None = 1,
@@ -45,7 +47,7 @@ class PReLU(Layer, torch_nn.PReLU):
     ) -> None:
         own = own_from(weight_init=weight_init)
         arguments = {"num_parameters": num_parameters, "init": init, "device": device, "dtype": dtype}
-        self._construct(torch_nn.PReLU, arguments, own, inferred=("num_parameters",))
+        self._construct(arguments, own, inferred=("num_parameters",))
 
     def _infer_sizes(self, input: Tensor) -> dict[str, Any]:
         return {"num_parameters": input.shape[1]}

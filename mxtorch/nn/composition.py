@@ -22,7 +22,7 @@ def composed(
     channels: tuple[int | None, int],
     dimensions: int,
 ) -> dict[str, Any]:
-    """What goes beside an operation, for `Layer._construct`.
+    """What goes beside an operation, for `ComposedLayer._construct_composed`.
 
     Args:
         activation: What the user gave.
@@ -38,5 +38,8 @@ def composed(
         needs = "each of C, N and A once"
         raise ValueError(f"order: got {order!r}; it needs {needs}{closest(str(order), _ORDERS)}")
     where = channels[0] if order.index("N") < order.index("C") else channels[1]
-    beside = {"norm": norm_from(norm, where, dimensions), "activation": activation_from(activation)}
-    return {"stages": order, "beside": beside}
+    return {
+        "activation": activation_from(activation),
+        "norm": norm_from(norm, where, dimensions),
+        "order": order,
+    }

@@ -11,23 +11,23 @@ from torch import nn as torch_nn
 from mxtorch.init import InitializerLike
 from mxtorch.nn.activation import ActivationLike
 from mxtorch.nn.composition import Order, composed
-from mxtorch.nn.layer import Layer, own_from
+from mxtorch.nn.layer import ComposedLayer, own_from
 from mxtorch.nn.normalisation import NormLike
 
 Size = int | tuple[int, ...]
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
-class _AnyConvolution(Layer, torch_nn.modules.conv._ConvNd):
+class _AnyConvolution(ComposedLayer, torch_nn.modules.conv._ConvNd):
     """What convolutions and transposed ones share."""
 
     def _construct_convolution(self, arguments: dict[str, Any], own: dict[str, Any], beside: dict[str, Any]) -> None:
-        stages = composed(
+        modules = composed(
             **beside,
             channels=(arguments["in_channels"], arguments["out_channels"]),
             dimensions=self._dimensions(),
         )
-        self._construct(self._torch_class(), arguments, own, inferred=("in_channels",), **stages)
+        self._construct_composed(arguments, own, inferred=("in_channels",), **modules)
 
     def _infer_sizes(self, input: Tensor, *unused: Any) -> dict[str, Any]:
         dimensions = self._dimensions()
@@ -39,14 +39,9 @@ class _AnyConvolution(Layer, torch_nn.modules.conv._ConvNd):
         return {"in_channels": input.shape[-1 - dimensions]}
 
     @classmethod
-    def _torch_class(cls) -> Any:
-        """The class of torch that it is a subclass of."""
-        return next(base for base in cls.__mro__ if base.__module__ == "torch.nn.modules.conv")
-
-    @classmethod
     def _dimensions(cls) -> int:
         """Dimensions after the channels."""
-        return int(cls._torch_class().__name__[-2])
+        return int(cls.torch_class.__name__[-2])
 
 
 class _Convolution(_AnyConvolution):
@@ -128,12 +123,10 @@ class _TransposedConvolution(_AnyConvolution):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Any:
         """Run operation, norm and activation in their order."""
-        if not self._stages:
-            return super(Layer, self).forward(input, output_size)
         output = input
-        for stage in self._stages:
-            is_operation = stage == "C"
-            output = super(Layer, self).forward(output, output_size) if is_operation else self._beside(stage, output)
+        for stage in self._stages or "C":
+            operation = super(ComposedLayer, self).forward
+            output = operation(output, output_size) if stage == "C" else self._beside(stage, output)
         return output
 
 
@@ -142,6 +135,8 @@ class Conv1d(_Convolution, torch_nn.Conv1d):
 
     Shapes: `(N, in_channels, L)` to `(N, out_channels, L')`.
     """
+
+    torch_class = torch_nn.Conv1d
 
 
 class Conv2d(_Convolution, torch_nn.Conv2d):
@@ -175,12 +170,16 @@ class Conv2d(_Convolution, torch_nn.Conv2d):
         TypeError: An initialiser, norm or activation is neither a name nor callable.
     """
 
+    torch_class = torch_nn.Conv2d
+
 
 class Conv3d(_Convolution, torch_nn.Conv3d):
     """`torch.nn.Conv3d` with initialisers, norm and activation; see `Conv2d`.
 
     Shapes: `(N, in_channels, D, H, W)` to `(N, out_channels, D', H', W')`.
     """
+
+    torch_class = torch_nn.Conv3d
 
 
 class ConvTranspose1d(_TransposedConvolution, torch_nn.ConvTranspose1d):
@@ -189,6 +188,8 @@ class ConvTranspose1d(_TransposedConvolution, torch_nn.ConvTranspose1d):
     Shapes: `(N, in_channels, L)` to `(N, out_channels, L')`.
     """
 
+    torch_class = torch_nn.ConvTranspose1d
+
 
 class ConvTranspose2d(_TransposedConvolution, torch_nn.ConvTranspose2d):
     """`torch.nn.ConvTranspose2d` with initialisers, norm and activation; see `Conv2d`.
@@ -196,9 +197,13 @@ class ConvTranspose2d(_TransposedConvolution, torch_nn.ConvTranspose2d):
     Shapes: `(N, in_channels, H, W)` to `(N, out_channels, H', W')`.
     """
 
+    torch_class = torch_nn.ConvTranspose2d
+
 
 class ConvTranspose3d(_TransposedConvolution, torch_nn.ConvTranspose3d):
     """`torch.nn.ConvTranspose3d` with initialisers, norm and activation; see `Conv2d`.
 
     Shapes: `(N, in_channels, D, H, W)` to `(N, out_channels, D', H', W')`.
     """
+
+    torch_class = torch_nn.ConvTranspose3d

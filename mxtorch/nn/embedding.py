@@ -8,10 +8,10 @@ from torch import nn as torch_nn
 
 from mxtorch.init import InitializerLike
 from mxtorch.nn.activation import ActivationLike, activation_from
-from mxtorch.nn.layer import Layer, own_from
+from mxtorch.nn.layer import ComposedLayer, own_from
 
 
-class Embedding(Layer, torch_nn.Embedding):
+class Embedding(ComposedLayer, torch_nn.Embedding):
     """`torch.nn.Embedding` with an initialiser and an activation.
 
     Args:
@@ -35,6 +35,8 @@ class Embedding(Layer, torch_nn.Embedding):
         ValueError: A name is unknown, the initialiser can't apply to two dimensions, or it comes with a weight.
         TypeError: The initialiser or activation is neither a name nor callable.
     """
+
+    torch_class = torch_nn.Embedding
 
     def __init__(
         self,
@@ -69,5 +71,4 @@ class Embedding(Layer, torch_nn.Embedding):
             "dtype": dtype,
         }
         own = own_from(weight_init=weight_init)
-        beside = {"activation": activation_from(activation)}
-        self._construct(torch_nn.Embedding, arguments, own, stages="CA", beside=beside)
+        self._construct_composed(arguments, own, activation=activation_from(activation))

@@ -12,11 +12,11 @@ from torch import nn as torch_nn
 from mxtorch.init import InitializerLike
 from mxtorch.nn.activation import ActivationLike, activation_from
 from mxtorch.nn.composition import Order, composed
-from mxtorch.nn.layer import Layer, own_from
+from mxtorch.nn.layer import ComposedLayer, own_from
 from mxtorch.nn.normalisation import NormLike
 
 
-class Linear(Layer, torch_nn.Linear):
+class Linear(ComposedLayer, torch_nn.Linear):
     """`torch.nn.Linear` with initialisers, norm and activation. Without the two it is torch's in all that it does.
 
     Args:
@@ -41,6 +41,8 @@ class Linear(Layer, torch_nn.Linear):
         TypeError: An initialiser, norm or activation is neither a name nor callable.
     """
 
+    torch_class = torch_nn.Linear
+
     def __init__(
         self,
         in_features: int | None,
@@ -57,10 +59,10 @@ class Linear(Layer, torch_nn.Linear):
     ) -> None:
         own = own_from(weight_init=weight_init, bias_init=bias_init)
         channels = (in_features, out_features)
-        stages = composed(activation=activation, norm=norm, order=order, channels=channels, dimensions=0)
+        beside = composed(activation=activation, norm=norm, order=order, channels=channels, dimensions=0)
         arguments: dict[str, Any] = {"in_features": in_features, "out_features": out_features, "bias": bias}
         arguments |= {"device": device, "dtype": dtype}
-        self._construct(torch_nn.Linear, arguments, own, inferred=("in_features",), **stages)
+        self._construct_composed(arguments, own, inferred=("in_features",), **beside)
 
     def _normalise(self, input: Tensor) -> Any:
         if input.dim() <= 2 or isinstance(self.norm, (torch_nn.LayerNorm, torch_nn.RMSNorm)):
@@ -131,7 +133,7 @@ class Dense(Linear):
         return {"in_features": math.prod(input.shape[1:]) if self.flatten else input.shape[-1]}
 
 
-class Bilinear(Layer, torch_nn.Bilinear):
+class Bilinear(ComposedLayer, torch_nn.Bilinear):
     """`torch.nn.Bilinear` with initialisers and an activation.
 
     Args:
@@ -152,6 +154,8 @@ class Bilinear(Layer, torch_nn.Bilinear):
         TypeError: An initialiser or activation is neither a name nor callable.
     """
 
+    torch_class = torch_nn.Bilinear
+
     def __init__(
         self,
         in1_features: int | None,
@@ -166,7 +170,6 @@ class Bilinear(Layer, torch_nn.Bilinear):
         activation: ActivationLike | None = None,
     ) -> None:
         own = own_from(weight_init=weight_init, bias_init=bias_init)
-        beside = {"activation": activation_from(activation)}
         arguments: dict[str, Any] = {
             "in1_features": in1_features,
             "in2_features": in2_features,
@@ -174,11 +177,11 @@ class Bilinear(Layer, torch_nn.Bilinear):
         }
         arguments |= {"bias": bias, "device": device, "dtype": dtype}
         inferred = ("in1_features", "in2_features")
-        self._construct(torch_nn.Bilinear, arguments, own, inferred=inferred, stages="CA", beside=beside)
+        self._construct_composed(arguments, own, inferred=inferred, activation=activation_from(activation))
 
     def forward(self, input1: Tensor, input2: Tensor) -> Any:  # type: ignore[override]
         """Run the operation, then the activation."""
-        output = super(Layer, self).forward(input1, input2)
+        output = super(ComposedLayer, self).forward(input1, input2)
         return self.activation(output) if self._stages else output
 
     def _infer_sizes(self, input1: Tensor, input2: Tensor) -> dict[str, Any]:

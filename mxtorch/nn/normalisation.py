@@ -13,7 +13,7 @@ from torch import nn as torch_nn
 from mxtorch._validation import closest
 from mxtorch.init import InitializerLike
 from mxtorch.nn.activation import ActivationLike, activation_from
-from mxtorch.nn.layer import Layer, own_from
+from mxtorch.nn.layer import ComposedLayer, Layer, own_from
 
 NormLike = str | torch_nn.Module | Callable[[int], torch_nn.Module]
 """A name, a module, or what makes one from a number of channels, such as a class."""
@@ -21,7 +21,7 @@ NormLike = str | torch_nn.Module | Callable[[int], torch_nn.Module]
 _GROUPS = 32  # Wu and He 2018 (arXiv 1803.08494, sec. 4.1)
 
 
-class _BatchNorm(Layer, torch_nn.modules.batchnorm._BatchNorm):
+class _BatchNorm(ComposedLayer, torch_nn.modules.batchnorm._BatchNorm):
     """The base of the batch norms.
 
     Args:
@@ -58,7 +58,7 @@ class _BatchNorm(Layer, torch_nn.modules.batchnorm._BatchNorm):
         activation: ActivationLike | None = None,
     ) -> None:
         own = own_from(weight_init=weight_init, bias_init=bias_init)
-        beside = {"activation": activation_from(activation)}
+        activation = activation_from(activation)
         arguments = {
             "num_features": num_features,
             "eps": eps,
@@ -69,14 +69,7 @@ class _BatchNorm(Layer, torch_nn.modules.batchnorm._BatchNorm):
             "dtype": dtype,
             **({} if bias else {"bias": bias}),
         }
-        torch_class: Any = torch_nn.modules.batchnorm._BatchNorm
-        self._construct(torch_class, arguments, own, inferred=("num_features",), stages="CA", beside=beside)
-
-    def reset_parameters(self) -> None:
-        """Start the running statistics anew, and scale and shift by their initialisers or as torch does."""
-        if self._own and not self._under_construction:
-            self.reset_running_stats()
-        super().reset_parameters()
+        self._construct_composed(arguments, own, inferred=("num_features",), activation=activation)
 
     def _infer_sizes(self, input: Tensor) -> dict[str, Any]:
         return {"num_features": input.shape[1]}
@@ -88,12 +81,16 @@ class BatchNorm1d(_BatchNorm, torch_nn.BatchNorm1d):
     Shapes: `(N, C)` or `(N, C, L)` to the same.
     """
 
+    torch_class = torch_nn.BatchNorm1d
+
 
 class BatchNorm2d(_BatchNorm, torch_nn.BatchNorm2d):
     """`torch.nn.BatchNorm2d` that says how scale and shift are initialised.
 
     Shapes: `(N, C, H, W)` to the same.
     """
+
+    torch_class = torch_nn.BatchNorm2d
 
 
 class BatchNorm3d(_BatchNorm, torch_nn.BatchNorm3d):
@@ -102,8 +99,10 @@ class BatchNorm3d(_BatchNorm, torch_nn.BatchNorm3d):
     Shapes: `(N, C, D, H, W)` to the same.
     """
 
+    torch_class = torch_nn.BatchNorm3d
 
-class GroupNorm(Layer, torch_nn.GroupNorm):
+
+class GroupNorm(ComposedLayer, torch_nn.GroupNorm):
     """`torch.nn.GroupNorm` that says how scale and shift are initialised.
 
     Args:
@@ -124,6 +123,8 @@ class GroupNorm(Layer, torch_nn.GroupNorm):
         TypeError: An initialiser or activation is neither a name nor callable.
     """
 
+    torch_class = torch_nn.GroupNorm
+
     def __init__(
         self,
         num_groups: int,
@@ -138,7 +139,7 @@ class GroupNorm(Layer, torch_nn.GroupNorm):
         activation: ActivationLike | None = None,
     ) -> None:
         own = own_from(weight_init=weight_init, bias_init=bias_init)
-        beside = {"activation": activation_from(activation)}
+        activation = activation_from(activation)
         arguments: dict[str, Any] = {
             "num_groups": num_groups,
             "num_channels": num_channels,
@@ -146,13 +147,13 @@ class GroupNorm(Layer, torch_nn.GroupNorm):
             "affine": affine,
         }
         arguments |= {"device": device, "dtype": dtype}
-        self._construct(torch_nn.GroupNorm, arguments, own, inferred=("num_channels",), stages="CA", beside=beside)
+        self._construct_composed(arguments, own, inferred=("num_channels",), activation=activation)
 
     def _infer_sizes(self, input: Tensor) -> dict[str, Any]:
         return {"num_channels": input.shape[1]}
 
 
-class LayerNorm(Layer, torch_nn.LayerNorm):
+class LayerNorm(ComposedLayer, torch_nn.LayerNorm):
     """`torch.nn.LayerNorm` that says how scale and shift are initialised.
 
     Args:
@@ -173,6 +174,8 @@ class LayerNorm(Layer, torch_nn.LayerNorm):
         TypeError: An initialiser or activation is neither a name nor callable.
     """
 
+    torch_class = torch_nn.LayerNorm
+
     def __init__(
         self,
         normalized_shape: int | Sequence[int] | torch.Size | None,
@@ -187,14 +190,14 @@ class LayerNorm(Layer, torch_nn.LayerNorm):
         activation: ActivationLike | None = None,
     ) -> None:
         own = own_from(weight_init=weight_init, bias_init=bias_init)
-        beside = {"activation": activation_from(activation)}
+        activation = activation_from(activation)
         arguments: dict[str, Any] = {
             "normalized_shape": normalized_shape,
             "eps": eps,
             "elementwise_affine": elementwise_affine,
         }
         arguments |= {"bias": bias, "device": device, "dtype": dtype}
-        self._construct(torch_nn.LayerNorm, arguments, own, inferred=("normalized_shape",), stages="CA", beside=beside)
+        self._construct_composed(arguments, own, inferred=("normalized_shape",), activation=activation)
 
     def _infer_sizes(self, input: Tensor) -> dict[str, Any]:
         return {"normalized_shape": tuple(input.shape[-1:])}

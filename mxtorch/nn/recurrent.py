@@ -17,23 +17,15 @@ _ARGUMENT_BY_KIND = {"weight_ih": "input_init", "weight_hh": "recurrent_init"}
 class _Recurrent(Layer, torch_nn.RNNBase):
     """What recurrent layers share. Initialisers fill gate by gate, so that fans are those of one gate."""
 
-    def own_initializers(self) -> dict[str, Initializer]:
-        """The initialisers that were given to this layer, by the name of the parameter they are for."""
+    def _by_parameter(self, own: dict[str, Initializer]) -> dict[str, Initializer]:
+        self._check_wanted("bias_init", own, self.bias)
         found = {}
         for name in self._flat_weights_names:
             general = "bias_init" if name.startswith("bias") else "weight_init"
-            own = self._own.get(_ARGUMENT_BY_KIND.get(name[:9], general), self._own.get(general))
-            if own is not None:
-                found[name] = own
+            given = own.get(_ARGUMENT_BY_KIND.get(name[:9], general), own.get(general))
+            if given is not None:
+                found[name] = given
         return found
-
-    def forward(self, *inputs: Any, **named: Any) -> Any:
-        """Torch's."""
-        return super(Layer, self).forward(*inputs, **named)
-
-    def _check_has_parameters(self, own: Any) -> None:
-        if "bias_init" in own and not self.bias:
-            raise ValueError(f"bias_init: got {own['bias_init']}, but the layer has no bias; leave it out")
 
     def _infer_sizes(self, input: Tensor | torch_nn.utils.rnn.PackedSequence, hidden: Any = None) -> dict[str, Any]:
         return {"input_size": (input if isinstance(input, Tensor) else input.data).shape[-1]}
@@ -64,6 +56,8 @@ class RNN(_Recurrent, torch_nn.RNN):
         ValueError: A name is unknown, or an initialiser can't apply to the shape or is for a bias that isn't there.
         TypeError: An initialiser is neither a name nor callable.
     """
+
+    torch_class = torch_nn.RNN
 
     def __init__(
         self,
@@ -98,7 +92,7 @@ class RNN(_Recurrent, torch_nn.RNN):
             "device": device,
             "dtype": dtype,
         }
-        self._construct(torch_nn.RNN, arguments, own, inferred=("input_size",))
+        self._construct(arguments, own, inferred=("input_size",))
 
 
 class _Gated(_Recurrent):
@@ -136,8 +130,7 @@ class _Gated(_Recurrent):
         }
         if proj_size:
             arguments["proj_size"] = proj_size  # an LSTM's alone: torch refuses it elsewhere
-        torch_class: Any = torch_nn.LSTM if isinstance(self, torch_nn.LSTM) else torch_nn.GRU
-        self._construct(torch_class, arguments, own, inferred=("input_size",))
+        self._construct(arguments, own, inferred=("input_size",))
 
 
 class LSTM(_Gated, torch_nn.LSTM):
@@ -166,6 +159,8 @@ class LSTM(_Gated, torch_nn.LSTM):
         TypeError: An initialiser is neither a name nor callable.
     """
 
+    torch_class = torch_nn.LSTM
+
 
 class GRU(_Gated, torch_nn.GRU):
     """`torch.nn.GRU` with initialisers.
@@ -191,3 +186,5 @@ class GRU(_Gated, torch_nn.GRU):
         ValueError: A name is unknown, or an initialiser can't apply to the shape or is for a bias that isn't there.
         TypeError: An initialiser is neither a name nor callable.
     """
+
+    torch_class = torch_nn.GRU

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn as torch_nn
 
@@ -37,6 +35,8 @@ class MultiheadAttention(Layer, torch_nn.MultiheadAttention):
         TypeError: An initialiser is neither a name nor callable.
     """
 
+    torch_class = torch_nn.MultiheadAttention
+
     def __init__(
         self,
         embed_dim: int,
@@ -67,30 +67,21 @@ class MultiheadAttention(Layer, torch_nn.MultiheadAttention):
             "device": device,
             "dtype": dtype,
         }
-        self._construct(torch_nn.MultiheadAttention, arguments, own_from(weight_init=weight_init, bias_init=bias_init))
+        self._construct(arguments, own_from(weight_init=weight_init, bias_init=bias_init))
 
-    def own_initializers(self) -> dict[str, Initializer]:
-        """The initialisers that were given to this layer, by the name of the parameter they are for."""
-        named = [name for name, _ in self.named_parameters() if name not in ("bias_k", "bias_v")]
-        kinds = {name: "bias_init" if name.endswith("bias") else "weight_init" for name in named}
-        return {name: self._own[kind] for name, kind in kinds.items() if kind in self._own}
-
-    def forward(self, *inputs: Any, **named: Any) -> Any:
-        """Torch's."""
-        return super(Layer, self).forward(*inputs, **named)
+    def reset_parameters(self) -> None:
+        """Fill each parameter anew, by the layer's own initialiser or as torch does."""
+        if self.own_initializers:
+            super().reset_parameters()
+        else:
+            super()._reset_parameters()
 
     def _reset_parameters(self) -> None:
         if not self._under_construction:
             self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Fill each parameter anew, by the layer's own initialiser or as torch does."""
-        torch_reset: Any = super()._reset_parameters
-        if self._own:
-            super().reset_parameters()
-        else:
-            torch_reset()
-
-    def _check_has_parameters(self, own: Any) -> None:
-        if "bias_init" in own and self.in_proj_bias is None:
-            raise ValueError(f"bias_init: got {own['bias_init']}, but the layer has no bias; leave it out")
+    def _by_parameter(self, own: dict[str, Initializer]) -> dict[str, Initializer]:
+        self._check_wanted("bias_init", own, self.in_proj_bias is not None)
+        named = [name for name, _ in self.named_parameters() if name not in ("bias_k", "bias_v")]
+        kinds = {name: "bias_init" if name.endswith("bias") else "weight_init" for name in named}
+        return {name: own[kind] for name, kind in kinds.items() if kind in own}
