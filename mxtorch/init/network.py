@@ -161,9 +161,10 @@ def reset(module: nn.Module) -> None:
         ValueError: One can't apply to its parameter; nothing has changed then.
     """
     own = own_initializers(module)
-    direct = {name: Default() for name, _ in module.named_parameters(recurse=False)}
+    layers = dict.fromkeys(["", *(name.rpartition(".")[0] for name in own)])  # with the layers inside that own names
     entries = []
-    for name, initializer in {**direct, **own}.items():
+    for name in [f"{path}.{n}".lstrip(".") for path in layers for n in _own_parameters(module.get_submodule(path))]:
+        initializer = own.get(name, Default())
         path, _, last = name.rpartition(".")
         place = Place(module.get_submodule(path), last)
         entries.append(
@@ -174,6 +175,10 @@ def reset(module: nn.Module) -> None:
     _reset_running_statistics(module)
     for entry in entries:
         _apply(entry, None)
+
+
+def _own_parameters(module: nn.Module) -> list[str]:
+    return [name for name, _ in module.named_parameters(recurse=False)]
 
 
 def own_initializers(module: nn.Module) -> dict[str, Initializer]:
