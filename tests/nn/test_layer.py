@@ -1,5 +1,6 @@
 """What every layer promises: without norm and activation it is torch's."""
 
+import contextlib
 import copy
 import io
 import pickle
@@ -9,7 +10,6 @@ import torch
 from torch import nn as torch_nn
 from torchvision.models import resnet50
 
-import mxtorch.nn
 from mxtorch import init, nn
 
 LAYERS = {
@@ -121,43 +121,18 @@ def test_compile_and_export(name):
     assert torch.allclose(first(exported(*inputs)), expected, atol=1e-6)
 
 
-def replaced(net):
-    """The network with every layer of torch that we have too made anew by ours, values copied."""
-    net = copy.deepcopy(net)
-    for parent in list(net.modules()):
-        for name, child in list(parent.named_children()):
-            kind = type(child).__name__
-            if kind in mxtorch.nn.__all__ and type(child).__module__.startswith("torch.nn"):
-                setattr(parent, name, twin(child))
-    return net
-
-
-def twin(layer):
-    kind = type(layer).__name__
-    if kind == "Conv2d":
-        names = [
-            "in_channels",
-            "out_channels",
-            "kernel_size",
-            "stride",
-            "padding",
-            "dilation",
-            "groups",
-            "padding_mode",
-        ]
-        made = nn.Conv2d(**{name: getattr(layer, name) for name in names}, bias=layer.bias is not None)
-    elif kind == "Linear":
-        made = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
-    elif kind == "MultiheadAttention":
-        made = nn.MultiheadAttention(layer.embed_dim, layer.num_heads, layer.dropout, batch_first=layer.batch_first)
-    elif kind == "LayerNorm":
-        made = nn.LayerNorm(layer.normalized_shape, layer.eps)
-    elif kind == "Embedding":
-        made = nn.Embedding(layer.num_embeddings, layer.embedding_dim)
-    else:
-        made = nn.BatchNorm2d(layer.num_features, layer.eps, layer.momentum)
-    made.load_state_dict(layer.state_dict())
-    return made.train(layer.training)
+@contextlib.contextmanager
+def ours_for_torchs(monkeypatch):
+    """Within it, networks that are built of torch's layers are built of ours; gives the list of those made."""
+    made = []
+    construct = nn.Layer._construct
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.Layer, "_construct", lambda self, *given: [made.append(type(self)), construct(self, *given)])
+        for name in nn.__all__:
+            for module in (torch_nn, torch_nn.modules.transformer):
+                if hasattr(module, name):
+                    patch.setattr(module, name, getattr(nn, name))
+        yield made
 
 
 def transformer():
@@ -172,10 +147,16 @@ def transformer():
     [(resnet50, torch.randn(2, 3, 64, 64)), (transformer, torch.randint(50, (2, 7)))],
     ids=["resnet50", "transformer"],
 )
-def test_drop_in(make, batch):
+def test_drop_in(make, batch, monkeypatch):
+    torch.manual_seed(0)
     theirs = make()
-    ours = replaced(theirs)
+    with ours_for_torchs(monkeypatch) as made:
+        torch.manual_seed(0)
+        ours = make()
+    replaceable = {getattr(nn, name).torch_class for name in ALL}
+    assert {kind.torch_class for kind in made} == {type(module) for module in theirs.modules()} & replaceable
     assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert all(torch.equal(ours.state_dict()[key], value) for key, value in theirs.state_dict().items())
     for mode in (True, False):
         outputs = []
         for net in (ours, theirs):
