@@ -1,17 +1,18 @@
 """What mxtorch's layers cost where they stand in for torch's: forward time, side by side.
 
-    python benchmarks/layers.py [--rounds 31] [--seconds 0.3] [--threads 1]
+    python benchmarks/layers.py [--rounds 5] [--seconds 6] [--threads 1]
 
-Each network is built twice from the same code and seed, once with torch's layers and once with ours. In each round
-both run as many forward passes as fit the given time, one after the other and in turns the other first; a ratio is
-that of a round, medians are over the rounds. The third line, a layer with norm and activation beside three modules in
-a Sequential, is the cost of the composition itself.
+Each network is built from the same code and seed with torch's layers and with ours, and copied once more with torch's:
+the ratio of the two torch ones is the noise of the measurement. Forward passes of the three alternate; a figure is the
+median of its round, a ratio the median over the rounds. The third line, a layer with norm and activation beside three
+modules in a Sequential, is the cost of the composition itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -62,41 +63,43 @@ def composed() -> Case:
     return "Conv2d + norm + activation", torch_nn.Sequential(*parts), ours, torch.randn(4, 16, 28, 28)
 
 
-def seconds_of(net: torch_nn.Module, batch: Tensor, passes: int) -> float:
-    """The time of one forward pass, over as many as told."""
-    start = time.perf_counter()
-    for _ in range(passes):
-        net(batch)
-    return (time.perf_counter() - start) / passes
+def medians(nets: list[torch_nn.Module], batch: Tensor, seconds: float) -> list[float]:
+    """The median time of a forward pass of each network, in turns, each going first as often."""
+    times: list[list[float]] = [[] for _ in nets]
+    end = time.perf_counter() + seconds
+    turn = 0
+    while time.perf_counter() < end or turn < 3 * len(nets):
+        for place in range(len(nets)):
+            index = (turn + place) % len(nets)
+            start = time.perf_counter()
+            nets[index](batch)
+            times[index].append(time.perf_counter() - start)
+        turn += 1
+    return [statistics.median(column) for column in times]
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--seconds", type=float, default=0.3, help="for each network in each round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each round")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     cases = [
-        twice("resnet50", resnet50, torch.randn(1, 3, 96, 96)),
+        twice("resnet50", resnet50, torch.randn(1, 3, 64, 64)),
         twice("transformer", transformer, torch.randint(1000, (2, 32))),
         composed(),
     ]
-    print(f"torch {torch.__version__}, {options.threads} threads, {options.rounds} rounds")
-    print(f"{'network':<28} {'torch ms':>10} {'mxtorch ms':>11} {'ratio':>7}  middle half of the ratios")
+    print(f"torch {torch.__version__}, {options.threads} threads, {options.rounds} rounds of {options.seconds} s")
+    print(f"{'network':<28} {'torch ms':>10} {'mxtorch ms':>11} {'ratio':>7} {'torch again':>12}")
     with torch.inference_mode():
         for name, theirs, ours, batch in cases:
-            pair = theirs.eval(), ours.eval()
-            passes = max(1, int(options.seconds / seconds_of(theirs, batch, 3)))
-            times: list[tuple[float, float]] = []
-            for turn in range(options.rounds):
-                first, second = (seconds_of(net, batch, passes) for net in (pair if turn % 2 else pair[::-1]))
-                times.append((first, second) if turn % 2 else (second, first))
-            ratios = [mine / torchs for torchs, mine in times]
-            quarter, median, three_quarters = statistics.quantiles(ratios, n=4)
-            torchs, mine = (1000 * statistics.median(column) for column in zip(*times, strict=True))
-            print(f"{name:<28} {torchs:>10.3f} {mine:>11.3f} {median:>7.4f}  {quarter:.4f} to {three_quarters:.4f}")
+            nets = [theirs.eval(), ours.eval(), copy.deepcopy(theirs)]
+            rounds = [medians(nets, batch, options.seconds) for _ in range(options.rounds)]
+            ratio, again = (statistics.median(line[which] / line[0] for line in rounds) for which in (1, 2))
+            torchs, mine = (1000 * statistics.median(line[which] for line in rounds) for which in (0, 1))
+            print(f"{name:<28} {torchs:>10.3f} {mine:>11.3f} {ratio:>7.4f} {again:>12.4f}")
 
 
 if __name__ == "__main__":

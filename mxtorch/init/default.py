@@ -50,14 +50,16 @@ class Default(Initializer):
 
 
 def default_for(place: Place) -> Initializer | None:
-    """The initialiser that does what torch does; None where the layer is not one of torch's."""
+    """The initialiser that does what torch does; None where the layer or the parameter is not torch's."""
     module, name = place.module, place.name
-    if is_norm(module):
-        return Ones() if name == "weight" else Zeros()
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
         return _within(1 / math.sqrt(module.hidden_size))
     if isinstance(module, nn.MultiheadAttention):
         return _attention(name)
+    if name not in ("weight", "bias"):
+        return None
+    if is_norm(module):
+        return Ones() if name == "weight" else Zeros()
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return Normal()
     if isinstance(module, nn.PReLU):

@@ -124,12 +124,16 @@ def initialize(
     Raises:
         ValueError: A pattern matches no parameter, a name is unknown, an initialiser can't apply to a shape, the seed
             is no integer, or on the meta device a parameter or buffer would be left without values.
-        TypeError: `net` is no module, or an initialiser is neither a name nor callable.
+        TypeError: `net` is no module, `overrides` no mapping, or an initialiser neither a name nor callable.
     """
     if not isinstance(net, nn.Module):
         raise TypeError(f"net: got {type(net).__name__}; give a torch.nn.Module")
     if seed is not None and whole_number(seed) is None:
         raise ValueError(f"seed: got {seed!r}; give an integer, or None")
+    if overrides is not None and not isinstance(overrides, Mapping):
+        raise TypeError(
+            f"overrides: got {type(overrides).__name__}; give initialisers by pattern, as in {{'*.head.*': 'zeros'}}"
+        )
     fallbacks = {"weight": get(weight, "weight"), "bias": get(bias, "bias")}
     patterns = {p: get(given, f"overrides[{p!r}]") for p, given in (overrides or {}).items()}
     entries = _entries(net)
@@ -157,6 +161,8 @@ def initialize(
 def reset(module: nn.Module) -> None:
     """Fill a layer's parameters: each by the layer's own initialiser, or by torch's default where it has none.
 
+    What has neither, such as the parts of a parametrised weight, is left as it was.
+
     Raises:
         ValueError: One can't apply to its parameter; nothing has changed then.
     """
@@ -164,9 +170,9 @@ def reset(module: nn.Module) -> None:
     layers = dict.fromkeys(["", *(name.rpartition(".")[0] for name in own)])  # with the layers inside that own names
     entries = []
     for name in [f"{path}.{n}".lstrip(".") for path in layers for n in _own_parameters(module.get_submodule(path))]:
-        initializer = own.get(name, Default())
         path, _, last = name.rpartition(".")
         place = Place(module.get_submodule(path), last)
+        initializer = own.get(name, Default() if default_for(place) is not None else None)
         entries.append(
             _Entry(module.get_parameter(name), [place], [name], initializer, f"{type(module).__name__}'s own")
         )
@@ -184,10 +190,22 @@ def _own_parameters(module: nn.Module) -> list[str]:
 def own_initializers(module: nn.Module) -> dict[str, Initializer]:
     """A layer's own initialisers by parameter name: its attribute `own_initializers`, if it has one.
 
-    A name with a dot is that of a parameter of a layer inside it.
+    A name with a dot is that of a parameter of a layer inside it. A parameter that was parametrised or pruned since,
+    and so has another name, is passed over.
+
+    Raises:
+        ValueError: There is no such parameter, or no such initialiser.
     """
     given = getattr(module, "own_initializers", None)
-    return {name: get(initializer, name) for name, initializer in given.items()} if isinstance(given, Mapping) else {}
+    if not isinstance(given, Mapping):
+        return {}
+    names = [name for name, _ in module.named_parameters()]
+    for name in given:
+        if not any(there.startswith((name, "parametrizations.")) for there in names):
+            raise ValueError(
+                f"own_initializers of {type(module).__name__}: {name!r} is no parameter{closest(name, names)}"
+            )
+    return {name: get(initializer, name) for name, initializer in given.items() if name in names}
 
 
 def _entries(net: nn.Module) -> list[_Entry]:

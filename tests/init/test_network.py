@@ -4,6 +4,7 @@ import pickle
 import pytest
 import torch
 from torch import nn as torch_nn
+from torch.nn.utils import prune
 from torchvision.models import resnet18
 
 from mxtorch import init, nn
@@ -154,6 +155,27 @@ def test_a_module_elsewhere_can_have_initialisers_of_its_own():
     assert report["position"].reason == "Custom's own"
 
 
+def test_initialisers_of_its_own_must_be_for_parameters_that_there_are():
+    net = Custom()
+    net.own_initializers = {"positoin": "zeros"}
+    with pytest.raises(
+        ValueError, match="own_initializers of Custom: 'positoin' is no parameter; did you mean 'position'"
+    ):
+        init.initialize(net)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [torch_nn.utils.parametrizations.weight_norm, lambda layer: prune.random_unstructured(layer, "weight", 1)],
+)
+def test_a_weight_that_was_parametrised_or_pruned_since_is_left_alone(change):
+    layer = change(nn.Linear(3, 4, weight_init="ones", bias_init="ones"))
+    before = values(layer)
+    layer.reset_parameters()
+    init.initialize(layer, "zeros", "zeros")
+    assert same(values(layer), before)
+
+
 def test_shared_parameters_are_filled_once_and_matched_by_every_name():
     net = torch_nn.ModuleDict({"embedding": torch_nn.Embedding(5, 3), "head": torch_nn.Linear(3, 5)})
     net["head"].weight = net["embedding"].weight
@@ -261,6 +283,7 @@ def test_what_would_have_no_values_after_the_meta_device_is_refused():
     [
         ({"weight": "xavier_unifrm"}, ValueError, "weight: got 'xavier_unifrm'; did you mean 'xavier_uniform'"),
         ({"bias": 3}, TypeError, "bias: got 3"),
+        ({"overrides": ["0.*"]}, TypeError, "overrides: got list"),
         ({"overrides": {"0.wieght": "ones"}}, ValueError, "'0.wieght' matches no parameter; did you mean '0.weight'"),
         ({"overrides": {"0.*": "one"}}, ValueError, r"overrides\['0.\*'\]: got 'one'; did you mean 'ones'"),
         ({"overrides": {"0.*": "orthogonal"}}, ValueError, r"0.bias \(pattern '0.\*'\): Orthogonal.* can't fill"),
