@@ -2,8 +2,8 @@
 
     python benchmarks/layers.py [--rounds 5] [--seconds 6] [--threads 1]
 
-Each network is built from the same code and seed with torch's layers and with ours, and copied once more with torch's:
-the ratio of the two torch ones is the noise of the measurement. Forward passes of the three alternate; a figure is the
+Each network is built from the same code and seed with torch's layers, with ours, and with torch's once more: the ratio
+of the two torch ones is the noise of the measurement. Forward passes of the three alternate; a figure is the
 median of its round, a ratio the median over the rounds. The third line, a layer with norm and activation beside three
 modules in a Sequential, is the cost of the composition itself.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from torchvision.models import resnet50
 
 from mxtorch import nn
 
-Case = tuple[str, torch_nn.Module, torch_nn.Module, Tensor]
+Case = tuple[str, list[torch_nn.Module], Tensor]
 
 
 @contextlib.contextmanager
@@ -46,21 +45,24 @@ def transformer() -> torch_nn.Module:
     return torch_nn.Sequential(torch_nn.Embedding(1000, 128), encoder, torch_nn.Linear(128, 1000))
 
 
-def twice(name: str, make: Callable[[], torch_nn.Module], batch: Tensor) -> Case:
-    """The network with torch's layers and with ours, of the same weights."""
-    torch.manual_seed(0)
-    theirs = make()
-    with ours_for_torchs():
-        torch.manual_seed(0)
-        ours = make()
-    return name, theirs, ours, batch
+def built(name: str, make: Callable[[], torch_nn.Module], batch: Tensor) -> Case:
+    """The network with torch's layers, with ours, and with torch's again, all of the same weights."""
+    nets = []
+    for layers in (contextlib.nullcontext(), ours_for_torchs(), contextlib.nullcontext()):
+        with layers:
+            torch.manual_seed(0)
+            nets.append(make())
+    return name, nets, batch
 
 
 def composed() -> Case:
-    """Convolution, norm and activation as three modules and as one."""
-    parts = torch_nn.Conv2d(16, 32, 3, bias=False), torch_nn.BatchNorm2d(32), torch_nn.ReLU()
+    """Convolution, norm and activation as three modules, as one, and as three again."""
+    apart = [
+        torch_nn.Sequential(torch_nn.Conv2d(16, 32, 3, bias=False), torch_nn.BatchNorm2d(32), torch_nn.ReLU())
+        for _ in range(2)
+    ]
     ours = nn.Conv2d(16, 32, 3, bias=False, norm="batch", activation="relu")
-    return "Conv2d + norm + activation", torch_nn.Sequential(*parts), ours, torch.randn(4, 16, 28, 28)
+    return "Conv2d + norm + activation", [apart[0], ours, apart[1]], torch.randn(4, 16, 28, 28)
 
 
 def medians(nets: list[torch_nn.Module], batch: Tensor, seconds: float) -> list[float]:
@@ -87,16 +89,15 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     cases = [
-        twice("resnet50", resnet50, torch.randn(1, 3, 64, 64)),
-        twice("transformer", transformer, torch.randint(1000, (2, 32))),
+        built("resnet50", resnet50, torch.randn(1, 3, 64, 64)),
+        built("transformer", transformer, torch.randint(1000, (2, 32))),
         composed(),
     ]
     print(f"torch {torch.__version__}, {options.threads} threads, {options.rounds} rounds of {options.seconds} s")
     print(f"{'network':<28} {'torch ms':>10} {'mxtorch ms':>11} {'ratio':>7} {'torch again':>12}")
     with torch.inference_mode():
-        for name, theirs, ours, batch in cases:
-            nets = [theirs.eval(), ours.eval(), copy.deepcopy(theirs)]
-            rounds = [medians(nets, batch, options.seconds) for _ in range(options.rounds)]
+        for name, nets, batch in cases:
+            rounds = [medians([net.eval() for net in nets], batch, options.seconds) for _ in range(options.rounds)]
             ratio, again = (statistics.median(line[which] / line[0] for line in rounds) for which in (1, 2))
             torchs, mine = (1000 * statistics.median(line[which] for line in rounds) for which in (0, 1))
             print(f"{name:<28} {torchs:>10.3f} {mine:>11.3f} {ratio:>7.4f} {again:>12.4f}")

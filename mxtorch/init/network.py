@@ -161,11 +161,14 @@ def initialize(
 def reset(module: nn.Module) -> None:
     """Fill a layer's parameters: each by the layer's own initialiser, or by torch's default where it has none.
 
-    What has neither, such as the parts of a parametrised weight, is left as it was.
+    What has neither, such as the parts of a parametrised weight, is left as it was; a lazy layer waits for its first
+    batch, which ends in this.
 
     Raises:
         ValueError: One can't apply to its parameter; nothing has changed then.
     """
+    if _has_lazy(module):
+        return
     own = own_initializers(module)
     layers = dict.fromkeys(["", *(name.rpartition(".")[0] for name in own)])  # with the layers inside that own names
     entries = []
