@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mxtorch import callbacks, schedules
+from mxtorch import callbacks, init, nn, schedules
 from mxtorch._version import __version__
 from mxtorch.callbacks import Callback
 from mxtorch.history import History
@@ -26,7 +26,9 @@ __all__ = [
     "Trainer",
     "__version__",
     "callbacks",
+    "init",
     "model_zoo",
+    "nn",
     "schedules",
 ]
 

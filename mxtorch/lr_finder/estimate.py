@@ -88,7 +88,8 @@ def estimate(rates: Sequence[float], losses: Sequence[float], *, ended_early: bo
         return without_number(
             "no_signal",
             "The loss does not fall clearly at any rate. The network may be trained already, too hard to train as "
-            "initialised, or the batches too noisy: try a larger batch, accumulate=, or num_steps=300.",
+            "initialised (mxtorch.init.check(net, batch) tells), or the batches too noisy: try a larger batch, "
+            "accumulate=, or num_steps=300.",
         )
     if not ended_early and lowest >= len(loss) - MEDIAN_WIDTH // 2 - 1:
         return without_number(

@@ -1,0 +1,88 @@
+"""Torch's own initialisation, one parameter at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mxtorch.init.base import Initializer, Place
+from mxtorch.init.filling import Constant, Normal, Ones, Uniform, Zeros
+from mxtorch.init.scaled import KaimingUniform, XavierNormal, XavierUniform
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+_TORCH_UNIFORM = KaimingUniform(a=math.sqrt(5), nonlinearity="leaky_relu")
+
+
+def is_norm(module: nn.Module) -> bool:
+    """True for a layer whose weight is a scale and whose bias is a shift."""
+    return isinstance(module, _NORMS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Default(Initializer):
+    """What torch's layer of that kind starts with: bit for bit its `reset_parameters`, parameter after parameter.
+
+    Norms have scale 1 and shift 0, embeddings are standard normal, recurrent layers are uniform within
+    `1 / sqrt(hidden_size)`, attention is Xavier uniform with zero biases, the rest is uniform within
+    `1 / sqrt(fan_in)`. Without a layer the last is taken, for which a tensor needs two dimensions.
+    """
+
+    splits_blocks: ClassVar[bool] = False
+
+    def check(self, shape: torch.Size, place: Place | None) -> None:
+        """The parameter of one of torch's layers, or a matrix."""
+        if place is None:
+            self._check_matrix(shape)
+        elif default_for(place) is None:
+            raise ValueError(
+                f"{self!r}: torch has no default for {place.name} of {type(place.module).__name__}; give another one"
+            )
+
+    def fill(self, tensor: Tensor, generator: torch.Generator | None, place: Place | None) -> None:
+        """Fill it."""
+        initializer = _TORCH_UNIFORM if place is None else default_for(place)
+        assert initializer is not None  # `check` came first
+        initializer.fill(tensor, generator, None)
+
+
+def default_for(place: Place) -> Initializer | None:
+    """The initialiser that does what torch does; None where the layer or the parameter is not torch's."""
+    module, name = place.module, place.name
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        return _within(1 / math.sqrt(module.hidden_size))
+    if isinstance(module, nn.MultiheadAttention):
+        return _attention(name)
+    if name not in ("weight", "bias"):
+        return None
+    if is_norm(module):
+        return Ones() if name == "weight" else Zeros()
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return Normal()
+    if isinstance(module, nn.PReLU):
+        return Constant(module.init)
+    if isinstance(module, nn.Bilinear):
+        return _within(1 / math.sqrt(module.in1_features))
+    if isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear) and name == "bias":
+        return Zeros()  # attention's own
+    if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
+        return _TORCH_UNIFORM if name == "weight" else _within(_inverse_root_fan_in(module.weight))
+    return None
+
+
+def _attention(name: str) -> Initializer:
+    if name in ("bias_k", "bias_v"):
+        return XavierNormal()
+    return Zeros() if name == "in_proj_bias" else XavierUniform()
+
+
+def _within(bound: float) -> Initializer:
+    return Uniform(-bound, bound)
+
+
+def _inverse_root_fan_in(weight: Tensor) -> float:
+    fan_in = weight.shape[1:].numel()
+    return 1 / math.sqrt(fan_in) if fan_in else 0.0

@@ -1,0 +1,51 @@
+"""Residual blocks that start as the identity."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from mxtorch._validation import closest
+from mxtorch.init.default import is_norm
+
+_SHORTCUTS = ("downsample", "shortcut", "skip", "identity", "proj")
+
+
+def last_norms(net: nn.Module, block: type[nn.Module] | tuple[type[nn.Module], ...] | str) -> dict[str, str]:
+    """Overrides for `initialize` that start the scale of each residual block's last norm at zero.
+
+    Every block is the identity then, which helps deep networks and large batches in the first steps (Goyal et al.
+    2017, arXiv 1706.02677, sec. 5.1). The last norm is the last one that the block registered, shortcuts left out.
+
+    Args:
+        net: The network.
+        block: The class of its residual blocks, several of them, or the class's name.
+
+    Returns:
+        `"zeros"` by the name of each scale.
+
+    Raises:
+        ValueError: There is no such block, or one without a norm that has a scale.
+        TypeError: `block` is neither a class nor a name.
+    """
+    kinds = block if isinstance(block, tuple) else (block,)
+    if not all(isinstance(kind, (str, type)) for kind in kinds):
+        raise TypeError(f"block: got {block!r}; give the class of the residual blocks, or its name")
+    overrides = {}
+    for prefix, module in net.named_modules():
+        if any(type(module).__name__ == kind if isinstance(kind, str) else isinstance(module, kind) for kind in kinds):
+            overrides[f"{prefix}.{_last_norm(module)}.weight".lstrip(".")] = "zeros"
+    if not overrides:
+        there = sorted({type(module).__name__ for module in net.modules()})
+        raise ValueError(f"block: {block!r} is not in the network{closest(str(block), there)}")
+    return overrides
+
+
+def _last_norm(block: nn.Module) -> str:
+    names: list[str] = [
+        name
+        for name, module in block.named_modules()
+        if is_norm(module) and module.weight is not None and not name.startswith(_SHORTCUTS)
+    ]
+    if not names:
+        raise ValueError(f"block: a {type(block).__name__} has no norm with a scale; give another class")
+    return names[-1]

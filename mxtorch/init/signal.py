@@ -1,0 +1,268 @@
+"""How the scale of activations and gradients changes from layer to layer."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Mark = Literal["", "vanishing", "exploding", "not finite"]
+
+_FAR = 1e4  # torchvision's networks stay within 2.5e3 (MobileNetV3's gradients), most within 1e2
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSignal:
+    """One layer's figures; where a layer runs several times, those of its last run.
+
+    Args:
+        name: The layer's name in the network.
+        kind: The name of its class.
+        activation: Root mean square of its output.
+        gradient: Euclidean norm of the loss's gradient by its output. A norm, because where a map has more positions
+            each has a smaller share.
+        weight_gradient: Euclidean norm of the loss's gradient by its own parameters.
+        activation_mark: What is wrong with the activation, beside that of the first layer.
+        gradient_mark: What is wrong with the gradient, beside that of the last layer.
+    """
+
+    name: str
+    kind: str
+    activation: float
+    gradient: float
+    weight_gradient: float
+    activation_mark: Mark = ""
+    gradient_mark: Mark = ""
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Signal:
+    """What `check` found: a row a layer, in the order in which they ran; printed, a table."""
+
+    rows: tuple[LayerSignal, ...]
+
+    @property
+    def status(self) -> str:
+        """`ok`, or the worst mark there is: `not finite`, `exploding` or `vanishing`."""
+        marks = {mark for row in self.rows for mark in (row.activation_mark, row.gradient_mark)}
+        return next((mark for mark in ("not finite", "exploding", "vanishing") if mark in marks), "ok")
+
+    def __iter__(self) -> Iterator[LayerSignal]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __str__(self) -> str:
+        lines = [f"{'layer':<32} {'kind':<18} {'activation':>10} {'gradient':>10} {'weight gr.':>10}"]
+        for row in self.rows:
+            figures = f"{row.activation:>10.2e} {row.gradient:>10.2e} {row.weight_gradient:>10.2e}"
+            parts = (("activation", row.activation_mark), ("gradient", row.gradient_mark))
+            marks = ", ".join(f"{part} {mark}" for part, mark in parts if mark)
+            lines.append(f"{row.name:<32} {row.kind:<18} {figures}  {marks}".rstrip())
+        return "\n".join([*lines, f"status: {self.status}"])
+
+    __repr__ = __str__
+
+    def plot(self) -> Figure:
+        """Activation and gradient scale over the layers, on a logarithmic axis; marked layers are dots."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(max(6.0, min(14.0, 0.25 * len(self))), 4.2), layout="tight")
+        axes = figure.subplots()
+        series = (
+            ("activation (rms)", "#1f4e79", [(row.activation, row.activation_mark) for row in self.rows]),
+            ("gradient (norm)", "#e07a1f", [(row.gradient, row.gradient_mark) for row in self.rows]),
+        )
+        for label, color, values in series:
+            drawn = [value if 0 < value < math.inf else math.nan for value, _ in values]
+            axes.plot(drawn, color=color, label=label)
+            marked = [position for position, (_, mark) in enumerate(values) if mark]
+            axes.plot(marked, [drawn[position] for position in marked], "o", color=color)
+        axes.set_yscale("log")
+        step = math.ceil(len(self) / 40)
+        axes.set_xticks(range(0, len(self), step), [row.name for row in self.rows[::step]], rotation=90, fontsize=7)
+        axes.set_title(f"Signal by layer: {self.status}", loc="left", fontsize=11)
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False, fontsize=9)
+        return figure
+
+
+def check(
+    net: nn.Module, batch: Any, loss: Callable[[Any, Any], Tensor] | None = None, *, writer: Any = None, step: int = 0
+) -> Signal:
+    """Run one forward and backward pass and tell how activations and gradients scale from layer to layer.
+
+    What to look at when the loss does not move at any learning rate. Nothing outside the result has changed
+    afterwards: gradients, buffers and random generators are as they were. A layer is whatever holds parameters of its
+    own and ran. It is marked where its activation is 10,000 times smaller or larger than the first layer's, or its
+    gradient than the last layer's, where signals start (He et al. 2015, arXiv 1502.01852, sec. 2.2); and where they
+    are not finite, or all zero. A head that starts at zero marks all layers before it: none learns in the first step.
+
+    Args:
+        net: The network, on the batch's device, in the mode it is to be judged in.
+        batch: What the network takes: a tensor, or a mapping that is given as keyword arguments. With a `loss`, a pair
+            of that and the targets; without one, a pair's second part is set aside.
+        loss: Called with output and targets. When left out, the output is multiplied by fixed random numbers and
+            summed, which asks nothing of the labels.
+        writer: A `torch.utils.tensorboard.SummaryWriter` that gets figure and table as `init/signal`.
+        step: The writer's step.
+
+    Raises:
+        TypeError: `net` is no module, or `loss` is not callable.
+        ValueError: A parameter is lazy or on the meta device, `loss` comes without targets, no layer with parameters
+            ran, or no gradient is wanted.
+    """
+    inputs, targets = _parts(net, batch, loss)
+    rows: dict[str, _Recorder] = {}
+    handles = []
+    for name, module in net.named_modules():
+        if next(module.parameters(recurse=False), None) is not None:
+            recorder = _Recorder(name or type(module).__name__, module, rows)
+            handles.append(module.register_forward_hook(recorder))
+    try:
+        with _untouched(net), torch.enable_grad():
+            output = net(**inputs) if isinstance(inputs, Mapping) else net(inputs)
+            if not rows:
+                raise ValueError("net: no layer that holds parameters ran; give a network with some")
+            objective = _projection(output) if loss is None else loss(output, targets)
+            wanted: list[Tensor] = [parameter for parameter in net.parameters() if parameter.requires_grad]
+            wanted += [r.output for r in rows.values() if r.output is not None and r.output.requires_grad]
+            gradients = torch.autograd.grad(objective, wanted, allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    by_tensor = {id(tensor): gradient for tensor, gradient in zip(wanted, gradients, strict=True)}
+    signal = Signal(_marked([recorder.row(by_tensor) for recorder in rows.values()]))
+    if writer is not None:
+        writer.add_figure("init/signal", signal.plot(), step)
+        writer.add_text("init/signal", f"```\n{signal}\n```", step)
+    return signal
+
+
+class _Recorder:
+    """A forward hook that keeps a layer's output, and its scale before anything changes it in place."""
+
+    def __init__(self, name: str, module: nn.Module, rows: dict[str, _Recorder]) -> None:
+        self.name = name
+        self.module = module
+        self.rows = rows
+        self.output: Tensor | None = None
+        self.activation = math.nan
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        tensors = _floating(output)
+        if tensors:
+            self.output = tensors[0]
+            self.activation = float(tensors[0].detach().double().square().mean().sqrt())
+            self.rows.pop(self.name, None)  # where it runs again, it stands where it ran last
+            self.rows[self.name] = self
+
+    def row(self, gradients: Mapping[int, Tensor | None]) -> LayerSignal:
+        """Its figures; those that no gradient reaches, as in frozen layers, are NaN."""
+        own = [gradients.get(id(parameter)) for parameter in self.module.parameters(recurse=False)]
+        weights = [gradient.detach().double().norm() for gradient in own if gradient is not None]
+        return LayerSignal(
+            self.name,
+            type(self.module).__name__,
+            self.activation,
+            _norm(gradients.get(id(self.output))),
+            float(torch.stack(weights).norm()) if weights else math.nan,
+        )
+
+
+def _norm(gradient: Tensor | None) -> float:
+    return math.nan if gradient is None else float(gradient.detach().double().norm())
+
+
+def _marked(rows: Sequence[LayerSignal]) -> tuple[LayerSignal, ...]:
+    first = next((row.activation for row in rows if row.activation), 0.0)
+    reached = [row.gradient for row in rows if not math.isnan(row.gradient)]
+    last = next((gradient for gradient in reversed(reached) if gradient), 0.0)
+    # A zero among others is meant, as at the end of a residual branch; what is dead up to an end is not.
+    activation_dies = rows[-1].activation == 0
+    gradient_dies = bool(reached) and reached[0] == 0
+    return tuple(
+        dataclasses.replace(
+            row,
+            activation_mark=_mark(row.activation, first, activation_dies),
+            gradient_mark="" if math.isnan(row.gradient) else _mark(row.gradient, last, gradient_dies),
+        )
+        for row in rows
+    )
+
+
+def _mark(value: float, reference: float, zero_is_dead: bool) -> Mark:
+    if not math.isfinite(value):
+        return "not finite"
+    if value == 0:
+        return "vanishing" if zero_is_dead else ""
+    if not reference or not math.isfinite(reference):
+        return ""
+    return "vanishing" if value < reference / _FAR else "exploding" if value > reference * _FAR else ""
+
+
+def _parts(net: nn.Module, batch: Any, loss: Callable[[Any, Any], Tensor] | None) -> tuple[Any, Any]:
+    """Inputs and targets, once everything that the user gave is seen to be right."""
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"net: got {type(net).__name__}; give a torch.nn.Module")
+    if loss is not None and not callable(loss):
+        raise TypeError(f"loss: got {loss!r}; give a function of output and targets, or None")
+    for name, parameter in net.named_parameters():
+        if is_lazy(parameter) or parameter.is_meta:
+            raise ValueError(f"net: {name} has no values yet; run a batch through it (lazy) or initialise it (meta)")
+    if not any(parameter.requires_grad for parameter in net.parameters()):
+        raise ValueError("net: no parameter wants a gradient; unfreeze some with requires_grad_()")
+    is_pair = isinstance(batch, (tuple, list)) and len(batch) == 2
+    if loss is not None and not is_pair:
+        raise ValueError(f"batch: got {type(batch).__name__} with a loss; give a pair of inputs and targets")
+    return (batch[0], batch[1]) if is_pair else (batch, None)
+
+
+def _floating(output: Any) -> list[Tensor]:
+    """The floating-point tensors in an output, whatever holds them."""
+    if isinstance(output, Tensor):
+        return [output] if output.is_floating_point() else []
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    return [tensor for part in output for tensor in _floating(part)] if isinstance(output, (tuple, list)) else []
+
+
+def _projection(output: Any) -> Tensor:
+    """The output times fixed random numbers, summed."""
+    tensors = [tensor for tensor in _floating(output) if tensor.requires_grad]
+    if not tensors:
+        raise ValueError(f"net: got {type(output).__name__} without a floating-point tensor; give a loss")
+    generator = torch.Generator().manual_seed(0)
+    total = torch.zeros((), device=tensors[0].device)
+    for tensor in tensors:
+        noise = torch.randn(tensor.shape, generator=generator).to(tensor)
+        total = total + (tensor * noise).sum() / math.sqrt(tensor.numel())
+    return total
+
+
+@contextlib.contextmanager
+def _untouched(net: nn.Module) -> Iterator[None]:
+    """Buffers and torch's random generators, also those of the network's devices, are afterwards as they were."""
+    buffers = [(module, name, buffer) for module in net.modules() for name, buffer in module._buffers.items()]
+    kept = [None if buffer is None else buffer.clone() for _, _, buffer in buffers]
+    devices = {parameter.device for parameter in net.parameters() if parameter.device.type != "cpu"}
+    kind = next(iter(devices)).type if devices else "cuda"
+    with torch.random.fork_rng(list(devices), device_type=kind):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for (module, name, buffer), value in zip(buffers, kept, strict=True):
+                    module._buffers[name] = buffer
+                    if buffer is not None and value is not None:
+                        buffer.copy_(value)

@@ -1,0 +1,173 @@
+"""Every layer with every initialiser that makes sense: exactly torch's values, with the moments of the formula."""
+
+import math
+
+import pytest
+import torch
+from torch import nn as torch_nn
+
+from mxtorch import init, nn
+
+T = torch_nn.init
+# Weights of 10,000 values and more, and how many matrices are stacked in each.
+MATRICES = {
+    "Conv1d": lambda **own: nn.Conv1d(32, 64, 7, **own),
+    "Conv2d": lambda **own: nn.Conv2d(32, 40, 3, **own),
+    "Conv3d": lambda **own: nn.Conv3d(16, 24, 3, **own),
+    "ConvTranspose1d": lambda **own: nn.ConvTranspose1d(32, 64, 7, **own),
+    "ConvTranspose2d": lambda **own: nn.ConvTranspose2d(32, 40, 3, **own),
+    "ConvTranspose3d": lambda **own: nn.ConvTranspose3d(16, 24, 3, **own),
+    "Linear": lambda **own: nn.Linear(100, 130, **own),
+    "Dense": lambda **own: nn.Dense(130, in_features=100, **own),
+    "Bilinear": lambda **own: nn.Bilinear(20, 25, 30, **own),
+    "Embedding": lambda **own: nn.Embedding(200, 60, **own),
+    "RNN": lambda **own: nn.RNN(110, 100, nonlinearity="relu", **own),
+    "LSTM": lambda **own: nn.LSTM(110, 100, **own),
+    "GRU": lambda **own: nn.GRU(110, 100, **own),
+    "MultiheadAttention": lambda **own: nn.MultiheadAttention(104, 2, **own),
+}
+VECTORS = {
+    "BatchNorm1d": lambda **own: nn.BatchNorm1d(12_000, **own),
+    "BatchNorm2d": lambda **own: nn.BatchNorm2d(12_000, **own),
+    "BatchNorm3d": lambda **own: nn.BatchNorm3d(12_000, **own),
+    "GroupNorm": lambda **own: nn.GroupNorm(4, 12_000, **own),
+    "LayerNorm": lambda **own: nn.LayerNorm(12_000, **own),
+    "PReLU": lambda **own: nn.PReLU(12_000, **own),
+}
+STACKED = {"LSTM": 4, "GRU": 3, "MultiheadAttention": 3}
+TRUNCATED = 1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / math.erf(math.sqrt(2))  # variance within two deviations
+
+# Name: initialiser, torch's function, mean, variance from fan in, fan out and the longer side.
+ANYWHERE = {
+    "zeros": (init.Zeros(), T.zeros_, 0, lambda *fans: 0),
+    "ones": (init.Ones(), T.ones_, 1, lambda *fans: 0),
+    "constant": (init.Constant(0.3), lambda t: T.constant_(t, 0.3), 0.3, lambda *fans: 0),
+    "uniform": (init.Uniform(-1, 2), lambda t: T.uniform_(t, -1, 2), 0.5, lambda *fans: 9 / 12),
+    "normal": (init.Normal(1, 0.02), lambda t: T.normal_(t, 1, 0.02), 1, lambda *fans: 0.0004),
+    "truncated": (init.TruncatedNormal(), T.trunc_normal_, 0, lambda *fans: TRUNCATED),
+    "function": (T.normal_, T.normal_, 0, lambda *fans: 1),
+}
+ON_MATRICES = {
+    "xavier_uniform": (init.XavierUniform(1.5), lambda t: T.xavier_uniform_(t, 1.5), 0, lambda i, o, n: 4.5 / (i + o)),
+    "xavier_normal": (init.XavierNormal(1), T.xavier_normal_, 0, lambda i, o, n: 2 / (i + o)),
+    "kaiming_uniform": (
+        init.KaimingUniform(nonlinearity="relu"),
+        lambda t: T.kaiming_uniform_(t, nonlinearity="relu"),
+        0,
+        lambda i, o, n: 2 / i,
+    ),
+    "kaiming_normal": (
+        init.KaimingNormal(a=0.2, mode="fan_out", nonlinearity="leaky_relu"),
+        lambda t: T.kaiming_normal_(t, 0.2, "fan_out"),
+        0,
+        lambda i, o, n: 2 / 1.04 / o,
+    ),
+    "lecun_uniform": (
+        init.LecunUniform(),
+        lambda t: T.kaiming_uniform_(t, nonlinearity="linear"),
+        0,
+        lambda i, o, n: 1 / i,
+    ),
+    "lecun_normal": (
+        init.LecunNormal(),
+        lambda t: T.kaiming_normal_(t, nonlinearity="linear"),
+        0,
+        lambda i, o, n: 1 / i,
+    ),
+    "orthogonal": (init.Orthogonal(1.5), lambda t: T.orthogonal_(t, 1.5), 0, lambda i, o, n: 2.25 / n),
+    "fixup": (
+        init.Fixup(9, 3),
+        lambda t: T.kaiming_normal_(t, nonlinearity="relu").mul_(9**-0.25),
+        0,
+        lambda i, o, n: 2 / 3 / i,
+    ),
+}
+
+
+def blocks_of(layer_name, layer):
+    """Each weight, cut into the matrices that are stacked in it."""
+    for name, parameter in layer.named_parameters():
+        if parameter.dim() > 1 or (layer_name in VECTORS and name == "weight"):
+            yield from parameter.detach().chunk(1 if name.startswith("out") else STACKED.get(layer_name, 1))
+
+
+CASES = [
+    pytest.param(make, layer, *expected, id=f"{layer}-{name}")
+    for layers, initialisers in ((MATRICES, ANYWHERE | ON_MATRICES), (VECTORS, ANYWHERE))
+    for layer, make in layers.items()
+    for name, expected in initialisers.items()
+]
+
+
+@pytest.mark.parametrize(("make", "layer_name", "initializer", "torch_function", "mean", "variance"), CASES)
+def test_values_are_torchs_and_moments_the_formulas(make, layer_name, initializer, torch_function, mean, variance):
+    torch.manual_seed(3)
+    layer = make(weight_init=initializer)
+    torch.manual_seed(3)
+    if layer_name == "MultiheadAttention":
+        torch_nn.Linear(104, 104)  # its constructor has the output's projection draw once for nothing
+    samples = 0
+    for block in blocks_of(layer_name, layer):
+        expected = torch.empty(block.shape)
+        assert torch.equal(block, torch_function(expected))
+        fans = T._calculate_fan_in_and_fan_out(block) if block.dim() > 1 else (0, 0)
+        wanted = variance(*fans, max(block.shape[0], block[0].numel()))
+        count, values = block.numel(), block.double()
+        samples += count
+        assert abs(values.mean() - mean) <= 5 * math.sqrt(wanted / count) + 1e-7
+        assert abs(values.var() - wanted) <= 5 * wanted * math.sqrt(2 / count) + 1e-12
+    assert samples >= 10_000
+
+
+@pytest.mark.parametrize("name", ["identity", "dirac", "sparse"])
+@pytest.mark.parametrize("kind", ["Linear", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose2d", "Embedding", "RNN"])
+def test_structured_ones_where_they_make_sense(kind, name):
+    if (name == "dirac") != ("Conv" in kind):
+        with pytest.raises(ValueError, match=r"weight.* \(.*'s own\): .* can't fill"):
+            MATRICES[kind](weight_init=init.get(name, **({"sparsity": 0.5} if name == "sparse" else {})))
+        return
+    settings = {"sparsity": 0.5} if name == "sparse" else {}
+    function = {"identity": T.eye_, "dirac": T.dirac_, "sparse": lambda t: T.sparse_(t, 0.5)}[name]
+    torch.manual_seed(3)
+    layer = MATRICES[kind](weight_init=init.get(name, **settings))
+    torch.manual_seed(3)
+    for block in blocks_of(kind, layer):
+        assert torch.equal(block, function(torch.empty(block.shape)))
+
+
+@pytest.mark.parametrize(
+    ("activation", "gain"),
+    [("relu", 2**0.5), ("tanh", 5 / 3), ("leaky_relu", (2 / 1.0001) ** 0.5), ("prelu", (2 / 1.0625) ** 0.5)],
+)
+def test_the_gain_is_that_of_the_layers_own_activation(activation, gain):
+    def made(name):
+        torch.manual_seed(0)
+        return nn.Linear(100, 120, activation=activation, weight_init=name).weight
+
+    assert torch.equal(made("xavier_normal"), _seeded(lambda t: T.xavier_normal_(t, gain), 120, 100))
+    assert torch.equal(made("orthogonal"), _seeded(lambda t: T.orthogonal_(t, gain), 120, 100))
+    assert made("kaiming_normal").std().item() == pytest.approx(gain / 10, rel=0.02)
+    assert made("kaiming_uniform").std().item() == pytest.approx(gain / 10, rel=0.02)
+
+
+def test_gains_without_an_activation_are_torchs_defaults():
+    assert torch.equal(_seeded(init.KaimingNormal(), 9, 9), _seeded(T.kaiming_normal_, 9, 9))
+    assert torch.equal(_seeded(init.XavierNormal(), 9, 9), _seeded(T.xavier_normal_, 9, 9))
+
+
+def _seeded(function, *shape):
+    torch.manual_seed(0)
+    return function(torch.empty(shape))
+
+
+def test_gains_of_an_activation_that_torch_has_none_for():
+    torch.manual_seed(0)
+    layer = nn.Linear(200, 200, activation="gelu", weight_init="kaiming_normal", bias_init="zeros")
+    assert layer.weight.std().item() == pytest.approx(init.gain_of(torch_nn.GELU()) / 200**0.5, rel=0.02)
+
+
+def test_recurrent_gains_are_those_of_the_nonlinearity():
+    for nonlinearity, gain in (("relu", 2**0.5), ("tanh", 5 / 3)):
+        layer = nn.RNN(50, 300, nonlinearity=nonlinearity, recurrent_init="orthogonal")
+        square = layer.weight_hh_l0 @ layer.weight_hh_l0.T
+        assert torch.allclose(square, gain**2 * torch.eye(300), atol=1e-4)

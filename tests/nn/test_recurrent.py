@@ -1,0 +1,48 @@
+import pytest
+import torch
+from torch import nn as torch_nn
+
+from mxtorch import init, nn
+
+
+@pytest.mark.parametrize(("make", "gates"), [(nn.RNN, 1), (nn.LSTM, 4), (nn.GRU, 3)])
+def test_input_recurrent_and_bias_apart_and_gate_by_gate(make, gates):
+    layer = make(
+        5, 6, num_layers=2, bidirectional=True, input_init="xavier_normal", recurrent_init="identity", bias_init="ones"
+    )
+    for name, parameter in layer.named_parameters():
+        if name.startswith("weight_hh"):
+            for gate in parameter.chunk(gates):
+                assert torch.equal(gate, torch.eye(6)), name
+        elif name.startswith("bias"):
+            assert parameter.unique().item() == 1
+        else:
+            assert parameter.unique().numel() == parameter.numel()
+
+
+def test_weight_init_is_for_what_has_none_of_its_own():
+    layer = nn.LSTM(5, 6, proj_size=2, weight_init="ones", recurrent_init="zeros", bias_init="lstm_bias")
+    assert layer.weight_ih_l0.unique().item() == layer.weight_hr_l0.unique().item() == 1
+    assert not layer.weight_hh_l0.any()
+    assert (layer.bias_ih_l0 + layer.bias_hh_l0).tolist() == [0] * 6 + [1] * 6 + [0] * 12
+
+
+def test_fans_are_those_of_one_gate():
+    layer = nn.LSTM(100, 100, weight_init="xavier_normal")
+    assert layer.weight_hh_l0.std().item() == pytest.approx((2 / 200) ** 0.5, rel=0.03)
+
+
+def test_what_was_not_given_is_torchs():
+    layer = nn.GRU(100, 100, recurrent_init="orthogonal")
+    assert layer.weight_ih_l0.abs().max().item() == pytest.approx(0.1, rel=0.01)
+    report = init.initialize(layer, "zeros", "zeros")
+    assert report["weight_hh_l0"].reason == "GRU's own"
+    assert not layer.weight_ih_l0.any()
+
+
+def test_arguments_are_torchs():
+    with pytest.raises(ValueError, match="proj_size"):
+        nn.GRU(3, 4, proj_size=2)
+    with pytest.raises(ValueError, match="nonlinearity"):
+        nn.RNN(3, 4, nonlinearity="gelu")
+    assert isinstance(nn.RNN(3, 4), torch_nn.RNNBase)
