@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
@@ -62,6 +64,12 @@ class LocalEngine:
         self.precision = precision
         if channels_last not in (True, False, "auto"):
             raise ValueError(f"channels_last: got {channels_last!r}; give True, False or 'auto'")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            warnings.warn(
+                "Several processes were started (WORLD_SIZE), and each trains a network of its own: mxtorch uses one "
+                "device. Start a single process.",
+                stacklevel=3,
+            )
         self._channels_last = channels_last
         self._compile = compile
         self._autocast_type = PRECISIONS[precision]

@@ -134,7 +134,7 @@ class ScheduledOptim(Optimizer):
                 group.pop("base_lr", None)
             else:
                 group["base_lr"] = base
-            _set_rate(group, base * multiplier)
+            set_group_rate(group, base * multiplier)
         self._schedule = schedule
 
     @property
@@ -310,22 +310,23 @@ class ScheduledOptim(Optimizer):
             base = group.get("base_lr")
             if base is None:  # a group from elsewhere. Not setdefault: reading a tensor's rate waits for its device
                 base = group["base_lr"] = float(group["lr"])
-            _set_rate(group, base * multiplier)
+            set_group_rate(group, base * multiplier)
 
     def _set_bases(self, bases: list[float]) -> None:
         for index, base in enumerate(bases):
             positive_rate(base, f"lr of parameter group {index}")
         if self._schedule is None:
             for group, base in zip(self.optimizer.param_groups, bases, strict=True):
-                _set_rate(group, base)
+                set_group_rate(group, base)
             return
         multiplier = _multiplier(self._schedule, self._current_steps)
         for group, base in zip(self.optimizer.param_groups, bases, strict=True):
             group["base_lr"] = base
-            _set_rate(group, base * multiplier)
+            set_group_rate(group, base * multiplier)
 
 
-def _set_rate(group: dict[str, Any], rate: float) -> None:
+def set_group_rate(group: dict[str, Any], rate: float) -> None:
+    """Set the rate of a parameter group; one that is a tensor is filled, not replaced."""
     if isinstance(group["lr"], Tensor):  # a captured graph reads this very tensor
         with torch.no_grad():
             group["lr"].fill_(rate)

@@ -77,7 +77,7 @@ class TrainingState:
         if owner is not None:
             self._containers.append(_Container(vars(owner)))
         self._capture_loader(loader, fresh_workers=not before_first_step)
-        self._random = random_state()
+        self._random = _raw_random_state()
 
     def restore(self) -> None:
         """Put everything back. It can be called more than once, and Ctrl-C waits until it is done."""
@@ -97,7 +97,7 @@ class TrainingState:
                 vars(self._scaler).update(copy.deepcopy(self._scaler_attributes))
             for generator, state in self._generators:
                 _set_generator_state(generator, state)
-            set_random_state(self._random)
+            _set_raw_random_state(self._random)
 
     def _capture_module(self, root: nn.Module, *, parameters: bool) -> None:
         for module in root.modules():
@@ -172,16 +172,32 @@ class _Container:
 
 def random_state() -> dict[str, Any]:
     """The state of every global random number generator, as values that `torch.load(weights_only=True)` takes."""
-    version, internal, next_gaussian = random.getstate()
-    numpy_state = np.random.get_state(legacy=False)
-    assert isinstance(numpy_state, dict)
-    numpy_state["state"] = {
+    state = _raw_random_state()
+    version, internal, next_gaussian = state["python"]
+    state["python"] = [version, list(internal), next_gaussian]
+    state["numpy"]["state"] = {
         name: torch.from_numpy(value.astype(np.int64)) if isinstance(value, np.ndarray) else value
+        for name, value in state["numpy"]["state"].items()
+    }
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put back what `random_state` returned."""
+    version, internal, next_gaussian = state["python"]
+    numpy_state = dict(state["numpy"])
+    numpy_state["state"] = {
+        name: value.numpy().astype(np.uint32) if isinstance(value, Tensor) else value
         for name, value in numpy_state["state"].items()
     }
+    _set_raw_random_state({**state, "python": (version, tuple(internal), next_gaussian), "numpy": numpy_state})
+
+
+def _raw_random_state() -> dict[str, Any]:
+    """As `random_state`, in the forms that the generators themselves give."""
     state: dict[str, Any] = {
-        "python": [version, list(internal), next_gaussian],
-        "numpy": numpy_state,
+        "python": random.getstate(),
+        "numpy": np.random.get_state(legacy=False),
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -193,16 +209,9 @@ def random_state() -> dict[str, Any]:
     return state
 
 
-def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what `random_state` returned."""
-    version, internal, next_gaussian = state["python"]
-    random.setstate((version, tuple(internal), next_gaussian))
-    numpy_state = dict(state["numpy"])
-    numpy_state["state"] = {
-        name: value.numpy().astype(np.uint32) if isinstance(value, Tensor) else value
-        for name, value in numpy_state["state"].items()
-    }
-    np.random.set_state(numpy_state)
+def _set_raw_random_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])
     if "cuda" in state:
         torch.cuda.set_rng_state_all(state["cuda"])

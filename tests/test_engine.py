@@ -35,3 +35,41 @@ def test_compile_keeps_names(loader, net, make):
     names = list(net.state_dict())
     make(net, compile={"backend": "eager"}).fit(loader)
     assert list(net.state_dict()) == names
+
+
+def test_several_processes_are_told_that_they_do_not_work_together(make, net, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.warns(UserWarning, match="each trains a network of its own"):
+        make(net)
+
+
+def test_what_is_there_is_taken(make, net):
+    trainer = make(net, device="auto")
+    expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert trainer.engine.device.type == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("cudda", "did you mean 'cuda'"), ("gpu", "There are: auto, cpu"), ("cuda:99", "CUDA devices"), (7.5, "device")],
+)
+def test_devices_that_are_not_there(make, net, device, message):
+    with pytest.raises(ValueError, match=message):
+        make(net, device=device)
+
+
+def test_the_norm_is_that_of_all_gradients(make, two_moons):
+    net = nn.Linear(8, 2)
+    trainer = make(net, log_every=1)
+    trainer.fit([two_moons.tensors])
+    gradients = torch.cat([parameter.grad.flatten() for parameter in net.parameters()])
+    assert trainer.history.records[0]["gradient_norm"] == pytest.approx(float(gradients.norm()), rel=1e-5)
+
+
+def test_state_of_an_optimizer_that_ran_before_goes_to_the_device(make, net, loader):
+    first = make(net)
+    first.fit(loader)
+    again = Trainer(net, nn.CrossEntropyLoss(), first.optimizer, device="cpu", progress=False)
+    momentum = [entry["momentum_buffer"].clone() for entry in again.optimizer.state.values()]
+    assert len(momentum) == 6
+    assert all(float(buffer.abs().sum()) > 0 for buffer in momentum)

@@ -4,6 +4,9 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
+from torchmetrics.classification import MulticlassAccuracy
+
+from mxtorch import StepOutput, Trainer
 
 
 def test_evaluate_is_the_mean_over_samples_and_leaves_modes(net, two_moons, make):
@@ -22,3 +25,43 @@ def test_predict_is_in_order(net, two_moons, make):
     net.eval()
     assert torch.allclose(outputs, net(two_moons.tensors[0]), atol=1e-6)
     assert not outputs.requires_grad
+
+
+def test_nothing_is_trained_and_no_gradient_is_kept(make, net, loader, weights):
+    trainer, before = make(net, metrics={"accuracy": MulticlassAccuracy(num_classes=2)}), weights(net)
+    mean = net[1].running_mean.clone()
+    assert set(trainer.evaluate(loader, prefix="test")) == {"test/loss", "test/accuracy"}
+    trainer.predict(loader)
+    assert all(torch.equal(a, b) for a, b in zip(weights(net), before, strict=True))
+    assert torch.equal(net[1].running_mean, mean)
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_a_step_that_gives_a_loss_alone_or_no_loss(make, two_moons):
+    class LossAlone(Trainer):
+        def evaluation_step(self, batch):
+            return torch.tensor(float(batch[1].sum()))
+
+    class NoLoss(Trainer):
+        def evaluation_step(self, batch):
+            return StepOutput(None, self.model(batch[0]), batch[1])
+
+    net, data = nn.Linear(8, 2), [two_moons.tensors]
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    alone = LossAlone(net, None, optimizer, device="cpu", progress=False)
+    assert alone.evaluate(data) == {"val/loss": float(two_moons.tensors[1].sum())}
+    metrics = {"accuracy": MulticlassAccuracy(num_classes=2)}
+    assert list(NoLoss(net, None, optimizer, metrics=metrics, device="cpu").evaluate(data)) == ["val/accuracy"]
+
+
+@pytest.mark.parametrize("method", ["evaluate", "predict"])
+def test_data_that_can_not_be_taken(make, net, method):
+    call = getattr(make(net), method)
+    for data, message in (([], "no batches"), (iter([]), "no batches"), (5, "give a DataLoader")):
+        with pytest.raises((ValueError, TypeError), match=message):
+            call(data)
+    step = {"evaluate": "evaluation_step", "predict": "prediction_step"}[method]
+    with pytest.raises(
+        ValueError, match=rf"{step} could not take the first batch, a list of \(float32 tensor \[4, 9\]"
+    ):
+        call([[torch.ones(4, 9), torch.zeros(4).long()]])

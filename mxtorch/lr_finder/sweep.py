@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, NamedTuple
 
-from mxtorch.optim import ScheduledOptim
+from mxtorch.optim import ScheduledOptim, set_group_rate
 
 # fp16's scaler halves its scale on each overflow, from 2**16 down: more skips in a row are no start-up any more.
 MOST_SKIPS_IN_A_ROW = 40
@@ -54,6 +55,8 @@ def range_test(
         on_step: Called with the step and its loss, for a progress bar.
     """
     optimizer.schedule = None
+    groups = optimizer.param_groups
+    ratios = [base / optimizer.base_learning_rate for base in optimizer.base_learning_rates]
     unread: deque[Callable[[], float]] = deque()
     losses: list[float] = []
     watch = DivergenceWatch()
@@ -77,7 +80,8 @@ def range_test(
         return True
 
     for rate in rates:
-        optimizer.set_learning_rate(rate)
+        for group, ratio in zip(groups, ratios, strict=True):
+            set_group_rate(group, rate * ratio)
         read_loss, taken = take_step(next(batches))
         while not taken and skipped < MOST_SKIPS_IN_A_ROW:
             skipped += 1
@@ -103,27 +107,25 @@ class DivergenceWatch:
     """
 
     def __init__(self) -> None:
-        self._first: list[float] = []
-        self._last: deque[float] = deque(maxlen=DIVERGENCE_WINDOW)
-        self._changes: deque[float] = deque(maxlen=NOISE_WINDOW)
-        self._start = math.nan
+        self._losses: list[float] = []
+        self._start = math.inf
         self._best = math.inf
 
     def has_diverged(self, loss: float) -> bool:
         """Take the next loss, and judge."""
-        if self._last:
-            self._changes.append(abs(loss - self._last[-1]))
-        self._last.append(loss)
-        self._best = min(self._best, loss)
-        if len(self._first) < DIVERGENCE_WINDOW:
-            self._first.append(loss)
-            self._start = statistics.median(self._first)
-        if len(self._changes) < 2 * DIVERGENCE_WINDOW - 1:
-            return False
-        rise = sorted(self._last)[DIVERGENCE_WINDOW // 2] - self._start
+        losses = self._losses
+        losses.append(loss)
+        if loss < self._best:
+            self._best = loss
+        if len(losses) == DIVERGENCE_WINDOW:
+            self._start = statistics.median(losses)
+        if loss <= self._start or len(losses) < 2 * DIVERGENCE_WINDOW:
+            return False  # in most steps
+        rise = statistics.median(losses[-DIVERGENCE_WINDOW:]) - self._start
         if rise <= 2 * max(self._start - self._best, 0.01 * abs(self._start)):
             return False
-        return rise > 8 * statistics.median(self._changes)
+        changes = [abs(after - before) for before, after in itertools.pairwise(losses[-NOISE_WINDOW:])]
+        return rise > 8 * statistics.median(changes)
 
 
 def _endless(windows: Callable[[], Iterable[Any]]) -> Generator[Any, None, None]:
