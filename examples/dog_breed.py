@@ -35,8 +35,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="toy", help="'toy', 'oxford-pets', or a folder (default: %(default)s)")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="for drawn or downloaded pictures")
-    parser.add_argument("--model", default="efficientnet_lite0", help=", ".join(model_zoo.list_models()))
-    parser.add_argument("--no-pretrained", action="store_true", help="start from random weights")
+    parser.add_argument("--model", default="efficientnet_lite0", help="see python -m model_zoo list (%(default)s)")
+    parser.add_argument("--no-pretrained", action="store_true", help="random weights, so all layers are trained")
     parser.add_argument("--epochs", type=int, default=6, help="epochs for the classifier (default: %(default)s)")
     parser.add_argument("--unfreeze-epochs", type=int, default=0, help="further epochs for all layers (default: none)")
     parser.add_argument("--batch-size", type=int, default=16)
@@ -66,12 +66,15 @@ def main() -> None:
     if options.epochs + options.unfreeze_epochs < 1:
         raise ValueError("--epochs and --unfreeze-epochs are both 0: there is nothing to train")
     started = time.perf_counter()
-    if options.epochs > 0:
+    epochs, all_epochs = options.epochs, options.unfreeze_epochs
+    if options.no_pretrained:
+        epochs, all_epochs = 0, epochs + all_epochs
+    if epochs > 0:
         print("\nThe classifier, on the frozen network")
-        trainer, found = fine_tune(model_zoo.freeze(net), train_data, val_data, options.epochs, options)
-    if options.unfreeze_epochs > 0:
+        trainer, found = fine_tune(model_zoo.freeze(net), train_data, val_data, epochs, options)
+    if all_epochs > 0:
         print("\nAll layers")
-        trainer, found = fine_tune(model_zoo.unfreeze(net), train_data, val_data, options.unfreeze_epochs, options)
+        trainer, found = fine_tune(model_zoo.unfreeze(net), train_data, val_data, all_epochs, options)
     print(f"\ntrained in {time.perf_counter() - started:.0f} s")
     report(trainer, found, val_data, samples, options)
 
@@ -96,17 +99,17 @@ def fine_tune(
     net: nn.Module, train_data: DataLoader, val_data: DataLoader, epochs: int, options: argparse.Namespace
 ) -> tuple[Trainer, LRFinderResult]:
     """Find a learning rate for the trainable layers, then train them at it."""
-    head = set(net.fc.parameters())
-    body = [parameter for parameter in net.parameters() if parameter.requires_grad and parameter not in head]
-    # Pretrained layers need smaller steps than the new one; find_lr and schedules keep this ratio.
-    groups = [{"params": list(head), "lr": 1e-5}, *([{"params": body, "lr": 1e-6}] if body else [])]
+    # The nearer layers are to the input, the less they need to change; find_lr and schedules keep these ratios. The
+    # head comes first: its rate is the one that is found and shown.
+    groups = model_zoo.param_groups(net, lr=1e-5)[::-1]
+    all_layers = len(groups) > 1
     optimizer = ScheduledOptim(torch.optim.SGD(groups, momentum=0.9, nesterov=True, weight_decay=1e-4))
     trainer = Trainer(
         net,
         nn.CrossEntropyLoss(label_smoothing=0.1),
         optimizer,
         metrics={"accuracy": MulticlassAccuracy(num_classes=net.fc.out_features, average="micro")},
-        log_dir=options.log_dir / ("all_layers" if body else "classifier"),
+        log_dir=options.log_dir / ("all_layers" if all_layers else "classifier"),
         device=options.device,
         precision=options.precision,
         log_every=5,
@@ -114,10 +117,10 @@ def fine_tune(
     schedule = schedules.OneCycle()
     found = trainer.find_lr(train_data, start_lr=1e-5, end_lr=10, num_steps=60, schedule=schedule)
     print(found)
-    if found.suggestion is None and body:
+    if found.suggestion is None and all_layers:
         # A classifier that is trained already hardly improves in a sweep: then take small, safe steps.
         print(f"going on with a rate of {CAREFUL_RATE:g}")
-    lr = CAREFUL_RATE if found.suggestion is None and body else found
+    lr = CAREFUL_RATE if found.suggestion is None and all_layers else found
     trainer.fit(train_data, val_data, epochs=epochs, lr=lr, schedule=schedule)
     print(f"\n{trainer.history}")
     return trainer, found

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import shutil
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -128,24 +129,24 @@ def test_a_hash_that_the_server_announces(published, pin, sha256, agree):
         model_zoo.resnet10t(pretrained=True)
 
 
-def _fetch_in_a_process(url, name, sha256, folder, queue):
-    path = download.download(url, model_zoo.WeightFile(name, url, sha256), folder)
-    queue.put(path.stat().st_size)
+_FETCH = """
+import sys
+from pathlib import Path
+import model_zoo
+from model_zoo import download
+url, name, sha256, folder = sys.argv[1:]
+print(download.download(url, model_zoo.WeightFile(name, url, sha256), Path(folder)).stat().st_size)
+"""
 
 
 def test_processes_that_start_together_fetch_once(published, sha256):
     served, _ = published
     path = served.folder / "resnet10t-test.pth"
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    arguments = (f"{served.address}/{path.name}", path.name, sha256(path), cache_folder(), queue)
-    processes = [context.Process(target=_fetch_in_a_process, args=arguments) for _ in range(3)]
-    for process in processes:
-        process.start()
-    sizes = [queue.get(timeout=100) for _ in processes]
-    for process in processes:
-        process.join()
-    assert sizes == [path.stat().st_size] * 3
+    arguments = [f"{served.address}/{path.name}", path.name, sha256(path), str(cache_folder())]
+    command = [sys.executable, "-c", _FETCH, *arguments]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    sizes = [process.communicate(timeout=100)[0] for process in processes]
+    assert sizes == [f"{path.stat().st_size}\n"] * 3
     assert len(served.requests) == 1
 
 
