@@ -115,13 +115,13 @@ def estimate(rates: Sequence[float], losses: Sequence[float], *, ended_early: bo
 def running_median(values: Floats, width: int = MEDIAN_WIDTH) -> Floats:
     """The median of `width` neighbours; at the ends of as many as there are on both sides."""
     half = width // 2
+    count = len(values)
     result = np.empty_like(values)
-    if len(values) >= width:
+    if count >= width:
         result[half:-half] = np.median(np.lib.stride_tricks.sliding_window_view(values, width), axis=1)
-    for index in range(len(values)):
-        reach = min(half, index, len(values) - 1 - index)
-        if reach < half:
-            result[index] = np.median(values[index - reach : index + reach + 1])
+    for index in {*range(min(half, count)), *range(max(count - half, 0), count)}:
+        reach = min(half, index, count - 1 - index)
+        result[index] = sorted(values[index - reach : index + reach + 1])[reach]
     return result
 
 
