@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -37,17 +38,31 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="for drawn or downloaded pictures")
     parser.add_argument("--model", default="efficientnet_lite0", help="see python -m model_zoo list (%(default)s)")
     parser.add_argument("--no-pretrained", action="store_true", help="random weights, so all layers are trained")
-    parser.add_argument("--epochs", type=int, default=6, help="epochs for the classifier (default: %(default)s)")
-    parser.add_argument("--unfreeze-epochs", type=int, default=0, help="further epochs for all layers (default: none)")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--image-size", type=int, help="in pixels (default: 128 for toy, else the model's own)")
-    parser.add_argument("--workers", type=int, default=2, help="loader processes (default: %(default)s)")
+    parser.add_argument("--epochs", type=_count(0), default=6, help="epochs for the classifier (default: %(default)s)")
+    parser.add_argument(
+        "--unfreeze-epochs", type=_count(0), default=0, help="further epochs for all layers (default: none)"
+    )
+    parser.add_argument("--batch-size", type=_count(1), default=16)
+    parser.add_argument("--image-size", type=_count(16), help="in pixels (default: 128 for toy, else the model's own)")
+    parser.add_argument("--workers", type=_count(0), default=2, help="loader processes (default: %(default)s)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16")
     parser.add_argument("--log-dir", type=Path, default=Path("runs/dogs"), help="for TensorBoard and the results")
     parser.add_argument("--skip-broken", action="store_true", help="go on without pictures that can't be decoded")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.epochs + options.unfreeze_epochs == 0:
+        parser.error("--epochs and --unfreeze-epochs are both 0: there is nothing to train")
+    return options
+
+
+def _count(least: int) -> Callable[[str], int]:
+    def integer(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"got {text!r}; give an integer of at least {least}")
+        return int(text)
+
+    return integer
 
 
 def main() -> None:
@@ -63,8 +78,6 @@ def main() -> None:
     net.fc = nn.Linear(net.fc.in_features, len(samples.classes))
     train_data, val_data = make_loaders(net, samples, options)
 
-    if options.epochs + options.unfreeze_epochs < 1:
-        raise ValueError("--epochs and --unfreeze-epochs are both 0: there is nothing to train")
     started = time.perf_counter()
     epochs, all_epochs = options.epochs, options.unfreeze_epochs
     if options.no_pretrained:

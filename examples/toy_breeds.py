@@ -94,12 +94,15 @@ def write_dataset(
     if marker.is_file() and marker.read_text() == wanted:
         return
     marker.unlink(missing_ok=True)
+    for stale in root.glob("*/*/[0-9][0-9][0-9][0-9].jpg"):
+        stale.unlink()
+    for folder in root.glob("*/*/"):
+        if not any(folder.iterdir()):
+            folder.rmdir()  # of a breed that there is no more, perhaps
     for part, count, offset in (("train", train_per_breed, 0), ("val", val_per_breed, 1_000_000)):
         for breed in BREEDS:
             folder = root / part / breed.name.lower().replace(" ", "_")
             folder.mkdir(parents=True, exist_ok=True)
-            for stale in folder.glob("*.jpg"):
-                stale.unlink()
             for number in range(count):
                 picture = draw(breed, seed * 10_000_000 + offset + number, size)
                 picture.save(folder / f"{number:04d}.jpg", quality=90)

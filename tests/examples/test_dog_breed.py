@@ -10,6 +10,7 @@ from PIL import Image
 EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
+import dog_breed  # noqa: E402
 import dog_data  # noqa: E402
 import toy_breeds  # noqa: E402
 
@@ -42,8 +43,12 @@ def test_a_drawn_data_set_is_not_drawn_again(tmp_path):
     times = [path.stat().st_mtime_ns for path in files]
     toy_breeds.write_dataset(tmp_path, train_per_breed=2, val_per_breed=1, size=32)
     assert times == [path.stat().st_mtime_ns for path in files]
+    put(tmp_path / "train" / "no_breed_any_more" / "0000.jpg")
+    put(tmp_path / "train" / "pictures_of_mine" / "rex.jpg")
     toy_breeds.write_dataset(tmp_path, train_per_breed=1, val_per_breed=1, size=32)
-    assert len(list(tmp_path.rglob("*.jpg"))) == 2 * len(toy_breeds.BREEDS)
+    assert len(list(tmp_path.rglob("*.jpg"))) == 2 * len(toy_breeds.BREEDS) + 1
+    assert not (tmp_path / "train" / "no_breed_any_more").exists()
+    assert (tmp_path / "train" / "pictures_of_mine" / "rex.jpg").exists()
 
 
 def test_two_folders_and_one(folder, tmp_path):
@@ -115,3 +120,18 @@ def test_the_script_tells_what_is_wrong(tmp_path):
     assert result.returncode == 1
     assert "there is no folder 'nowhere'" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch-size", "0"], "got '0'; give an integer of at least 1"),
+        (["--epochs", "-1"], "got '-1'"),
+        (["--epochs", "0"], "nothing to train"),
+    ],
+)
+def test_options_that_make_no_sense(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["dog_breed.py", *arguments])
+    with pytest.raises(SystemExit):
+        dog_breed.parse_arguments()
+    assert message in capsys.readouterr().err
