@@ -102,7 +102,7 @@ def _of_torchvision(name: str, num_classes: int, options: dict[str, Any]) -> nn.
         net: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
         return net
     # RegNet works its widths out with tensors, which the meta device can't.
-    device = torch.get_default_device()
+    device = torch.empty(0).device  # get_default_device of torch 2.6 does not see a device that is a context
     with torch.device("cpu") if device.type == "meta" else contextlib.nullcontext():
         net = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
     return net.to(device)

@@ -35,7 +35,7 @@ def server(tmp_path, net, loader):
         progress=False,
         log_every=4,
     )
-    found = trainer.find_lr(loader, start_lr=1e-5, schedule="one_cycle")
+    found = trainer.find_lr(loader, start_lr=1e-4, end_lr=1000, schedule="one_cycle")
     trainer.fit(loader, loader, epochs=3, lr=found, schedule="one_cycle")
     trainer.close()
     with socket.socket() as free:
