@@ -12,12 +12,12 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset, IterableDataset
 
 
-def check_at_least_one(value: Any, argument: str) -> None:
-    """Raise unless `value` is an integer of at least 1."""
+def check_integer(value: Any, argument: str, *, at_least: int = 1) -> None:
+    """Raise unless `value` is an integer of at least so much."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{argument}: got {value!r}; give an integer of at least 1")
-    if value < 1:
-        raise ValueError(f"{argument}: got {value}; give an integer of at least 1")
+        raise TypeError(f"{argument}: got {value!r}; give an integer of at least {at_least}")
+    if value < at_least:
+        raise ValueError(f"{argument}: got {value}; give an integer of at least {at_least}")
 
 
 def check_parameters(model: nn.Module, loss: nn.Module | None, optimizer: Optimizer) -> None:

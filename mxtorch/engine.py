@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -131,7 +131,6 @@ class LocalEngine:
     def step(
         self,
         optimizer: ScheduledOptim,
-        parameters: Iterable[Tensor],
         *,
         clip_grad_norm: float | None = None,
         measure_norm: bool = False,
@@ -144,9 +143,9 @@ class LocalEngine:
             self.scaler.unscale_(optimizer)
         norm = None
         if clip_grad_norm is not None:
-            norm = nn.utils.clip_grad_norm_(parameters, clip_grad_norm)
+            norm = nn.utils.clip_grad_norm_(_parameters(optimizer), clip_grad_norm)
         elif measure_norm:
-            norm = gradient_norm(parameters)
+            norm = nn.utils.get_total_norm([p.grad for p in _parameters(optimizer) if p.grad is not None])
         if self.scaler is None:
             optimizer.step()
             return StepResult(True, norm)
@@ -163,9 +162,8 @@ class LocalEngine:
         return any(isinstance(module, _CONVOLUTIONS) for module in model.modules())
 
 
-def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
-    """The 2-norm of all gradients together, a scalar tensor."""
-    return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+def _parameters(optimizer: ScheduledOptim) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

@@ -19,7 +19,7 @@ from mxtorch import batches, checkpoint, evaluation, schedules, state, steps
 from mxtorch._validation import positive_rate
 from mxtorch.callbacks import Callback, CallbackList, ProgressBar, TensorBoard
 from mxtorch.callbacks.progress import progress_bar
-from mxtorch.checks import check_at_least_one, check_data, check_parameters, length
+from mxtorch.checks import check_data, check_integer, check_parameters, length
 from mxtorch.engine import LocalEngine, StepResult
 from mxtorch.history import History
 from mxtorch.lr_finder.result import LRFinderResult
@@ -96,14 +96,15 @@ class Trainer:
         log_every: int = 50,
         progress: bool = True,
     ) -> None:
-        check_at_least_one(accumulate, "accumulate")
-        check_at_least_one(log_every, "log_every")
+        check_integer(accumulate, "accumulate")
+        check_integer(log_every, "log_every")
         if clip_grad_norm is not None:
             clip_grad_norm = positive_rate(clip_grad_norm, "clip_grad_norm")
         if loss is not None and not callable(loss):
             raise TypeError(f"loss: got {loss!r}; give a function or module of (outputs, targets), or None")
         self._loss_module = loss if isinstance(loss, nn.Module) else None
         check_parameters(model, self._loss_module, optimizer)
+        self.optimizer = optimizer if isinstance(optimizer, ScheduledOptim) else ScheduledOptim(optimizer)
         metric_collection = as_collection(metrics, "metrics")
         train_collection = as_collection(train_metrics, "train_metrics")
         callbacks = CallbackList(callbacks).callbacks
@@ -116,7 +117,6 @@ class Trainer:
             state.seed_everything(seed)
         self.model = model
         self.loss = loss
-        self.optimizer = optimizer if isinstance(optimizer, ScheduledOptim) else ScheduledOptim(optimizer)
         self.engine.prepare(model, self._loss_module, self.optimizer)
         self.metrics = None if metric_collection is None else metric_collection.to(self.engine.device)
         self.train_metrics = None if train_collection is None else train_collection.to(self.engine.device)
@@ -129,7 +129,6 @@ class Trainer:
         self.plan = RunPlan()
         self.step = 0
         self.epoch = 0
-        self._parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self._needs_closure = isinstance(self.optimizer.optimizer, torch.optim.LBFGS)
         self._stopping = False
         self._sweeping = False
@@ -194,7 +193,7 @@ class Trainer:
                 has changed then.
             FloatingPointError: The loss is not finite; the step is named.
         """
-        check_at_least_one(epochs, "epochs")
+        check_integer(epochs, "epochs")
         check_data(train_data, "train_data", passes=epochs)
         if val_data is not None:
             check_data(val_data, "val_data", passes=epochs)
@@ -263,9 +262,7 @@ class Trainer:
             return self._closure_step(window)
         self.optimizer.zero_grad()
         loss = self._backward(window, metrics)
-        result = self.engine.step(
-            self.optimizer, self._parameters, clip_grad_norm=self.clip_grad_norm, measure_norm=measure_norm
-        )
+        result = self.engine.step(self.optimizer, clip_grad_norm=self.clip_grad_norm, measure_norm=measure_norm)
         return loss, result
 
     def _backward(self, window: batches.Window, metrics: MetricBuffer | None) -> Tensor:
@@ -370,9 +367,7 @@ class Trainer:
         start_lr, end_lr = positive_rate(start_lr, "start_lr"), positive_rate(end_lr, "end_lr")
         if start_lr >= end_lr:
             raise ValueError(f"start_lr: got {start_lr}, which is not below end_lr, {end_lr}; give a lower start_lr")
-        check_at_least_one(num_steps, "num_steps")
-        if num_steps < 2:
-            raise ValueError(f"num_steps: got {num_steps}; give at least 2, and about 100 for a useful curve")
+        check_integer(num_steps, "num_steps", at_least=2)
         check_data(train_data, "train_data", passes=2)  # the data must still be there for fit
         schedule = schedules.get(schedule)
 
@@ -447,14 +442,17 @@ class Trainer:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is no checkpoint, or one of another model.
+            ValueError: It is no checkpoint, or one of another model or optimizer; nothing has changed then.
         """
         content = checkpoint.read(path)
         checkpoint.check_same_tensors(self.model.state_dict(), content["model"], path)
+        loss = None if content["loss"] is None else self._loss_module
+        if loss is not None:
+            checkpoint.check_same_tensors(loss.state_dict(), content["loss"], path)
+        self.optimizer.load_state_dict(content["optimizer"])  # refuses another one's before it changes anything
         self.model.load_state_dict(content["model"])
-        if self._loss_module is not None and content["loss"] is not None:
-            self._loss_module.load_state_dict(content["loss"])
-        self.optimizer.load_state_dict(content["optimizer"])
+        if loss is not None:
+            loss.load_state_dict(content["loss"])
         if self.engine.scaler is not None and content["scaler"]:
             self.engine.scaler.load_state_dict(content["scaler"])
         self.step, self.epoch = content["step"], content["epoch"]
@@ -478,7 +476,7 @@ class Trainer:
         available = None if batch_count is None else math.ceil(batch_count / self.accumulate)
         if steps_per_epoch is None:
             return available
-        check_at_least_one(steps_per_epoch, "steps_per_epoch")
+        check_integer(steps_per_epoch, "steps_per_epoch")
         return steps_per_epoch if available is None else min(steps_per_epoch, available)
 
     def _capture(self, loader: Any, *, before_first_step: bool = False) -> state.TrainingState:

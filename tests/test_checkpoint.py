@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mxtorch import schedules
+from mxtorch import Trainer, schedules
 
 
 def test_save_and_load_go_on_bit_for_bit(two_moons, tmp_path, make, weights):
@@ -37,3 +37,42 @@ def test_checkpoints_of_others_are_refused(net, tmp_path, make, weights):
     with pytest.raises(ValueError, match="not a checkpoint"):
         make(net).load(tmp_path / "plain.pt")
     assert all(torch.equal(a, b) for a, b in zip(weights(net), before, strict=True))
+
+
+def test_a_checkpoint_of_another_optimizer_changes_nothing(make, net, loader, tmp_path, weights):
+    groups = [{"params": net[0].parameters()}, {"params": net[1:].parameters()}]
+    two = Trainer(net, nn.CrossEntropyLoss(), torch.optim.SGD(groups, lr=0.1), device="cpu", progress=False)
+    two.save(tmp_path / "two.pt")
+    one = make(net)
+    one.fit(loader)
+    before = weights(net)
+    with pytest.raises(ValueError, match="parameter group"):
+        one.load(tmp_path / "two.pt")
+    assert all(torch.equal(a, b) for a, b in zip(weights(net), before, strict=True))
+    assert one.step == 8
+
+
+def test_a_file_that_can_not_be_written_leaves_the_old_one(make, net, tmp_path, monkeypatch):
+    trainer = make(net)
+    trainer.save(tmp_path / "model.pt")
+    before = (tmp_path / "model.pt").read_bytes()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        trainer.save(tmp_path / "model.pt")
+    assert (tmp_path / "model.pt").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_a_newer_format_is_told(make, net, tmp_path):
+    trainer = make(net)
+    trainer.save(tmp_path / "model.pt")
+    content = torch.load(tmp_path / "model.pt", weights_only=True)
+    torch.save({**content, "format_version": 99}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="format version 99"):
+        trainer.load(tmp_path / "model.pt")
+    with pytest.raises(FileNotFoundError):
+        trainer.load(tmp_path / "absent.pt")

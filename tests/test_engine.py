@@ -73,3 +73,21 @@ def test_state_of_an_optimizer_that_ran_before_goes_to_the_device(make, net, loa
     momentum = [entry["momentum_buffer"].clone() for entry in again.optimizer.state.values()]
     assert len(momentum) == 6
     assert all(float(buffer.abs().sum()) > 0 for buffer in momentum)
+
+
+def test_parameters_that_were_added_later_are_clipped_too(make, two_moons):
+    net = nn.Linear(8, 2)
+    net.bias.requires_grad_(False)
+    trainer = Trainer(
+        net,
+        nn.CrossEntropyLoss(),
+        torch.optim.SGD([net.weight], lr=1.0),
+        clip_grad_norm=0.01,
+        device="cpu",
+        progress=False,
+    )
+    net.bias.requires_grad_(True)
+    trainer.optimizer.add_param_group({"params": [net.bias]})
+    trainer.fit([two_moons.tensors])
+    norm = torch.cat([net.weight.grad.flatten(), net.bias.grad]).norm()
+    assert float(norm) == pytest.approx(0.01, rel=1e-3)
