@@ -27,7 +27,7 @@ _STOP_REASONS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LRFinderResult:
     """The curve of a range test and what it says; see `docs/lr-finder.md`.
 
@@ -144,6 +144,8 @@ class LRFinderResult:
             f"Learning rate, {self.use.replace('_', '-')}: {rate}{interval}, status {self.status}. {self.advice} "
             f"{len(self.rates)} steps; ended because {ended}."
         )
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         import base64

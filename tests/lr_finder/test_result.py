@@ -25,6 +25,7 @@ def test_the_whole_result(found, tmp_path):
     assert found.interval[0] <= found.suggestion <= found.interval[1]
     assert len(found.rates) == len(found.losses) == len(found.smoothed)
     assert f"{found.suggestion:.2e}" in str(found)
+    assert repr(found) == str(found), "short, at a prompt too"
     found.to_csv(tmp_path / "curve.csv")
     assert len((tmp_path / "curve.csv").read_text().splitlines()) == len(found.rates) + 1
     content = json.loads(found.to_json(tmp_path / "curve.json"))
