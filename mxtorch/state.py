@@ -66,6 +66,7 @@ class TrainingState:
         self._arrays: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
         self._gradients: list[tuple[nn.Parameter, Tensor | None]] = []
         self._generators: list[tuple[Any, Any]] = []
+        self._seen: set[int] = set()  # containers, which may hold themselves
         for module in modules:
             self._capture_module(module, parameters=not before_first_step)
         self._optimizer = optimizer
@@ -122,7 +123,8 @@ class TrainingState:
                 self._arrays.append((value, value.copy()))
         elif _is_generator(value):
             self._generators.append((value, _generator_state(value)))
-        elif isinstance(value, (dict, list, set, deque)):
+        elif isinstance(value, (dict, list, set, deque)) and id(value) not in self._seen:
+            self._seen.add(id(value))
             self._containers.append(_Container(value))
             if len(value) <= LONGEST_SEARCHED_CONTAINER:
                 for item in value.values() if isinstance(value, dict) else value:
@@ -154,7 +156,7 @@ class _Container:
 
     def __init__(self, live: Any) -> None:
         self.live = live
-        self.items = live.copy()
+        self.items: Any = dict(live) if isinstance(live, dict) else list(live)
 
     def restore(self) -> None:
         if isinstance(self.live, dict):

@@ -40,6 +40,7 @@ class Counting(nn.Module):
         self.calls = 0
         self.last = torch.zeros(1)
         self.seen = {"losses": [], "means": {}}
+        self.seen["itself"] = self.seen
         self.recent = deque([0.0], maxlen=3)
         self.counts = np.zeros(2)
         self.noise = torch.Generator().manual_seed(2)
