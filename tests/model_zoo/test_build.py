@@ -110,19 +110,16 @@ def test_padding_is_no_part_of_the_mean():
 
 
 def test_the_import_is_light():
+    """What takes long is imported when it is needed."""
     script = """
-import torch, sys, time
-started = time.process_time()
+import torch, sys
+before = set(sys.modules)
 import model_zoo
-print(time.process_time() - started, sum(name in sys.modules for name in ("torchvision", "timm")))
+new = {name.split(".")[0] for name in set(sys.modules) - before}
+print(*sorted(new & {"torchvision", "timm", "safetensors", "huggingface_hub", "tqdm", "filelock", "PIL"}))
 """
-    runs = [
-        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-        for _ in range(3)
-    ]
-    assert {libraries for _, libraries in runs} == {"0"}
-    # Some 32 ms on a quiet machine; the best of three, with room for a busy or slower one.
-    assert min(float(seconds) for seconds, _ in runs) < 0.1
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == []
 
 
 def test_building_warns_of_nothing():
