@@ -13,7 +13,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeGuard, TypeVar
 
 from mxtorch._validation import closest, number, whole_number
 
@@ -179,6 +179,7 @@ class OneCycle(Schedule):
     div_factor: float = 25.0
     final_div_factor: float = 1e4
     three_phase: bool = False
+    _phases: ClassVar[tuple[tuple[float, float, float], ...]]
 
     def __post_init__(self) -> None:
         self._check_length("total_steps")
@@ -189,22 +190,23 @@ class OneCycle(Schedule):
             raise ValueError(f"anneal_strategy: got {self.anneal_strategy!r}{hint}")
         object.__setattr__(self, "anneal_strategy", str(self.anneal_strategy))
         object.__setattr__(self, "three_phase", bool(self.three_phase))
+        if self.total_steps is not None:
+            object.__setattr__(self, "_phases", self._worked_out_phases(self.total_steps))
 
     def __call__(self, step: int) -> float:
         """The multiplier."""
         step = min(step, self._filled("total_steps") - 1)
-        first = 1 / self.div_factor
-        last = first / self.final_div_factor
         begin = 0.0
-        for end, from_value, to_value in self._phases(first, last):
+        for end, from_value, to_value in self._phases:
             if step <= end and end > begin:
                 return self._anneal(from_value, to_value, (step - begin) / (end - begin))
             begin = end
-        return last
+        return to_value
 
-    def _phases(self, first: float, last: float) -> tuple[tuple[float, float, float], ...]:
-        """The last step, first value and last value of each phase."""
-        total_steps: int = self._filled("total_steps")
+    def _worked_out_phases(self, total_steps: int) -> tuple[tuple[float, float, float], ...]:
+        """The last step, first value and last value of each phase; once, as it is asked for in every step."""
+        first = 1 / self.div_factor
+        last = first / self.final_div_factor
         rise_end = self.pct_start * total_steps - 1
         if not self.three_phase:
             return (rise_end, first, 1.0), (total_steps - 1, 1.0, last)
