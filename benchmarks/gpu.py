@@ -333,31 +333,19 @@ class Files(Dataset[tuple[Any, int]]):
         return self.open_file(self.paths[index]), index % 1000
 
 
-@dataclass
-class PillowFile:
+def with_pillow(transform: Any, path: Path) -> torch.Tensor:
     """Decoded and augmented by Pillow, as most people do."""
+    from PIL import Image
 
-    transform: Any
-
-    def __call__(self, path: Path) -> torch.Tensor:
-        """The picture as the network wants it."""
-        from PIL import Image
-
-        with Image.open(path) as picture:
-            return self.transform(picture.convert("RGB"))
+    with Image.open(path) as picture:
+        return transform(picture.convert("RGB"))
 
 
-@dataclass
-class TorchvisionFile:
+def with_torchvision(transform: Any, path: Path) -> torch.Tensor:
     """Decoded by torchvision, augmented as tensors, on the CPU."""
+    from torchvision.io import ImageReadMode, decode_image
 
-    transform: Any
-
-    def __call__(self, path: Path) -> torch.Tensor:
-        """The picture as the network wants it."""
-        from torchvision.io import ImageReadMode, decode_image
-
-        return self.transform(decode_image(str(path), ImageReadMode.RGB))
+    return transform(decode_image(str(path), ImageReadMode.RGB))
 
 
 def read_bytes(path: Path) -> Any:
@@ -414,8 +402,8 @@ def measure_files(setting: Setting, device: torch.device, *, count: int, steps: 
     """Images a second from files to trained for each way of decoding, and of pictures that lie on the device."""
     transform = model_zoo.preprocess(setting.name, train=True, size=setting.size)
     ways: dict[str, tuple[Any, Any, type[Trainer]]] = {
-        "Pillow in workers": (PillowFile(transform), None, Trainer),
-        "torchvision in workers": (TorchvisionFile(transform), None, Trainer),
+        "Pillow in workers": (functools.partial(with_pillow, transform), None, Trainer),
+        "torchvision in workers": (functools.partial(with_torchvision, transform), None, Trainer),
         "decoded on the device": (read_bytes, keep_apart, DecodingTrainer),
     }
     net = build(setting, device)

@@ -234,6 +234,20 @@ def preserved_modes(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def set_training_mode(model: nn.Module) -> None:
+    """Training mode, except for normalisation layers that are frozen.
+
+    Running statistics are part of a frozen layer: BatchNorm whose parameters all have `requires_grad=False` stays in
+    evaluation mode.
+    """
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            parameters = list(module.parameters(recurse=False))
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                module.eval()
+
+
 def seed_everything(seed: int) -> None:
     """Seed Python's, NumPy's and torch's global generators (torch's on every device)."""
     random.seed(seed)

@@ -229,7 +229,7 @@ class Trainer:
         self.callbacks.call("on_epoch_complete", self, row)
 
     def _train_epoch(self, train_data: Any, scheduler: RunScheduler) -> dict[str, float]:
-        self.set_training_mode()
+        state.set_training_mode(self.model)
         self.first_batch = True
         meter = LossMeter(first_step=self.step + 1)
         metrics = None if self.train_metrics is None else MetricBuffer(self.train_metrics)
@@ -320,19 +320,6 @@ class Trainer:
         self.history.records.append({"step": float(self.step), **record})
         self.callbacks.call("on_log", self, record)
 
-    def set_training_mode(self) -> None:
-        """Training mode, except for normalisation layers that are frozen.
-
-        Running statistics are part of a frozen layer: BatchNorm whose parameters all have `requires_grad=False`
-        stays in evaluation mode.
-        """
-        self.model.train()
-        for module in self.model.modules():
-            if isinstance(module, nn.modules.batchnorm._NormBase):
-                parameters = list(module.parameters(recurse=False))
-                if parameters and not any(parameter.requires_grad for parameter in parameters):
-                    module.eval()
-
     # ---------------------------------------------------------------- the learning rate
 
     def find_lr(
@@ -374,7 +361,7 @@ class Trainer:
         bar = progress_bar(num_steps, "find_lr") if self.progress else None
         before = self._capture(train_data)
         try:
-            self.set_training_mode()
+            state.set_training_mode(self.model)
             self.first_batch = self._sweeping = True
             sweep = range_test(
                 self._sweep_step,
