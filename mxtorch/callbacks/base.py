@@ -48,6 +48,13 @@ class Callback:
     def on_fit_end(self, trainer: Trainer) -> None:
         """Training is over, or was broken off."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold for this callback to go on as if never interrupted: tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+
     def close(self) -> None:
         """Let go of files; called by `Trainer.close`."""
 
