@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 
 # Under these names an optimizer keeps the one it wraps.
 _WRAPPED = ("optimizer", "base_optimizer", "base")
+_MARKS = ("dadapt", "prodigy", "schedulefree")
 # What goes with the estimate `d` in a parameter group of D-Adaptation and Prodigy; `d` alone could be anything.
 _ESTIMATE_KEYS = {"d0", "d_max", "d_numerator", "growth_rate", "numerator_weighted"}
 _AVERAGE_KEYS = {"weight_sum", "lr_max"}
@@ -38,15 +39,22 @@ class RateFree(NamedTuple):
 
 def recognise(optimizer: Optimizer) -> RateFree | None:
     """What an optimizer, or one that it wraps, does about the learning rate by itself; None for an ordinary one."""
-    for part in chain(optimizer):
-        names = "".join(f"{kind.__module__}.{kind.__name__} " for kind in type(part).__mro__[:-1]).lower()
-        names = names.replace("_", "")
-        keys = {key for group in part.param_groups for key in group}
-        estimates = "dadapt" in names or "prodigy" in names or ("d" in keys and bool(keys & _ESTIMATE_KEYS))
-        averages = "schedulefree" in names or keys >= _AVERAGE_KEYS
-        if estimates or averages:
-            return RateFree(type(part).__name__, estimates, averages)
-    return None
+    parts = list(chain(optimizer))
+    names = [_names(part) for part in parts]
+    keys = {key for part in parts for group in part.param_groups for key in group}
+    estimates = any("dadapt" in name or "prodigy" in name for name in names)
+    averages = any("schedulefree" in name for name in names)
+    told_by_name = (part for part, name in zip(parts, names, strict=True) if any(mark in name for mark in _MARKS))
+    teller = next(told_by_name, parts[-1])  # a wrapper shares the groups of the innermost one
+    estimates |= "d" in keys and bool(keys & _ESTIMATE_KEYS)
+    averages |= keys >= _AVERAGE_KEYS
+    return RateFree(type(teller).__name__, estimates, averages) if estimates or averages else None
+
+
+def _names(optimizer: Optimizer) -> str:
+    """Modules and names of its class and the bases of that."""
+    names = " ".join(f"{kind.__module__}.{kind.__name__}" for kind in type(optimizer).__mro__)
+    return names.lower().replace("_", "")
 
 
 def chain(optimizer: Any) -> Iterator[Any]:

@@ -47,8 +47,8 @@ class TrainingState:
         optimizer: The optimizer, wrapped or not.
         scaler: The gradient scaler, if one is in use.
         loader: What batches are drawn from.
-        owner: An object whose own attributes a step may set (the trainer). Modules and optimizers among them, also in
-            lists and dictionaries, are covered like `modules` and `optimizer`.
+        owner: An object whose own attributes a step may set (the trainer). Tensors, containers, modules and optimizers
+            among them, also in lists and dictionaries, are covered as those of `modules` and `optimizer` are.
         before_first_step: Leave out what only `optimizer.step()` changes, parameters and optimizer state: cheap,
             and enough to undo a first step that failed before it got there.
     """
@@ -83,6 +83,8 @@ class TrainingState:
         self._scaler_attributes = None if scaler is None else copy.deepcopy(vars(scaler))
         if owner is not None:
             self._containers.append(_Container(vars(owner)))
+            for value in () if before_first_step else vars(owner).values():
+                self._capture_value(value)
         self._capture_loader(loader, fresh_workers=not before_first_step)
         self._random = _raw_random_state()
 
