@@ -1,6 +1,7 @@
 """Does a cyclic rate between the bounds that find_lr finds get there sooner? Smith (2015), section 4.1, scaled down.
 
     python benchmarks/cyclical.py --data cifar10_subset.npz [--seeds 3] [--json FILE] [--figures docs]
+    python benchmarks/cyclical.py --data cifar10_subset.npz --batch-size 100 --range-test --figures docs
 
 The paper (arXiv 1506.01186, table 1) trains Caffe's cifar10_quick on CIFAR-10: `triangular2` between bounds from a
 range test reaches after 25,000 iterations the 81.4% that its fixed and stepped-down rate reaches after 70,000. Here the
@@ -250,7 +251,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--figures", type=Path, help="a folder for the pictures")
-    parser.add_argument("--figures-only", action="store_true", help="make the two pictures of the range test, and stop")
+    parser.add_argument("--range-test", action="store_true", help="draw the first seed's range test, and stop")
     options = parser.parse_args()
     train_images, train_labels, test_images, test_labels = read(options.data)
     print(f"{len(train_labels)} training and {len(test_labels)} test images", flush=True)
@@ -264,12 +265,11 @@ def main() -> None:
             data[0], start_lr=1e-5, num_steps=200, schedule="triangular2"
         )
         print(f"seed {seed}: {found}", flush=True)
+        if options.range_test:
+            draw_range_test(found, options.figures or Path("."))
+            return
         if found.bounds is None:
             raise SystemExit("No bounds, so there is nothing to compare.")
-        if options.figures is not None and seed == 0:
-            draw_range_test(found, options.figures)
-        if options.figures_only:
-            return
         curves: dict[str, Curve] = {}
         for name, (lr, schedule) in policies(found, options.step_size).items():
             curves[name] = train(data, lr, schedule, seed, options)
