@@ -97,15 +97,17 @@ def warn_of_sweep(optimizer: Optimizer, *, stacklevel: int = 3) -> None:
     kind = recognise(optimizer)
     if kind is None:
         return
-    message = f"find_lr: {kind.name} estimates its learning rate while it trains. Its lr is a multiplier, not a rate, "
-    message += "and so are the numbers of this result: do not train with them, leave lr at 1.0."
-    if not kind.estimates_rate:
-        message = (
-            f"find_lr: {kind.name} is Schedule-Free: its lr is a real rate, but the weights are averaged over the "
+    if kind.estimates_rate:
+        meaning = (
+            "estimates its learning rate while it trains. Its lr is a multiplier, not a rate, and so are the numbers "
+            "of this result: do not train with them, leave lr at 1.0."
         )
-        message += "sweep, which shifts the curve. Take the suggestion as a starting point, train without a schedule, "
-        message += "and try rates above it too."
-    warnings.warn(message, stacklevel=stacklevel)
+    else:
+        meaning = (
+            "is Schedule-Free: its lr is a real rate, but the weights are averaged over the sweep, which shifts the "
+            "curve. Take the suggestion as a starting point, train without a schedule, and try rates above it too."
+        )
+    warnings.warn(f"find_lr: {kind.name} {meaning}", stacklevel=stacklevel)
 
 
 def warn_of_norms(model: nn.Module, optimizers: Iterable[Optimizer], *, stacklevel: int = 3) -> None:

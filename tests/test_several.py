@@ -89,10 +89,11 @@ def same(one: list, other: list) -> bool:
 SWEEP = {"start_lr": 1e-5, "end_lr": 1.0, "num_steps": 20}
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("trained", [False, True], ids=["fresh", "in_mid_training"])
 @pytest.mark.parametrize("choice", [None, "discriminator", "by_itself", "wrapped"])
-def test_a_sweep_leaves_no_trace_in_any_player(players, points, choice, trained):
-    trainer = players()
+def test_a_sweep_leaves_no_trace_in_any_player(players, points, choice, trained, precision):
+    trainer = players(precision=precision)
     if trained:
         trainer.fit(points, epochs=2)
     discriminator = trainer.other_optimizers["discriminator"]
