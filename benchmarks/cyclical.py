@@ -4,10 +4,10 @@
     python benchmarks/cyclical.py --data cifar10_subset.npz --batch-size 100 --range-test --figures docs
 
 The paper (arXiv 1506.01186, table 1) trains Caffe's cifar10_quick on CIFAR-10: `triangular2` between bounds from a
-range test reaches after 25,000 iterations the 81.4% that its fixed rate, the lower bound, reaches after 70,000. Here the
-network is the same, the data are what `--data` names: a file of arrays (`x_train` as uint8 N x 32 x 32 x 3, `y_train`,
-`x_test`, `y_test`), or the root of torchvision's CIFAR10, downloaded when it is not there. The defaults are for
-6,000 images and one CPU core, where a run of 30,000 samples takes a minute; `--iterations 70000 --step-size 2000
+range test reaches after 25,000 iterations the 81.4% that a fixed rate, its lower bound, reaches after 70,000. Here the
+network is the same. The data are what `--data` names: a file of arrays (`x_train` as uint8 N x 32 x 32 x 3, `y_train`,
+`x_test`, `y_test`), or the root of torchvision's CIFAR10, downloaded when it is not there. The defaults are for 6,000
+images and one CPU core, where a run of 30,000 samples takes a minute; `--iterations 70000 --step-size 2000
 --batch-size 100 --every 500` are the paper's.
 
 Each seed draws the network's weights and the order of the data, and finds bounds of its own. "Ends at" is the mean of a
