@@ -41,7 +41,7 @@ SETTINGS = {
     "resnet50": Setting("resnet50", 256, 224),
     "resnext101_32x4d": Setting("resnext101_32x4d", 128, 224),
     # Its many small kernels keep the host busy, whose speed varies more than the device's.
-    "inceptionresnetv2": Setting("inceptionresnetv2", 128, 299, more_rounds=3),
+    "inceptionresnetv2": Setting("inceptionresnetv2", 128, 299, more_rounds=2),
 }
 
 
@@ -168,6 +168,7 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(SETTINGS))
     parser.add_argument("--parts", default="rates,compiled,find_lr,files", help="(default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--find-lr-rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=35)
     parser.add_argument("--batch", type=int, help="in place of each model's own")
     parser.add_argument("--size", type=int, help="in pixels, in place of each model's own")
@@ -199,10 +200,10 @@ def main() -> None:
                 setting, device, compiled=compiled, rounds=options.rounds, steps=options.steps, peak=peak
             )
             report(part, measured)
-    if "find_lr" in parts:
-        report("find_lr", [measure_find_lr(setting, device, options.rounds) for setting in settings])
     if "files" in parts:
         report("files", measure_files(settings[0], device, count=options.files, steps=max(options.steps, 40)))
+    for setting in settings if "find_lr" in parts else []:
+        report("find_lr", [measure_find_lr(setting, device, options.find_lr_rounds)])
 
 
 if __name__ == "__main__":
