@@ -10,7 +10,8 @@ Parts, each side by side in one run:
 - `files`: ResNet-50 from JPEG files of 500 pixels: decoded by Pillow or torchvision in worker processes, or on the
   device, with the augmentation there too.
 
-A contender's speed is read between two of its batches, the device being waited for at both; medians over the rounds.
+In `rates` and `compiled` the contenders take turns of a few steps; the device is waited for at the beginning and at the
+end of a turn. A ratio is the median of those within rounds, with quartiles; the first round does not count.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import gc
 import importlib.metadata
 import importlib.util
@@ -32,8 +34,10 @@ from typing import Any
 
 import torch
 from gpu_files import measure_files
-from gpu_loops import CONTENDERS, Clock, Setting, build, make_trainer, now, run_bare, synthetic
+from gpu_loops import CONTENDERS, Setting, build, make_trainer, now, run_bare, synthetic
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from turns import Turns
 
 from mxtorch import model_zoo
 
@@ -77,31 +81,37 @@ def measure_rates(
     names = [name for name, (module, _) in CONTENDERS.items() if not module or importlib.util.find_spec(module)]
     if compiled:
         net.compile()  # in place: all contenders run the same code
-        names.remove("accelerate")  # its copy would be compiled again in every run
-    images: dict[str, list[float]] = {name: [] for name in names}
+        names.remove("accelerate")  # it works on a copy, which would be compiled for it alone
+    loops = {name: functools.partial(_run_contender, name, net, device) for name in names}
     run_bare(net, [batch] * 4, device)  # compilation, the choice of algorithms, the allocator's pool
-    for number in range(rounds * (1 if compiled else setting.more_rounds)):
-        turn = number % len(names)
-        for name in names[turn:] + names[:turn]:
-            net.to(device)  # Lightning leaves it on the CPU
-            clock = Clock([batch] * steps, warm_up=5)
-            CONTENDERS[name][1](net, clock, device)
-            images[name].append(setting.batch / clock.seconds_per_step)
+    turns = Turns(names, rounds * setting.more_rounds + 1, steps, now)
+    seconds = turns.run(loops, batch)
+    images = {name: [setting.batch / taken for taken in seconds[name][1:]] for name in names}
     flops = flops_per_image(setting)
-    return [
-        {
-            "model": setting.name,
-            "batch": setting.batch,
-            "size": setting.size,
-            "compiled": compiled,
-            "contender": name,
-            "images_per_second": statistics.median(images[name]),
-            "ratio_to_bare": statistics.median(a / b for a, b in zip(images[name], images["bare"], strict=True)),
-            "fraction_of_ceiling": statistics.median(images[name]) * flops / 1e12 / peak,
-            "rounds": " ".join(f"{rate:.0f}" for rate in images[name]),
-        }
-        for name in names
-    ]
+    rows = []
+    for name in names:
+        ratios = [rate / bare for rate, bare in zip(images[name], images["bare"], strict=True)]
+        lower, _, upper = statistics.quantiles(ratios, n=4)
+        rate = statistics.median(images[name])
+        rows.append(
+            {
+                "model": setting.name,
+                "batch": setting.batch,
+                "size": setting.size,
+                "compiled": compiled,
+                "contender": name,
+                "images_per_second": rate,
+                "ratio_to_bare": statistics.median(ratios),
+                "quartiles": f"{lower:.3f} {upper:.3f}",
+                "turns": len(ratios),
+                "fraction_of_ceiling": rate * flops / 1e12 / peak,
+            }
+        )
+    return rows
+
+
+def _run_contender(name: str, net: nn.Module, device: torch.device, data: Any) -> None:
+    CONTENDERS[name][1](net, data, device)
 
 
 def measure_find_lr(setting: Setting, device: torch.device, rounds: int, steps: int = 100) -> dict[str, Any]:
@@ -167,9 +177,9 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--models", default=",".join(SETTINGS))
     parser.add_argument("--parts", default="rates,compiled,find_lr,files", help="(default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=12, help="turns of each contender (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=8, help="in a turn (default: %(default)s)")
     parser.add_argument("--find-lr-rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=35)
     parser.add_argument("--batch", type=int, help="in place of each model's own")
     parser.add_argument("--size", type=int, help="in pixels, in place of each model's own")
     parser.add_argument("--files", type=int, default=4096, help="JPEG files to draw (default: %(default)s)")
@@ -201,7 +211,7 @@ def main() -> None:
             )
             report(part, measured)
     if "files" in parts:
-        report("files", measure_files(settings[0], device, count=options.files, steps=max(options.steps, 40)))
+        report("files", measure_files(settings[0], device, count=options.files, steps=40))
     for setting in settings if "find_lr" in parts else []:
         report("find_lr", [measure_find_lr(setting, device, options.find_lr_rounds)])
 
