@@ -50,7 +50,10 @@ class LazyLayer(LazyModuleMixin):
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Run the first batch, by which the layer has become an ordinary one."""
-        return cast(Any, type(self)).forward(self, *inputs, **named)
+        kind: Any = type(self)
+        if issubclass(kind, LazyLayer):  # still: a part such as attention's output projection, called by itself
+            raise ValueError(f"{self.ordinary.__name__}: it has no sizes before a batch went through its layer")
+        return kind.forward(self, *inputs, **named)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return _blank, (self.ordinary, self.cls_to_become), self._state()

@@ -33,7 +33,8 @@ class MultiheadAttention(ComposedLayer, torch_nn.MultiheadAttention):
             as one matrix, which makes them smaller), and of the output. Torch's own when left out.
         bias_init: Initialiser of their biases; torch's own, zeros, when left out.
         activation: What follows on the output: a name, a module or its class. The weights of attention, which come
-            second, stay as they are.
+            second, stay as they are. In evaluation mode torch's `TransformerEncoderLayer` does not call its attention,
+            but reads its weights, and so passes an activation by.
 
     Shapes: torch's.
 

@@ -76,3 +76,9 @@ def test_a_first_batch_that_does_not_suit_changes_nothing(sizes, features, says)
     with pytest.raises(ValueError, match=says):
         layer(*(torch.randn(3, 2, size) for size in features))
     assert layer.has_uninitialized_params()
+
+
+def test_the_output_projection_alone_before_the_first_batch():
+    layer = nn.MultiheadAttention(None, 2)
+    with pytest.raises(ValueError, match="it has no sizes before a batch went through its layer"):
+        layer.out_proj(torch.randn(3, 8))
