@@ -30,23 +30,28 @@ class Turns:
         self.seconds: dict[str, list[float]] = {name: [] for name in names}
         self._position = 0
         self._condition = threading.Condition()
+        self._leaving: str | None = None
         self._error: BaseException | None = None
 
     def run(self, loops: dict[str, Callable[[Any], None]], batch: Any) -> dict[str, list[float]]:
         """Run the loops, each called with its batches. Returns the seconds a step of every turn, by loop."""
-        threads = [threading.Thread(target=self._run, args=(name, loop, batch)) for name, loop in loops.items()]
-        for thread in threads:
+        threads = {name: threading.Thread(target=self._run, args=(name, loop, batch)) for name, loop in loops.items()}
+        for thread in threads.values():
             thread.start()
-        for thread in threads:
+        for name, thread in threads.items():  # what loops do at their end is not for two threads at a time either
+            with self._condition:
+                self._condition.wait_for(lambda: self._error is not None or self._next is None)
+                self._leaving = name
+                self._condition.notify_all()
             thread.join()
         if self._error is not None:
             raise self._error
         return self.seconds
 
-    def wait(self, name: str | None) -> None:
-        """Wait for the turn of a loop; with None for the end of all turns."""
+    def wait(self, name: str) -> None:
+        """Wait for the turn of a loop, and when all turns are over for its turn to leave."""
         with self._condition:
-            self._condition.wait_for(lambda: self._error is not None or self._next == name)
+            self._condition.wait_for(lambda: self._leaving == name or (self._error is None and self._next == name))
             if self._error is not None:
                 raise _BrokenError
 
@@ -89,4 +94,4 @@ class Batches:
             for _ in range(self.turns.steps):
                 yield self.batch
             self.turns.end(self.name, self.turns.now() - started)
-        self.turns.wait(None)  # what a loop does at its end disturbs no one's turn
+        self.turns.wait(self.name)  # what a loop does at its end disturbs no one's turn
