@@ -115,7 +115,7 @@ def _nonlinearity(nonlinearity: str | None, activation: ActivationLike | None) -
     """What torch is given: the nonlinearity, or the activation under that name."""
     made = activation_from(activation)
     if made is None:
-        return nonlinearity or "tanh"
+        return "tanh" if nonlinearity is None else nonlinearity
     name = next((name for name, kind in _NONLINEARITIES.items() if type(made) is kind), None)
     if name is None:
         raise ValueError(
