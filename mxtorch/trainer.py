@@ -283,6 +283,7 @@ class Trainer:
             loss, outputs, targets = self._forward(self.engine.move(batch))
             if metrics is not None:
                 metrics.update(outputs, targets)
+            del outputs, targets  # their memory is the backward pass's
             if size != window.samples:
                 loss = loss * (size / window.samples)
             self.engine.backward(loss)
