@@ -126,7 +126,7 @@ def range_test(
 
 
 def rate_setter(optimizer: ScheduledOptim) -> Callable[[float], None]:
-    """A function that sets the first group's rate, the others in the ratios they have now; the schedule is set aside."""
+    """A function that sets the first group's rate, and the others in their ratios to it; the schedule is set aside."""
     optimizer.schedule = None
     groups = optimizer.param_groups
     ratios = [base / optimizer.base_learning_rate for base in optimizer.base_learning_rates]
