@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import logging
 import math
@@ -46,8 +47,13 @@ def mxtorch(task: Task, setup: Setup, *, steps: int, validation: bool) -> Sugges
         "status": found.status,
         "training_steps": training_steps,
         "other_forward_passes": forwards.count - training_steps,
-        "curve": [found.rates, found.smoothed],
         "held_out": found.held_out,
+        "search": {
+            "rates": found.rates,
+            "losses": found.losses,
+            "ended_early": found.stop_reason != "completed",
+            "heats": [dataclasses.astuple(heat) for heat in found.heats],
+        },
     }
 
 
