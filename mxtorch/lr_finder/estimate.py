@@ -107,7 +107,7 @@ def estimate(
 
     points = _held_out_curve(held_out)
     shape = valley(rate, loss, width=TRAINING_WIDTH) if points is None else valley(*points, width=HELD_OUT_WIDTH)
-    if points is None and ended_early and not shape.rises:
+    if ended_early and not shape.rises:
         shape = replace(shape, rises=True, edge=float(rate[-1]))  # it broke away beyond its last point
     edge = shape.edge if shape.rises else None
     raced = best_of(heats, shape.start, training_steps)
