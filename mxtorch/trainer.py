@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,9 @@ from mxtorch.callbacks import Callback, CallbackList, ProgressBar, TensorBoard
 from mxtorch.callbacks.progress import progress_bar
 from mxtorch.checks import check_data, check_integer, check_parameters, length
 from mxtorch.engine import LocalEngine, StepResult
+from mxtorch.fine_tuning import plan
+from mxtorch.fine_tuning.layers import DEFAULT_DECAY
+from mxtorch.fine_tuning.plan import FineTuning
 from mxtorch.history import History
 from mxtorch.lr_finder.result import LRFinderResult
 from mxtorch.lr_finder.sweep import geometric_rates, range_test
@@ -126,6 +129,7 @@ class Trainer:
         self.log_every = log_every
         self.progress = progress
         self.history = History()
+        self.fine_tuning: FineTuning | None = None
         self.plan = RunPlan()
         self.step = 0
         self.epoch = 0
@@ -319,6 +323,68 @@ class Trainer:
             record["gradient_norm"] = float(gradient_norm)
         self.history.records.append({"step": float(self.step), **record})
         self.callbacks.call("on_log", self, record)
+
+    def fine_tune(
+        self,
+        train_data: Iterable[Any],
+        val_data: Iterable[Any] | None = None,
+        *,
+        epochs: int,
+        freeze_epochs: int = 1,
+        lr: float | Sequence[float] | None = None,
+        head: str | nn.Module | None = None,
+        groups: Mapping[str, Any] | Sequence[Any] | None = None,
+        decay: float = DEFAULT_DECAY,
+        schedule: str | schedules.Schedule = "one_cycle",
+        cache: plan.Cache = "auto",
+        views: int = 1,
+        half: bool = False,
+    ) -> FineTuning:
+        """Train the head on the frozen network, then all layers, at rates found for each; see docs/fine-tuning.md.
+
+        While the network is frozen, what reaches its head is computed once for each sample and kept, where the data
+        allow it; losses, order and random numbers are as without. Rates fall from the head to the input.
+
+        Args:
+            train_data: As for `fit`. A DataLoader without random augmentation lets features be kept.
+            val_data: The same.
+            epochs: Passes with all layers, after the first phase; 0 trains the head alone.
+            freeze_epochs: Passes with the head alone; 0 trains all layers from the start.
+            lr: The head's rate, one for both phases or one for each; None finds them, and tells.
+            head: The new module, or its name, where the model is not of the zoo.
+            groups: Layer groups from the input to the head, by their modules or their names; in place of `head`.
+            decay: The rate of a layer group over that of the next. An optimizer whose groups have rates of their own
+                keeps those.
+            schedule: Of each phase.
+            cache: `"auto"` keeps features in up to a third of the free memory, else in a temporary file, and tells
+                where that can't be; `"memory"`, `"file"`, a folder or True ask for it; False does without; or a
+                `FeatureCache`, whose features are kept afterwards.
+            views: How many readings of each sample are kept, for data with random augmentation.
+            half: Keep features in float16.
+
+        Returns:
+            Rates, notes, and the time line, with the history.
+
+        Raises:
+            ValueError: An argument is off; nothing can be frozen, or is left to train; groups that leave parameters
+                out; features were asked for and can't be kept.
+        """
+        self.fine_tuning = plan.fine_tune(
+            self,
+            train_data,
+            val_data,
+            epochs=epochs,
+            freeze_epochs=freeze_epochs,
+            lr=lr,
+            head=head,
+            groups=groups,
+            decay=decay,
+            schedule=schedule,
+            cache=cache,
+            views=views,
+            half=half,
+        )
+        return self.fine_tuning
 
     # ---------------------------------------------------------------- the learning rate
 
