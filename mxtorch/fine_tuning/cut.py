@@ -209,15 +209,11 @@ def find_cut(model: nn.Module, inputs: Tensor, at: str | None = None) -> Cut:
         state.set_training_mode(model)
         paths = _paths(model, inputs, at)
         problems = []
-        for path, skipped in reversed(paths):
-            tried = [Cut(model, path, skipped, inputs)]
-            if at is None and skipped:
-                tried.append(Cut(model, skipped[-1].name, skipped[:-1], inputs, output=True))
-            for cut in tried:
-                problem = _problem(cut, inputs)
-                if problem is None:
-                    return cut
-                problems.append(f"{cut}: {problem}")
+        for cut in _cuts(model, inputs, paths, at):
+            problem = _problem(cut, inputs)
+            if problem is None:
+                return cut
+            problems.append(f"{cut}: {problem}")
     if at is not None:
         holder = at.rpartition(".")[0]
         hint = f"; try {holder!r}, which holds it" if holder else ""
@@ -250,6 +246,15 @@ def _paths(model: nn.Module, inputs: Tensor, at: str | None) -> list[tuple[str, 
     if not found:
         raise NoCut("the trained layers take part in no call" if at is None else f"at: {at!r} is never called")
     return found
+
+
+def _cuts(model: nn.Module, inputs: Tensor, paths: list[tuple[str, list[_Call]]], at: str | None) -> Iterator[Cut]:
+    """What to try: the inputs of modules, the latest first; then what comes out of those before them."""
+    for path, skipped in reversed(paths):
+        yield Cut(model, path, skipped, inputs)
+    for _, skipped in reversed(paths):
+        if at is None and skipped:
+            yield Cut(model, skipped[-1].name, skipped[:-1], inputs, output=True)
 
 
 def _before(calls: list[_Call], one: _Call, other: _Call) -> bool:

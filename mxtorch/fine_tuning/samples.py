@@ -80,7 +80,7 @@ def fingerprint(value: Tensor) -> bytes:
     """A hash of a tensor's values and shape."""
     host = value.detach().cpu().contiguous()
     digest = hashlib.blake2b(repr((host.dtype, tuple(host.shape))).encode(), digest_size=16)
-    digest.update(host.view(torch.uint8).numpy() if host.ndim else host[None].view(torch.uint8).numpy())
+    digest.update(host.reshape(-1).view(torch.uint8).numpy())
     return digest.digest()
 
 
@@ -116,7 +116,7 @@ def checksum(tensors: dict[str, Tensor]) -> tuple[Any, ...]:
     """
     bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     sums = [
-        value.detach().contiguous().view(bits[value.element_size()]).sum(dtype=torch.int64).cpu()
+        value.detach().reshape(-1).view(bits[value.element_size()]).sum(dtype=torch.int64).cpu()
         for value in tensors.values()
     ]
     return tuple(
