@@ -142,17 +142,18 @@ class FeatureCache:
             ValueError: A layer before the cut is trained now.
         """
         assert self.cut is not None
-        trained = [name for name, value in self.cut.frozen.items() if value.requires_grad]
+        frozen = self.cut.frozen
+        trained = [name for name, value in frozen.items() if value.requires_grad]
         if trained:
             raise ValueError(
                 f"the features come from frozen layers, but {trained[0]!r} is trained now; leave the block of "
                 "in_force() before unfreezing"
             )
-        checksum = samples.checksum(self.cut.frozen)
+        checksum = samples.checksum(frozen)
         if checksum == self._checksum:
             return
         self._checksum, before = checksum, self._values
-        self._values = samples.hash_of(self.cut.frozen)
+        self._values = samples.hash_of(frozen)
         if self._values == before:
             return  # written, but with what they held, as by a restore
         self.tell("The frozen layers have changed: their features are computed again.")
