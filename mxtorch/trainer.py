@@ -25,6 +25,8 @@ from mxtorch.fine_tuning import plan
 from mxtorch.fine_tuning.layers import DEFAULT_DECAY
 from mxtorch.fine_tuning.plan import FineTuning
 from mxtorch.history import History
+from mxtorch.interpretation import Interpretation
+from mxtorch.interpretation.collect import interpret
 from mxtorch.lr_finder.result import LRFinderResult
 from mxtorch.lr_finder.sweep import geometric_rates, range_test
 from mxtorch.meters import LossMeter, not_finite_message
@@ -463,16 +465,35 @@ class Trainer:
         """
         return evaluation.evaluate(self, data, prefix)
 
-    def predict(self, data: Iterable[Any]) -> Any:
+    def predict(self, data: Iterable[Any], *, tta: evaluation.Augmentations = ()) -> Any:
         """The model's outputs for all batches, joined along the first dimension, on the CPU, in float32.
 
         Args:
             data: Batches of inputs, or of `(inputs, targets)`, of which the targets are left out.
+            tta: Test-time augmentation: `"flip"`, or functions of a batch of inputs, such as transforms of torchvision.
+                Outputs are the mean over the inputs as they are and each of these.
 
         Raises:
-            ValueError: The data are empty, or the model can't take the first batch.
+            ValueError: The data are empty, or the model can't take the first batch; an unknown augmentation.
         """
-        return evaluation.predict(self, data)
+        return evaluation.predict(self, data, tta)
+
+    def interpret(
+        self, val_data: Iterable[Any], *, classes: Sequence[str] | None = None, pictures: int = 12
+    ) -> Interpretation:
+        """Look at a classifier's predictions: confusion, precision and recall, top losses, calibration.
+
+        Plots and rows are in what is returned; with `log_dir` they go to TensorBoard as well.
+
+        Args:
+            val_data: Batches with class numbers as targets.
+            classes: Names; by default those of the data set (`.classes`) or of the model, else numbers.
+            pictures: How many inputs with the highest losses are kept, for a sheet of pictures.
+
+        Raises:
+            ValueError: The outputs are not [N, classes], the targets no class numbers; a wrong number of names.
+        """
+        return interpret(self, val_data, classes, pictures)
 
     # ---------------------------------------------------------------- files
 
