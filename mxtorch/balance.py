@@ -83,5 +83,7 @@ def _counts(numbers: Tensor, num_classes: int | None) -> Tensor:
     counts = torch.bincount(numbers, minlength=classes).double()
     if (counts == 0).any():
         missing = (counts == 0).nonzero().flatten().tolist()
-        raise ValueError(f"labels: no samples of class {', '.join(map(str, missing[:5]))}; its weight would be infinite")
+        raise ValueError(
+            f"labels: no samples of class {', '.join(map(str, missing[:5]))}; its weight would be infinite"
+        )
     return counts

@@ -21,6 +21,7 @@ from mxtorch.callbacks import Callback, CallbackList, ProgressBar, TensorBoard
 from mxtorch.callbacks.progress import progress_bar
 from mxtorch.checks import check_data, check_integer, check_parameters, length
 from mxtorch.engine import LocalEngine, StepResult
+from mxtorch.exporting.export import export
 from mxtorch.fine_tuning import plan
 from mxtorch.fine_tuning.layers import DEFAULT_DECAY
 from mxtorch.fine_tuning.plan import FineTuning
@@ -68,6 +69,7 @@ class Trainer:
         accumulate: Batches to an optimizer step. Each weighs as many samples as it holds, so a window equals one
             large batch, the last and shorter one too.
         clip_grad_norm: Clip the norm of all gradients together to this.
+        clip_grad_value: Clip every single value of the gradients to this, before the norm.
         channels_last: Memory format for images; `"auto"` uses it for convolutional networks where it pays.
         compile: True, or arguments for `torch.nn.Module.compile`.
         seed: Seeds Python, NumPy and torch now.
@@ -95,6 +97,7 @@ class Trainer:
         precision: Literal["fp32", "bf16", "fp16"] = "fp32",
         accumulate: int = 1,
         clip_grad_norm: float | None = None,
+        clip_grad_value: float | None = None,
         channels_last: bool | Literal["auto"] = "auto",
         compile: bool | dict[str, Any] = False,
         seed: int | None = None,
@@ -105,6 +108,8 @@ class Trainer:
         check_integer(log_every, "log_every")
         if clip_grad_norm is not None:
             clip_grad_norm = positive_rate(clip_grad_norm, "clip_grad_norm")
+        if clip_grad_value is not None:
+            clip_grad_value = positive_rate(clip_grad_value, "clip_grad_value")
         if loss is not None and not callable(loss):
             raise TypeError(f"loss: got {loss!r}; give a function or module of (outputs, targets), or None")
         self._loss_module = loss if isinstance(loss, nn.Module) else None
@@ -128,6 +133,7 @@ class Trainer:
         self.callbacks = CallbackList([*callbacks, *reporters])
         self.accumulate = accumulate
         self.clip_grad_norm = clip_grad_norm
+        self.clip_grad_value = clip_grad_value
         self.log_every = log_every
         self.progress = progress
         self.history = History()
@@ -268,7 +274,12 @@ class Trainer:
             return self._closure_step(window)
         self.optimizer.zero_grad()
         loss = self._backward(window, metrics)
-        result = self.engine.step(self.optimizer, clip_grad_norm=self.clip_grad_norm, measure_norm=measure_norm)
+        result = self.engine.step(
+            self.optimizer,
+            clip_grad_norm=self.clip_grad_norm,
+            clip_grad_value=self.clip_grad_value,
+            measure_norm=measure_norm,
+        )
         return loss, result
 
     def _backward(self, window: batches.Window, metrics: MetricBuffer | None) -> Tensor:
@@ -496,6 +507,46 @@ class Trainer:
         return interpret(self, val_data, classes, pictures)
 
     # ---------------------------------------------------------------- files
+
+    def export(
+        self,
+        path: str | Path,
+        val_data: Iterable[Any] | None = None,
+        *,
+        train_data: Iterable[Any] | None = None,
+        classes: Sequence[str] | None = None,
+        preprocessing: Any = None,
+        example: Tensor | None = None,
+        about: str = "",
+    ) -> Path:
+        """Write the model for use without its training code, and a model card in Markdown beside it.
+
+        `mxtorch.exporting.load(path).predict("picture.jpg")` opens it; class names and preprocessing are in the file.
+
+        Args:
+            path: `.safetensors` (weights), `.pt2` (torch.export) or `.onnx` (needs the extra `onnx`).
+            val_data: Tells class names (`.classes` of its data set), preprocessing (its `.transform`), and what an
+                input looks like.
+            train_data: For the card.
+            classes: Names, where the data do not have them.
+            preprocessing: A transform of torchvision or a `model_zoo.Preprocessing`, likewise.
+            example: A batch of inputs, for models that are not of the zoo where there are no `val_data`.
+            about: A paragraph for the card.
+
+        Raises:
+            ValueError: The ending is unknown, the model can't be exported, the file's outputs are not the model's, a
+                transform can't be described, a wrong number of names.
+        """
+        return export(
+            self,
+            path,
+            val_data,
+            train_data=train_data,
+            classes=classes,
+            preprocessing=preprocessing,
+            example=example,
+            about=about,
+        )
 
     def save(self, path: str | Path) -> None:
         """Write model, optimizer, schedule, scaler, history and random states into one file, atomically."""

@@ -309,5 +309,3 @@ def _remove(bank: _Bank) -> None:
     if bank.file is not None:
         with contextlib.suppress(OSError):
             bank.file.unlink()
-
-

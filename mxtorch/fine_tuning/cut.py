@@ -308,7 +308,9 @@ def _problem(cut: Cut, inputs: Tensor) -> str | None:
                 torch.manual_seed(0)
                 parts, after_parts = cut.outputs(features), torch.rand(1)
             if not _close(whole, parts) or not torch.equal(after_whole, after_parts):
-                return "the outputs do not follow from it alone: a residual connection goes past it, or something random"
+                return (
+                    "the outputs do not follow from it alone: a residual connection goes past it, or something random"
+                )
     except Exception as error:  # whatever the network raises when it is run in parts
         return f"it can't be run from there ({type(error).__name__}: {error})"
     return None

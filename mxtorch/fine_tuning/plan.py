@@ -171,7 +171,11 @@ def _features(
     try:
         with run.timed("features of the frozen layers"):
             train = _loader(run, features, train_data, "train_data", views, asked_for)
-            val = None if val_data is None or train is None else _loader(run, features, val_data, "val_data", 1, asked_for)
+            val = (
+                None
+                if val_data is None or train is None
+                else _loader(run, features, val_data, "val_data", 1, asked_for)
+            )
         if train is None:
             yield train_data, val_data
         else:

@@ -52,7 +52,9 @@ def per_class(result: Interpretation, axes: Axes | None = None) -> Axes:
     axes.scatter([row["precision"] for row in rows], places, color=ORANGE, s=28, label="precision", clip_on=False)
     # A ring, so that both are seen where they agree.
     recalls = [row["recall"] for row in rows]
-    axes.scatter(recalls, places, s=62, facecolors="none", edgecolors=BLUE, linewidths=1.6, label="recall", clip_on=False)
+    axes.scatter(
+        recalls, places, s=62, facecolors="none", edgecolors=BLUE, linewidths=1.6, label="recall", clip_on=False
+    )
     axes.set_yticks(places, [f"{_short(row['class'])} ({row['samples']})" for row in rows], fontsize=8)
     lowest = min([value for row in rows for value in (row["precision"], row["recall"]) if not math.isnan(value)] + [1])
     axes.set_xlim(max(0.0, math.floor(10 * lowest - 0.5) / 10), 1.0)
@@ -78,7 +80,11 @@ def calibration(result: Interpretation, axes: Axes | None = None) -> Axes:
     )
     axes.plot([0, 1], [0, 1], color="#808080", linewidth=1, linestyle=":")
     axes.plot(
-        [row["probability"] for row in rows], [row["accuracy"] for row in rows], color=BLUE, marker="o", label="accuracy"
+        [row["probability"] for row in rows],
+        [row["accuracy"] for row in rows],
+        color=BLUE,
+        marker="o",
+        label="accuracy",
     )
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="predicted probability")
     axes.set_aspect("equal")
@@ -106,7 +112,8 @@ def top_losses(result: Interpretation) -> Figure:
         colour = GREEN if target == guess else RED
         title = f"{_short(result.classes[guess])} {sure:.0%}\n"
         title += "right" if target == guess else f"is {_short(result.classes[target])}"
-        panel.set_title(f"{title}, loss {float(result.losses[index]):.2f}", fontsize=9, color=colour)
+        panel.set_title(title, fontsize=9, color=colour)
+        panel.set_xlabel(f"loss {float(result.losses[index]):.2f}", fontsize=8)
         for spine in panel.spines.values():
             spine.set(color=colour, linewidth=2)
         panel.set(xticks=[], yticks=[])

@@ -77,7 +77,9 @@ class Interpretation:
         for index, name in enumerate(self.classes):
             precision, recall = float(right[index] / predicted[index]), float(right[index] / true[index])
             f1 = float(2 * right[index] / (true[index] + predicted[index]))
-            rows.append({"class": name, "samples": int(true[index]), "precision": precision, "recall": recall, "f1": f1})
+            rows.append(
+                {"class": name, "samples": int(true[index]), "precision": precision, "recall": recall, "f1": f1}
+            )
         return rows
 
     def most_confused(self, count: int = 10) -> list[Row]:
