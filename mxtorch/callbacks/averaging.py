@@ -142,7 +142,7 @@ class SWA(_Averaging):
 
 
 def _update_statistics(model: nn.Module, inputs: Iterable[Any]) -> None:
-    """torch's `update_bn`, without the layers whose statistics are frozen with them."""
+    """Torch's `update_bn`, without the layers whose statistics are frozen with them."""
     state.set_training_mode(model)
     frozen = [
         (module, module.momentum, copy.deepcopy(dict(module.named_buffers())))

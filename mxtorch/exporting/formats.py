@@ -64,7 +64,7 @@ def _safetensors(model: nn.Module, path: Path, facts: Facts, example: Tensor | N
 def _torch_export(model: nn.Module, path: Path, facts: Facts, example: Tensor | None) -> None:
     program = _exported(model, example)
     with atomic_file(path) as file:
-        torch.export.save(program, file, extra_files={KEY: facts.to_json()})  # type: ignore[arg-type]
+        torch.export.save(program, file, extra_files={KEY: facts.to_json()})
 
 
 def _onnx(model: nn.Module, path: Path, facts: Facts, example: Tensor | None) -> None:

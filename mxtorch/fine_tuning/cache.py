@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from mxtorch.callbacks.progress import progress_bar
 from mxtorch.checks import check_integer
 from mxtorch.fine_tuning import memory, samples
-from mxtorch.fine_tuning.cut import Cut, NoCut, find_cut
-from mxtorch.fine_tuning.samples import NotCacheable
+from mxtorch.fine_tuning.cut import Cut, find_cut
+from mxtorch.fine_tuning.samples import CacheError
 
 if TYPE_CHECKING:
     from mxtorch.trainer import Trainer
@@ -106,8 +106,8 @@ class FeatureCache:
                 kept. Epochs take them in turn.
 
         Raises:
-            NotCacheable: The data have another form; items change and `views` is 1; there is no room. A ValueError.
-            NoCut: The model can't be cut. A ValueError, too.
+            CacheError: The data have another form; items change and `views` is 1; there is no room. A ValueError.
+            CutError: The model can't be cut. A ValueError, too.
         """
         check_integer(views, "views")
         samples.check_loader(data)
@@ -185,7 +185,7 @@ class FeatureCache:
         changing = random is not None or samples.changes(dataset)
         if changing and views == 1:
             cause = f"it has {random}" if random else "two readings of an item differ"
-            raise NotCacheable(f"its items change between calls ({cause}); views=k keeps k readings of each")
+            raise CacheError(f"its items change between calls ({cause}); views=k keeps k readings of each")
         bank = self._table(dataset, views if changing else 1, definition)
         try:
             self._fill(dataset, bank, workers=data.num_workers)
@@ -209,7 +209,7 @@ class FeatureCache:
             what += f" ({views} views of {len(dataset)} samples)"
         place = memory.choose_place(size, self.where, what)
         if place is None:
-            raise NotCacheable(f"{what}, {memory.in_words(size)}: there is no room")
+            raise CacheError(f"{what}, {memory.in_words(size)}: there is no room")
         self.tell(place.sentence + ".")
         table, file = memory.table((rows, *feature.shape), dtype, place.folder)
         return _Bank(table, [None] * rows, views, feature.dtype, definition, {}, file)
@@ -241,7 +241,7 @@ class FeatureCache:
             if bar is not None:
                 bar.close()
         if bank.views == 1 and samples.fingerprints(dataset) != bank.checked:
-            raise NotCacheable("its items change between calls (some were read again, and differ)")
+            raise CacheError("its items change between calls (some were read again, and differ)")
         self.tell(f"{len(bank.features)} samples in {time.perf_counter() - started:.1f} s.")
 
     def _read(self, dataset: Any, workers: int, view: int) -> Iterator[tuple[Tensor, list[Any]]]:
@@ -297,7 +297,7 @@ def _with_targets_apart(items: list[Any]) -> tuple[Tensor, list[Any]]:
 def _stacked(inputs: list[Tensor]) -> Tensor:
     shapes = {tuple(one.shape) for one in inputs}
     if len(shapes) > 1:
-        raise NotCacheable(f"its inputs have different shapes: {sorted(shapes)[:2]}")
+        raise CacheError(f"its inputs have different shapes: {sorted(shapes)[:2]}")
     return torch.stack(inputs)
 
 

@@ -31,7 +31,7 @@ LOOSE_TOLERANCE = 1e-2
 _RANDOM = ("DropPath", "StochasticDepth", "RReLU", "PatchDropout", "DropBlock2d", "DropBlock3d")
 
 
-class NoCut(ValueError):
+class CutError(ValueError):
     """The network can't be cut; the message says why."""
 
 
@@ -109,7 +109,7 @@ class Cut:
             with contextlib.suppress(_Reached):
                 self._forward(inputs)
         if len(kept) != 1 or not isinstance(kept[0], Tensor):
-            raise NoCut("what is there is not one tensor")
+            raise CutError("what is there is not one tensor")
         # A view would hold the whole of what it is a part of, and what follows may write into it.
         features = kept[0].detach().clone(memory_format=torch.preserve_format)
         self._shape = features.shape[1:]
@@ -195,14 +195,14 @@ def find_cut(model: nn.Module, inputs: Tensor, at: str | None = None) -> Cut:
         at: A module, to cut at its input; by default the last place that will do.
 
     Raises:
-        NoCut: Nothing is frozen or nothing is trained; the trainable layers come first; what comes before the cut is
+        CutError: Nothing is frozen or nothing is trained; the trainable layers come first; what comes before the cut is
             random in training mode; or a residual connection goes past it.
         ValueError: There is no module `at`.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise NoCut("nothing is left to train: every parameter is frozen")
+        raise CutError("nothing is left to train: every parameter is frozen")
     if all(parameter.requires_grad for parameter in model.parameters()):
-        raise NoCut("nothing is frozen: every parameter is trained")
+        raise CutError("nothing is frozen: every parameter is trained")
     if at is not None and at not in dict(model.named_modules()):
         raise ValueError(f"at: got {at!r}{closest(at, [name for name, _ in model.named_modules() if name])}")
     with _unchanged(model):
@@ -217,34 +217,38 @@ def find_cut(model: nn.Module, inputs: Tensor, at: str | None = None) -> Cut:
     if at is not None:
         holder = at.rpartition(".")[0]
         hint = f"; try {holder!r}, which holds it" if holder else ""
-        raise NoCut(f"at: got {at!r}, but {problems[0].partition(': ')[2]}{hint}")
-    raise NoCut(f"there is no place to cut it ({'; '.join(problems)})")
+        raise CutError(f"at: got {at!r}, but {problems[0].partition(': ')[2]}{hint}")
+    raise CutError(f"there is no place to cut it ({'; '.join(problems)})")
 
 
 def _paths(model: nn.Module, inputs: Tensor, at: str | None) -> list[tuple[str, list[_Call]]]:
     """Where the network may be cut, from its input to its output, with the calls that come before."""
-    call, skipped, found = _watch(model, inputs), list[_Call](), []
+    call = _watch(model, inputs)
+    skipped: list[_Call] = []
+    found: list[tuple[str, list[_Call]]] = []
     while True:
         own = [name for name, value in call.module.named_parameters(recurse=False) if value.requires_grad]
         if own:
             if not found and at is None:
-                raise NoCut(f"{own[0]!r} is trained and belongs to the network itself, not to a layer")
+                raise CutError(f"{own[0]!r} is trained and belongs to the network itself, not to a layer")
             break
         wanted = [inner for inner in call.inside if at is not None and _covers(inner.name, at)]
         first = next((inner for inner in call.inside if _moves(inner.module)), None)
         if at is not None and first is not None and not (wanted and _before(call.inside, wanted[0], first)):
-            raise NoCut(f"at: got {at!r}, but {first.name!r}, which comes before it, is trained, or random in training")
+            raise CutError(
+                f"at: got {at!r}, but {first.name!r}, which comes before it, is trained, or random in training"
+            )
         first = wanted[0] if wanted else first
         if first is None:
             break
-        skipped = [*skipped, *itertools.takewhile(lambda inner, first=first: inner is not first, call.inside)]
+        skipped = [*skipped, *call.inside[: call.inside.index(first)]]
         if at is None or first.name == at:
             found.append((first.name, skipped))
         if first.name == at:
             break
         call = first
     if not found:
-        raise NoCut("the trained layers take part in no call" if at is None else f"at: {at!r} is never called")
+        raise CutError("the trained layers take part in no call" if at is None else f"at: {at!r} is never called")
     return found
 
 
@@ -360,7 +364,7 @@ def _covers(path: str, name: str) -> bool:
 @contextlib.contextmanager
 def _forwards(replaced: dict[nn.Module, Callable[..., Any]]) -> Iterator[None]:
     """Replace the `forward` of modules, as instance attributes, and take the replacements away again."""
-    before = [(vars(module), vars(module).get("forward")) for module in replaced]
+    before: list[tuple[dict[str, Any], Any]] = [(vars(module), vars(module).get("forward")) for module in replaced]
     try:
         for module, forward in replaced.items():
             vars(module)["forward"] = forward

@@ -233,7 +233,7 @@ def _below(model: nn.Module, part: Any, argument: str = "head") -> dict[str, Par
     return {name: parameter for name, parameter in parameters.items() if id(parameter) in own}
 
 
-def _depths(model: nn.Module) -> dict[str, int]:
+def _depths(model: Any) -> dict[str, int]:
     """How deep each parameter's block is."""
     names = [name for name, _ in model.named_parameters()]
     if hasattr(model, "group_matcher"):  # timm's own layers

@@ -15,7 +15,9 @@ from mxtorch import schedules
 from mxtorch._validation import positive_rate
 from mxtorch.checks import check_data, check_integer, length
 from mxtorch.fine_tuning import layers
-from mxtorch.fine_tuning.cache import FeatureCache, NoCut, NotCacheable
+from mxtorch.fine_tuning.cache import FeatureCache
+from mxtorch.fine_tuning.cut import CutError
+from mxtorch.fine_tuning.samples import CacheError
 from mxtorch.history import History
 from mxtorch.lr_finder.result import LRFinderResult
 
@@ -196,7 +198,7 @@ def _loader(run: _Run, features: FeatureCache, data: Any, argument: str, views: 
         return None
     try:
         return features.loader(data, views=views)
-    except (NotCacheable, NoCut) as error:
+    except (CacheError, CutError) as error:
         if asked_for:
             raise type(error)(f"{argument}: no features can be kept: {error}") from error
         run.tell(f"No feature cache for {argument}: {error}.")
@@ -213,7 +215,7 @@ def _short_sweep(data: Any, accumulate: int, epochs: int) -> dict[str, Any]:
 def _given_rates(lr: float | Sequence[float] | None) -> tuple[float | None, float | None]:
     if lr is None:
         return None, None
-    if isinstance(lr, Sequence) and not isinstance(lr, str):
+    if isinstance(lr, Sequence):
         if len(lr) != 2:
             raise ValueError(f"lr: got {len(lr)} rates; give one, or two: for the head, and for all layers")
         return positive_rate(lr[0], "lr"), positive_rate(lr[1], "lr")

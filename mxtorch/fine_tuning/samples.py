@@ -17,11 +17,22 @@ from mxtorch import state
 # Items that are read twice to see whether they change.
 CHECKED_ITEMS = 8
 # Transforms of torchvision that are random without saying so in their name.
-_RANDOM_NAMES = ("ColorJitter", "AutoAugment", "RandAugment", "TrivialAugmentWide", "AugMix", "ElasticTransform")
-_RANDOM_NAMES += ("GaussianNoise", "ScaleJitter", "JPEG", "MixUp", "CutMix")
+_RANDOM_NAMES = (
+    "ColorJitter",
+    "AutoAugment",
+    "RandAugment",
+    "TrivialAugmentWide",
+    "AugMix",
+    "ElasticTransform",
+    "GaussianNoise",
+    "ScaleJitter",
+    "JPEG",
+    "MixUp",
+    "CutMix",
+)
 
 
-class NotCacheable(ValueError):
+class CacheError(ValueError):
     """Features of these data can't be kept; the message says why."""
 
 
@@ -29,13 +40,13 @@ def split_item(item: Any) -> tuple[Tensor, Any]:
     """The input and the rest of an item: `(x, y)`, or `x` alone, whose rest is None.
 
     Raises:
-        NotCacheable: It has another form.
+        CacheError: It has another form.
     """
     if isinstance(item, Tensor):
         return item, None
     if isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[0], Tensor):
         return item[0], item[1]
-    raise NotCacheable(f"an item is a {type(item).__name__}, not (input, target) with a tensor as the input")
+    raise CacheError(f"an item is a {type(item).__name__}, not (input, target) with a tensor as the input")
 
 
 def join_batch(inputs: Tensor, rest: list[Any]) -> Any:
@@ -47,18 +58,18 @@ def check_loader(loader: Any) -> None:
     """Raise unless a loader draws single items of a data set by their index and joins them as torch does.
 
     Raises:
-        NotCacheable: It does not.
+        CacheError: It does not.
     """
     if type(loader) is not DataLoader:
-        raise NotCacheable(f"it is a {type(loader).__name__}, not a torch.utils.data.DataLoader")
+        raise CacheError(f"it is a {type(loader).__name__}, not a torch.utils.data.DataLoader")
     if isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__len__"):
-        raise NotCacheable("its data set has no indices")
+        raise CacheError("its data set has no indices")
     if loader.batch_sampler is None:
-        raise NotCacheable("its data set makes the batches (batch_size=None)")
+        raise CacheError("its data set makes the batches (batch_size=None)")
     if loader.collate_fn is not default_collate:
-        raise NotCacheable("it has a collate_fn of its own, which may look at the inputs")
+        raise CacheError("it has a collate_fn of its own, which may look at the inputs")
     if len(loader.dataset) == 0:
-        raise NotCacheable("its data set is empty")
+        raise CacheError("its data set is empty")
 
 
 def random_transform(loader: Any) -> str | None:
@@ -80,7 +91,7 @@ def fingerprint(value: Tensor) -> bytes:
     """A hash of a tensor's values and shape."""
     host = value.detach().cpu().contiguous()
     digest = hashlib.blake2b(repr((host.dtype, tuple(host.shape))).encode(), digest_size=16)
-    digest.update(host.reshape(-1).view(torch.uint8).numpy())
+    digest.update(host.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.digest()
 
 

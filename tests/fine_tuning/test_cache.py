@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, SubsetRandomSa
 from torchvision.transforms import v2
 
 from mxtorch import state
-from mxtorch.fine_tuning import FeatureCache, NotCacheable
+from mxtorch.fine_tuning import CacheError, FeatureCache
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_room_is_told_before_it_is_taken_and_never_over_a_third(
     cache_of(make(frozen), where="memory").loader(train)
     assert "as asked for" in told[0]
     monkeypatch.setattr(memory.shutil, "disk_usage", lambda folder: Usage(0, 0, 2000))
-    with pytest.raises(NotCacheable, match="there is no room"):
+    with pytest.raises(CacheError, match="there is no room"):
         cache_of(make(frozen)).loader(train)
 
 
@@ -202,7 +202,7 @@ def test_items_that_change_are_refused_or_kept_in_views(frozen, make, pictures, 
     cache = cache_of(make(frozen))
     generator = torch.Generator()  # the order's own: the transforms draw from the global one
     data = DataLoader(pictures, 5, shuffle=True, generator=generator)
-    with pytest.raises(NotCacheable, match="items change between calls.*views=k"):
+    with pytest.raises(CacheError, match=r"items change between calls.*views=k"):
         cache.loader(data)
     torch.manual_seed(0)
     expected = torch.rand(1)
@@ -235,7 +235,7 @@ def test_items_that_change_later_are_refused(frozen, make, pictures, cache_of):
         return picture + (1.0 if pictures.calls > 50 else 0.0)
 
     pictures.transform = drifting
-    with pytest.raises(NotCacheable, match="read again, and differ"):
+    with pytest.raises(CacheError, match="read again, and differ"):
         cache_of(make(frozen)).loader(DataLoader(pictures, 4))
 
 
@@ -262,7 +262,7 @@ class Stream(IterableDataset):
     ],
 )
 def test_data_that_can_not_be_kept(frozen, make, cache_of, data, message):
-    with pytest.raises(NotCacheable, match=message):
+    with pytest.raises(CacheError, match=message):
         cache_of(make(frozen)).loader(data)
 
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import model_zoo
-from mxtorch.fine_tuning import NoCut, find_cut
+from mxtorch.fine_tuning import CutError, find_cut
 
 
 class Block(nn.Module):
@@ -146,7 +146,7 @@ def test_where_a_network_can_not_be_cut(build, names, at, message):
     net = trained(build(), *names) if names != ("",) else build()
     with pytest.raises(ValueError, match=message) as error:
         find_cut(net, torch.randn(8, 4), at)
-    assert isinstance(error.value, NoCut) or at == "heap"
+    assert isinstance(error.value, CutError) or at == "heap"
 
 
 def test_an_earlier_place_can_be_asked_for():

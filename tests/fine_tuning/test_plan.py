@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -37,7 +39,7 @@ def test_two_phases_at_rates_that_are_found_and_told(net, make, train, val, caps
     (names, first), (_, second) = (zip(*groups, strict=True) for groups in rates.groups)
     assert names == ("head", "high", "mid", "low")[: len(names)]
     for values in (first, second):
-        assert all(later == pytest.approx(sooner * 0.3) for sooner, later in zip(values, values[1:], strict=False))
+        assert all(later == pytest.approx(sooner * 0.3) for sooner, later in itertools.pairwise(values))
     assert first[0] == pytest.approx(result.rates["head"])
     assert second[0] == pytest.approx(result.rates["all layers"])
     assert result.found.keys() == {"head", "all layers"}
