@@ -2,18 +2,18 @@
 
     python benchmarks/finetune.py --data FOLDER [--repeats 3] [--peers mxtorch fastai lightning]
 
-FOLDER has `train/<class>/` and `val/<class>/`. All three get the same EfficientNet-Lite0 with the same weights, pictures
-of 224 pixels through the same transforms, batches of 16, the same number of threads and loader processes, and SGD with
-momentum. Each finds a rate for the head on the frozen network by its own finder and trains it, then unfreezes and trains
-all layers with rates that fall towards the input, as its own documentation does:
+FOLDER has `train/<class>/` and `val/<class>/`. All three get the same EfficientNet-Lite0 with the same weights,
+pictures of 224 pixels through the same transforms, batches of 16, the same number of threads and loader processes, and
+SGD with momentum. Each finds a rate for the head on the frozen network by its own finder and trains it, then unfreezes
+and trains all layers with rates that fall towards the input, as its own documentation does:
 
 - mxtorch: `fine_tune`, rates of both phases found,
-- fastai: `freeze`, `lr_find`, `fit_one_cycle`; `unfreeze`, `fit_one_cycle(slice(lr / 200, lr / 2))`, which is its `fine_tune`,
+- fastai: `freeze`, `lr_find`, `fit_one_cycle`; `unfreeze`, `fit_one_cycle(slice(lr / 200, lr / 2))`, as its `fine_tune`,
 - Lightning: `Tuner.lr_find`, `BackboneFinetuning`, one run.
 
-mxtorch trains the head for 20 epochs, as an epoch on kept features costs next to nothing, the others for 4. Every run is
-a process of its own; the runs are interleaved and the table has medians. `CPU s` is the processor time of the process
-and its loaders, which other work on the machine lengthens less than the wall time.
+mxtorch trains the head for 20 epochs, as an epoch on kept features costs next to nothing, the others for 4. Every run
+is a process of its own; the runs are interleaved and the table has medians. `CPU s` is the processor time of the
+process and its loaders, which other work on the machine lengthens less than the wall time.
 """
 
 from __future__ import annotations
@@ -270,16 +270,11 @@ def main() -> None:
             print(f"run {repeat + 1}, {peer}, load {os.getloadavg()[0]:.1f}: {last}", file=sys.stderr, flush=True)
     print("| | frozen: s | CPU s | accuracy | and all layers: s | CPU s | accuracy | best |")
     print("|---|---|---|---|---|---|---|---|")
+    columns = [("frozen", name) for name in ("seconds", "cpu", "accuracy")]
+    columns += [("all", name) for name in ("seconds", "cpu", "accuracy", "best")]
     for peer, marks in runs.items():
-        cells = [
-            f"{statistics.median(mark[stage][name] for mark in marks):{form}}"
-            for stage, names in (
-                ("frozen", ("seconds", "cpu", "accuracy")),
-                ("all", ("seconds", "cpu", "accuracy", "best")),
-            )
-            for name in names
-            for form in ("0.3f" if name in ("accuracy", "best") else "0.1f",)
-        ]
+        medians = [(name, statistics.median(mark[stage][name] for mark in marks)) for stage, name in columns]
+        cells = [f"{value:.1f}" if name in ("seconds", "cpu") else f"{value:.3f}" for name, value in medians]
         print(f"| {peer} | {' | '.join(cells)} |")
 
 
