@@ -8,7 +8,7 @@ SGD with momentum. Each finds a rate for the head on the frozen network by its o
 and trains all layers with rates that fall towards the input, as its own documentation does:
 
 - mxtorch: `fine_tune`, rates of both phases found,
-- fastai: `freeze`, `lr_find`, `fit_one_cycle`; `unfreeze`, `fit_one_cycle(slice(lr / 200, lr / 2))`, as its `fine_tune`,
+- fastai: `freeze`, `lr_find`, `fit_one_cycle`; `unfreeze`, `fit_one_cycle(slice(lr / 200, lr / 2))`: its `fine_tune`,
 - Lightning: `Tuner.lr_find`, `BackboneFinetuning`, one run.
 
 mxtorch trains the head for 20 epochs, as an epoch on kept features costs next to nothing, the others for 4. Every run

@@ -37,9 +37,8 @@ def export(
     if example is None:
         outputs = int(getattr(getattr(model, "fc", None), "out_features", 0))
     else:
-        with state.preserved_modes(trainer.model), torch.no_grad():
-            trainer.model.eval()
-            given = trainer.model(trainer.engine.move(example))
+        with state.preserved_modes(model), torch.no_grad():
+            given = model.eval()(trainer.engine.move(example))
         if not isinstance(given, Tensor) or given.ndim < 2:
             raise ValueError(f"the model's outputs are a {batches.describe(given)}; export takes one tensor [N, k]")
         outputs = given.shape[1]
