@@ -21,7 +21,6 @@ from mxtorch.callbacks import Callback, CallbackList, ProgressBar, TensorBoard
 from mxtorch.callbacks.progress import progress_bar
 from mxtorch.checks import check_data, check_integer, check_parameters, length
 from mxtorch.engine import LocalEngine, StepResult
-from mxtorch.exporting.export import export
 from mxtorch.fine_tuning import plan
 from mxtorch.fine_tuning.layers import DEFAULT_DECAY
 from mxtorch.fine_tuning.plan import FineTuning
@@ -537,6 +536,8 @@ class Trainer:
             ValueError: The ending is unknown, the model can't be exported, the file's outputs are not the model's, a
                 transform can't be described, a wrong number of names.
         """
+        from mxtorch.exporting.export import export  # it imports the zoo, which is imported on first use
+
         return export(
             self,
             path,

@@ -91,5 +91,5 @@ def test_arguments_that_are_off(options, message):
 
 
 def test_a_figure_that_is_not_there(make, loader):
-    with pytest.raises(ValueError, match="monitor: got 'val/acuracy'.*did you mean 'val/accuracy'"):
+    with pytest.raises(ValueError, match=r"monitor: got 'val/acuracy'.*did you mean 'val/accuracy'"):
         fit(make, loader, [0.5], EarlyStopping("val/acuracy"))

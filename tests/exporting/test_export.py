@@ -157,7 +157,7 @@ def test_arguments_that_are_off(make, tmp_path, name, options, message):
 @pytest.mark.parametrize("ending", FORMATS)
 def test_files_that_are_damaged_or_of_others(tmp_path, ending):
     (tmp_path / f"net{ending}").write_bytes(b"not at all" * 20)
-    with pytest.raises(ValueError, match="damaged|not written by"):
+    with pytest.raises(ValueError, match=r"damaged|not written by"):
         exporting.load(tmp_path / f"net{ending}")
     with pytest.raises(FileNotFoundError):
         exporting.load(tmp_path / f"nothing{ending}")
