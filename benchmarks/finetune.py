@@ -110,13 +110,13 @@ def run_fastai(options: argparse.Namespace) -> Clock:
     """What its documentation shows: find, train the head, unfreeze, train with a slice of rates."""
     from functools import partial
 
+    import fastai.callback.all  # noqa: F401 - lr_find, no_bar and their kind are put onto the learner by it
     import torch
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner
     from fastai.losses import LabelSmoothingCrossEntropy
     from fastai.metrics import accuracy
     from fastai.optimizer import OptimWrapper
-    from torch.nn.utils import parameters_to_vector  # noqa: F401 - imported before the clock starts, as fastai does
 
     net, train, val = prepare(options)
     data = DataLoaders.from_dsets(train, val, bs=BATCH_SIZE, num_workers=options.workers, device=torch.device("cpu"))

@@ -347,6 +347,7 @@ class Trainer:
         head: str | nn.Module | None = None,
         groups: Mapping[str, Any] | Sequence[Any] | None = None,
         decay: float = DEFAULT_DECAY,
+        train_norms: bool | None = None,
         schedule: str | schedules.Schedule = "one_cycle",
         cache: plan.Cache = "auto",
         views: int = 1,
@@ -367,6 +368,9 @@ class Trainer:
             groups: Layer groups from the input to the head, by their modules or their names; in place of `head`.
             decay: The rate of a layer group over that of the next. An optimizer whose groups have rates of their own
                 keeps those.
+            train_norms: Whether the second phase trains the batch normalisation before the head, with its running
+                statistics. By default it does only where there was no first phase: the statistics of a few small
+                batches are worse than those of the data that the network comes from.
             schedule: Of each phase.
             cache: `"auto"` keeps features in up to a third of the free memory, else in a temporary file, and tells
                 where that can't be; `"memory"`, `"file"`, a folder or True ask for it; False does without; or a
@@ -391,6 +395,7 @@ class Trainer:
             head=head,
             groups=groups,
             decay=decay,
+            train_norms=train_norms,
             schedule=schedule,
             cache=cache,
             views=views,

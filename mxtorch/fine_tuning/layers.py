@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 from torch.nn import Parameter
+from torch.nn.modules.batchnorm import _NormBase
 
 from mxtorch._validation import closest
 from mxtorch.optim import ScheduledOptim
@@ -112,12 +113,19 @@ def freeze_all_but_last(model: nn.Module, layers: Layers) -> None:
             parameter.requires_grad_(group == last)
 
 
-def unfreeze(model: nn.Module, layers: Layers) -> None:
-    """Train every group."""
+def unfreeze(model: nn.Module, layers: Layers, *, train_norms: bool) -> None:
+    """Train every group; without `train_norms` all but the batch normalisation before the head."""
     _forget_frozen_norms(model)
     for members in layers.values():
         for parameter in members.values():
             parameter.requires_grad_(True)
+    if train_norms:
+        return
+    head = {id(parameter) for parameter in layers[list(layers)[-1]].values()}
+    for module in model.modules():
+        if isinstance(module, _NormBase):
+            for parameter in module.parameters():
+                parameter.requires_grad_(id(parameter) in head)
 
 
 @contextlib.contextmanager

@@ -79,6 +79,7 @@ def fine_tune(
     head: str | nn.Module | None,
     groups: Mapping[str, Any] | Sequence[Any] | None,
     decay: float,
+    train_norms: bool | None,
     schedule: str | schedules.Schedule,
     cache: Cache,
     views: int,
@@ -107,7 +108,7 @@ def fine_tune(
                 own = trainer.optimizer.base_learning_rate
                 run.fit(HEAD, train, val, freeze_epochs, given[0] or run.find(HEAD, train, short, own, OWN))
         if epochs:
-            layers.unfreeze(trainer.model, parts)
+            layers.unfreeze(trainer.model, parts, train_norms=not freeze_epochs if train_norms is None else train_norms)
             own = run.result.rates.get(HEAD, trainer.optimizer.base_learning_rate)
             sweep = _short_sweep(train_data, trainer.accumulate, epochs)
             careful, why = own, OWN

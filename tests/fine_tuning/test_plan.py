@@ -35,7 +35,7 @@ def test_two_phases_at_rates_that_are_found_and_told(net, make, train, val, caps
     assert result is trainer.fine_tuning
     assert len(result.history) == 5
     assert rates.trained[0] == ["2.1.weight", "2.1.bias"]
-    assert len(rates.trained[1]) == 10
+    assert len(rates.trained[1]) == 6  # the batch normalisation keeps its statistics
     (names, first), (_, second) = (zip(*groups, strict=True) for groups in rates.groups)
     assert names == ("head", "high", "mid", "low")[: len(names)]
     for values in (first, second):
@@ -68,6 +68,17 @@ def test_a_network_of_the_zoo_with_and_without_the_cache(name, make):
         history = trainer.fine_tune(data, data, epochs=1, freeze_epochs=2, lr=0.01, cache=cache).history
         results.append([*history["train/loss"], *history["val/loss"], float(torch.rand(1))])
     assert results[0] == pytest.approx(results[1], rel=2e-3)
+
+
+@pytest.mark.parametrize(("train_norms", "freeze_epochs", "trained"), [(None, 1, 6), (True, 1, 10), (None, 0, 10)])
+def test_batch_normalisation_in_the_second_phase(net, make, train, train_norms, freeze_epochs, trained):
+    rates = Rates()
+    before = net[0][1].running_mean.clone()
+    make(net, callbacks=[rates]).fine_tune(
+        train, epochs=1, freeze_epochs=freeze_epochs, lr=0.1, head="2", train_norms=train_norms
+    )
+    assert len(rates.trained[-1]) == trained
+    assert torch.equal(net[0][1].running_mean, before) == (trained == 6)
 
 
 def test_rates_that_are_given(net, make, train):
