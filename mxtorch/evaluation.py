@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mxtorch import batches, state
+from mxtorch import batches, rate_free, state
 from mxtorch.checks import check_data
 from mxtorch.metrics import MetricBuffer
 from mxtorch.steps import StepOutput, explain_first_batch
@@ -26,7 +26,11 @@ def evaluate(trainer: Trainer, data: Iterable[Any], prefix: str) -> dict[str, fl
     metrics = None if trainer.metrics is None else MetricBuffer(trainer.metrics)
     losses: list[Tensor] = []
     sizes: list[int] = []
-    with state.preserved_modes(trainer.model), trainer.callbacks.running("evaluate", trainer):
+    with (
+        state.preserved_modes(trainer.model),
+        rate_free.evaluation_point(trainer.optimizers),
+        trainer.callbacks.running("evaluate", trainer),
+    ):
         trainer.model.eval()
         trainer.first_batch = True
         for host_batch in data:
@@ -62,7 +66,7 @@ def predict(trainer: Trainer, data: Iterable[Any], tta: Augmentations = ()) -> A
     check_data(data, "data", passes=1)
     augmentations = _augmentations(tta)
     parts: list[Any] = []
-    with state.preserved_modes(trainer.model):
+    with state.preserved_modes(trainer.model), rate_free.evaluation_point(trainer.optimizers):
         trainer.model.eval()
         for host_batch in data:
             batch = trainer.engine.move(host_batch)
