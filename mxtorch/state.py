@@ -56,7 +56,7 @@ class TrainingState:
     def __init__(
         self,
         modules: Iterable[nn.Module],
-        optimizer: Optimizer,
+        optimizer: Optimizer | None,
         *,
         scaler: torch.amp.GradScaler | None = None,
         loader: Any = None,
@@ -72,7 +72,8 @@ class TrainingState:
         self._seen: set[int] = set()  # containers, which may hold themselves, and modules and optimizers
         for module in modules:
             self._capture_module(module, whole=not before_first_step)
-        self._capture_optimizer(optimizer, whole=not before_first_step)
+        if optimizer is not None:
+            self._capture_optimizer(optimizer, whole=not before_first_step)
         for part in _modules_and_optimizers(owner):
             if isinstance(part, nn.Module):
                 self._capture_module(part, whole=not before_first_step)
@@ -173,6 +174,21 @@ class TrainingState:
         if fresh_workers and isinstance(loader, DataLoader) and getattr(loader, "_iterator", None) is not None:
             # Persistent workers carry random states of their own: the sweep gets fresh ones instead.
             vars(loader)["_iterator"] = None
+
+
+class LoaderState(TrainingState):
+    """A copy of what decides a loader's next pass: its samplers, its data set's counters, the random generators.
+
+    Args:
+        loader: What batches are drawn from.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        super().__init__((), None, loader=loader, before_first_step=True)
+
+    def restore_global_generators(self) -> None:
+        """Put back Python's, NumPy's and torch's global generators alone."""
+        _set_raw_random_state(self._random)
 
 
 class _Container:

@@ -19,12 +19,12 @@ from mxtorch import batches, checkpoint, evaluation, rate_free, schedules, sever
 from mxtorch._validation import positive_rate
 from mxtorch.applications import Applications
 from mxtorch.callbacks import Callback, CallbackList, ProgressBar, TensorBoard
-from mxtorch.callbacks.progress import progress_bar
 from mxtorch.checks import check_data, check_integer, check_parameters, length
 from mxtorch.engine import LocalEngine, StepResult
 from mxtorch.history import History
+from mxtorch.lr_finder import search
 from mxtorch.lr_finder.result import LRFinderResult
-from mxtorch.lr_finder.sweep import geometric_rates, range_test
+from mxtorch.lr_finder.search import Request
 from mxtorch.meters import LossMeter, not_finite_message
 from mxtorch.metrics import MetricBuffer, as_collection
 from mxtorch.optim import ScheduledOptim
@@ -143,7 +143,7 @@ class Trainer(Applications):
         self.epoch = 0
         self._needs_closure = isinstance(self.optimizer.optimizer, torch.optim.LBFGS)
         self._stopping = False
-        self._sweeping = False
+        self.sweeping = False
         self.first_batch = True  # until one batch of the current pass went through
 
     # ---------------------------------------------------------------- what a user overrides
@@ -254,7 +254,7 @@ class Trainer(Applications):
         for window in batches.windows(train_data, self.accumulate):
             last = meter.count + 1 == self.plan.steps_per_epoch
             logs = last or (self.step + 1) % self.log_every == 0
-            loss, result = self._optimizer_step(window, metrics=metrics, measure_norm=logs)
+            loss, result = self.optimizer_step(window, metrics=metrics, measure_norm=logs)
             self.step += 1
             meter.add(loss, window.samples)
             if result.taken:
@@ -271,7 +271,7 @@ class Trainer(Applications):
             self._log(meter, None)
         return meter.finish() | ({} if metrics is None else metrics.compute("train"))
 
-    def _optimizer_step(
+    def optimizer_step(
         self, window: batches.Window, *, metrics: MetricBuffer | None = None, measure_norm: bool = False
     ) -> tuple[Tensor, StepResult]:
         """Gradients of a window of batches, then one step of the optimizer. Returns the window's mean loss."""
@@ -294,6 +294,7 @@ class Trainer(Applications):
             loss, outputs, targets = self._forward(self.engine.move(batch))
             if metrics is not None:
                 metrics.update(outputs, targets)
+            del outputs, targets  # their memory is the backward pass's
             if size != window.samples:
                 loss = loss * (size / window.samples)
             self.engine.backward(loss)
@@ -309,7 +310,7 @@ class Trainer(Applications):
             if isinstance(output, Tensor):
                 output = StepOutput(output)
             if self.first_batch:
-                steps.check_loss(output, wants_outputs=self.train_metrics is not None and not self._sweeping)
+                steps.check_loss(output, wants_outputs=self.train_metrics is not None and not self.sweeping)
         except Exception as error:
             if self.first_batch:
                 steps.explain_first_batch(error, batch, "training_step")
@@ -318,7 +319,7 @@ class Trainer(Applications):
         loss, outputs, targets = output
         assert loss is not None
         # Reading a number costs nothing on the CPU, so there a bad one is told before it spoils the weights.
-        if self.engine.reads_are_free and not self._sweeping and not math.isfinite(value := loss.item()):
+        if self.engine.reads_are_free and not self.sweeping and not math.isfinite(value := loss.item()):
             raise FloatingPointError(not_finite_message(value, self.step + 1))
         return loss, outputs, targets
 
@@ -349,11 +350,13 @@ class Trainer(Applications):
     def find_lr(
         self,
         train_data: Iterable[Any],
+        val_data: Iterable[Any] | None = None,
         *,
         start_lr: float = 1e-7,
         end_lr: float = 10.0,
         num_steps: int = 100,
         schedule: str | schedules.Schedule = "constant",
+        training_steps: int | None = None,
         optimizer: str | Optimizer | None = None,
         watch: Callable[[], float | Tensor] | None = None,
     ) -> LRFinderResult:
@@ -392,37 +395,10 @@ class Trainer(Applications):
             raise TypeError(f"watch: got {watch!r}; give a function without arguments that returns the loss to draw")
         rate_free.warn_of_sweep(swept)
 
-        bar = progress_bar(num_steps, "find_lr") if self.progress else None
-        before = self._capture(train_data)
-        try:
-            state.set_training_mode(self.model)
-            rate_free.set_training_point(self.optimizers)
-            self.first_batch = self._sweeping = True
-            sweep = range_test(
-                lambda window: self._sweep_step(window, swept, watch),
-                lambda: batches.windows(train_data, self.accumulate),
-                swept,
-                geometric_rates(start_lr, end_lr, num_steps),
-                read_lag=0 if self.engine.reads_are_free else 2,
-                on_step=None if bar is None else lambda step, loss: bar.update(1),
-            )
-        finally:
-            before.restore()
-            if bar is not None:
-                bar.close()
-        if not sweep.losses and self.engine.scaler is None:
-            raise ValueError("optimizer: training_step took no step with it; call its step() there, or sweep another")
-        result = LRFinderResult.of(sweep, schedule)
+        request = Request(start_lr, end_lr, num_steps, schedule, training_steps, swept, watch)
+        result = search.find_lr(self, train_data, val_data, request)
         self.callbacks.call("on_lr_found", self, result)
         return result
-
-    def _sweep_step(
-        self, window: batches.Window, swept: ScheduledOptim, watch: Callable[[], float | Tensor] | None
-    ) -> tuple[Callable[[], float], bool]:
-        steps_before = swept.current_steps
-        loss, _ = self._optimizer_step(window)
-        watched = loss if watch is None else torch.as_tensor(watch())
-        return self.engine.read_later(watched), swept.current_steps > steps_before
 
     # ---------------------------------------------------------------- evaluation and prediction
 
@@ -504,6 +480,12 @@ class Trainer(Applications):
         return [self.optimizer, *self.other_optimizers.values()]
 
     @property
+    def can_evaluate(self) -> bool:
+        """Whether `evaluation_step` goes with `training_step`: both are the trainer's own, or it was overridden."""
+        own = type(self)
+        return own.evaluation_step is not Trainer.evaluation_step or own.training_step is Trainer.training_step
+
+    @property
     def _should_check_labels(self) -> bool:
         """On an accelerator, where the loss can't raise for a bad label, look at the labels of the first batch."""
         return self.first_batch and not self.engine.reads_are_free
@@ -516,7 +498,8 @@ class Trainer(Applications):
         check_integer(steps_per_epoch, "steps_per_epoch")
         return steps_per_epoch if available is None else min(steps_per_epoch, available)
 
-    def _capture(self, loader: Any, *, before_first_step: bool = False) -> state.TrainingState:
+    def snapshot(self, loader: Any, *, before_first_step: bool = False) -> state.TrainingState:
+        """All that training steps on this loader change; see `mxtorch.state`."""
         modules = [self.model] if self._loss_module is None else [self.model, self._loss_module]
         return state.TrainingState(
             modules,
@@ -531,7 +514,7 @@ class Trainer(Applications):
     def _undone_without_a_step(self, loader: Any) -> Iterator[None]:
         """Undo everything when an error comes before the first optimizer step was taken."""
         # A training_step steps the other optimizers itself, before the first step that is counted here.
-        before, step = self._capture(loader, before_first_step=not self.other_optimizers), self.step
+        before, step = self.snapshot(loader, before_first_step=not self.other_optimizers), self.step
         try:
             yield
         except Exception:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -139,6 +140,22 @@ class Endless(IterableDataset):
         while True:
             inputs = torch.randn(8)
             yield inputs, int(inputs[0] > 0)
+
+
+def test_outputs_are_let_go_before_the_backward_pass(two_moons):
+    alive = []
+
+    class Watched(Trainer):
+        def training_step(self, batch):
+            outputs = self.model(batch[0])
+            self.outputs = weakref.ref(outputs)
+            return StepOutput(outputs.sum(), outputs, batch[1])  # whose gradient needs no outputs
+
+    net = nn.Linear(8, 2)
+    net.weight.register_hook(lambda gradient: alive.append(trainer.outputs() is not None))
+    trainer = Watched(net, None, torch.optim.SGD(net.parameters(), lr=1e-3), device="cpu", progress=False)
+    trainer.fit(DataLoader(two_moons, 64))
+    assert alive == [False] * 4
 
 
 def test_data_without_a_length(make):

@@ -32,9 +32,14 @@ class Place:
 
     @property
     def activation(self) -> nn.Module | None:
-        """The layer's own activation, from which gains are derived; None where it has none of its own."""
+        """The layer's own activation, from which gains are derived; None where it has none of its own.
+
+        Between the weights of gated and attention layers and what follows on their output stand gates and a softmax.
+        """
         if isinstance(self.module, (nn.RNN, nn.RNNCell)):
             return nn.ReLU() if self.module.nonlinearity == "relu" else nn.Tanh()
+        if isinstance(self.module, (*_RECURRENT, nn.MultiheadAttention)):
+            return None
         activation = getattr(self.module, "activation", None)
         return activation if isinstance(activation, nn.Module) else None
 

@@ -6,20 +6,24 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
+from torch.utils.data import DataLoader, IterableDataset, Subset
+
 from mxtorch import batches, state
 
 # Of training data without validation data, at most this share of a pass, and so many windows, are held out.
 LARGEST_SHARE = 0.2
-MOST_WINDOWS = 8
+MOST_WINDOWS = 12
 
 
 class HeldOutData:
     """Training windows, and batches that are not among them.
 
-    With validation data the batches are the first ones of it. Otherwise they are the first windows of a pass over
-    the training data, kept in memory; every further pass is begun with the random states of the first one, so that a
-    shuffling loader deals the same windows, and these are left out again. Data that can't be repeated (an iterable
-    with an order of its own) may bring held-out samples back in later passes.
+    With validation data the batches are samples spread evenly over it: validation sets are often sorted by class.
+    Otherwise they are the first windows of a pass over the training data, kept in memory; every further pass is
+    begun with the random states of the first one, so that a shuffling loader deals the same windows, and these are
+    left out again. Data that can't be repeated (an iterable with an order of its own) may bring held-out samples back
+    in later passes.
 
     Args:
         train_data: What is trained on.
@@ -35,7 +39,7 @@ class HeldOutData:
         self._left_out = 0
         if val_data is not None:
             order = state.LoaderState(val_data)
-            self.batches = list(itertools.islice(val_data, wanted))
+            self.batches = list(itertools.islice(_spread(val_data, wanted), wanted))
             order.restore()
             return
         windows = list(itertools.islice(batches.windows(train_data, accumulate), self._affordable(wanted)))
@@ -45,6 +49,8 @@ class HeldOutData:
 
     def windows(self) -> Iterator[batches.Window]:
         """A pass over what is trained on."""
+        if self._left_out == 0:
+            return batches.windows(self._data, self._accumulate)
         now = state.LoaderState(self._data)
         self._order.restore()
         windows = iter(batches.windows(self._data, self._accumulate))
@@ -57,6 +63,20 @@ class HeldOutData:
         try:
             count = -(-len(self._data) // self._accumulate)  # type: ignore[arg-type]
         except TypeError:
-            return min(wanted, MOST_WINDOWS)  # without a length, taken to be long
+            count = 10 * MOST_WINDOWS  # without a length, taken to be long
         windows_wanted = -(-wanted // self._accumulate)
         return max(min(windows_wanted, MOST_WINDOWS, int(LARGEST_SHARE * count)), 1 if count > 2 else 0)
+
+
+def _spread(val_data: Iterable[Any], wanted: int) -> Iterable[Any]:
+    """The same data with so many batches, of samples spread evenly, where the loader tells how to get them."""
+    if not isinstance(val_data, DataLoader) or val_data.batch_size is None:
+        return val_data
+    if isinstance(val_data.dataset, IterableDataset):
+        return val_data
+    count = len(val_data.dataset)  # type: ignore[arg-type]
+    chosen = torch.linspace(0, count - 1, min(wanted * val_data.batch_size, count)).long()
+    # Neighbours in the data set go to different batches: each batch is spread over all of it.
+    batch_count = -(-len(chosen) // val_data.batch_size)
+    order = torch.cat([chosen[start::batch_count] for start in range(batch_count)]).tolist()
+    return DataLoader(Subset(val_data.dataset, order), val_data.batch_size, collate_fn=val_data.collate_fn)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mxtorch import schedules
 from mxtorch.lr_finder.estimate import Estimate, Status, Use, estimate
+from mxtorch.lr_finder.heats import Heat
 from mxtorch.lr_finder.rules import well_known_rules
 from mxtorch.lr_finder.sweep import Sweep
 
@@ -37,6 +39,8 @@ class LRFinderResult:
         stop_reason: `completed`, `diverged`, `non_finite` or `overflow`.
         use: What `suggestion` is for: `constant` or `one_cycle`.
         reading: The estimate, for every use.
+        held_out: Rates, and the loss on samples that were not trained on after the step at each.
+        heats: The short trainings that followed the sweep, in the order they were run.
     """
 
     rates: tuple[float, ...]
@@ -44,12 +48,31 @@ class LRFinderResult:
     stop_reason: str
     use: Use
     reading: Estimate
+    held_out: tuple[tuple[float, float], ...] = ()
+    heats: tuple[Heat, ...] = ()
 
     @classmethod
-    def of(cls, sweep: Sweep, schedule: str | schedules.Schedule) -> LRFinderResult:
-        """The result of a sweep, read for a schedule."""
-        reading = estimate(sweep.rates, sweep.losses, ended_early=sweep.stop_reason != "completed")
-        return cls(tuple(sweep.rates), tuple(sweep.losses), sweep.stop_reason, use_of(schedule), reading)
+    def of(
+        cls, sweep: Sweep, schedule: str | schedules.Schedule, heats: Sequence[Heat] = (), **measured: Any
+    ) -> LRFinderResult:
+        """The result of a search, read for a schedule; `measured` goes to `estimate`."""
+        reading = estimate(
+            sweep.rates,
+            sweep.losses,
+            sweep.held_out,
+            ended_early=sweep.stop_reason != "completed",
+            heats=heats,
+            **measured,
+        )
+        return cls(
+            tuple(sweep.rates),
+            tuple(sweep.losses),
+            sweep.stop_reason,
+            use_of(schedule),
+            reading,
+            tuple(sweep.held_out),
+            tuple(heats),
+        )
 
     @property
     def suggestion(self) -> float | None:

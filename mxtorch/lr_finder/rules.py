@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mxtorch.lr_finder.estimate import FEWEST_STEPS, Floats, clean, running_median
+from mxtorch.lr_finder.curve import Floats, clean, running_median
+from mxtorch.lr_finder.estimate import FEWEST_STEPS
 
 
 def well_known_rules(rates: Sequence[float], losses: Sequence[float]) -> dict[str, float]:

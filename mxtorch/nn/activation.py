@@ -11,13 +11,13 @@ from torch import nn as torch_nn
 
 from mxtorch._validation import closest
 from mxtorch.init import InitializerLike
-from mxtorch.nn.layer import Layer, own_from
+from mxtorch.nn.layer import ComposedLayer, own_from
 
 ActivationLike = str | torch_nn.Module | Callable[[], torch_nn.Module]
 """A name, a module, or what makes one when called without arguments, such as a class."""
 
 
-class PReLU(Layer, torch_nn.PReLU):
+class PReLU(ComposedLayer, torch_nn.PReLU):
     """`torch.nn.PReLU` that says how its slopes are initialised.
 
     Args:
@@ -26,12 +26,14 @@ class PReLU(Layer, torch_nn.PReLU):
         device: Where the slopes are.
         dtype: Their type.
         weight_init: Initialiser of the slopes, instead of `init`.
+        bias_init: There is no bias: an error, as in any layer without one.
+        activation: What follows, which is rarely anything: the layer is an activation itself.
 
     Shapes: `(N, C, ...)` to the same.
 
     Raises:
-        ValueError: The initialiser is unknown.
-        TypeError: It is neither a name nor callable.
+        ValueError: A name is unknown, or an initialiser is for a bias.
+        TypeError: An initialiser or activation is neither a name nor callable.
     """
 
     torch_class = torch_nn.PReLU
@@ -44,10 +46,13 @@ class PReLU(Layer, torch_nn.PReLU):
         dtype: torch.dtype | None = None,
         *,
         weight_init: InitializerLike | None = None,
+        bias_init: InitializerLike | None = None,
+        activation: ActivationLike | None = None,
     ) -> None:
-        own = own_from(weight_init=weight_init)
+        own = own_from(weight_init=weight_init, bias_init=bias_init)
         arguments = {"num_parameters": num_parameters, "init": init, "device": device, "dtype": dtype}
-        self._construct(arguments, own, inferred=("num_parameters",))
+        activation = activation_from(activation)
+        self._construct_composed(arguments, own, inferred=("num_parameters",), activation=activation)
 
     def _infer_sizes(self, input: Tensor) -> dict[str, Any]:
         return {"num_parameters": input.shape[1]}

@@ -15,7 +15,7 @@ class Embedding(ComposedLayer, torch_nn.Embedding):
     """`torch.nn.Embedding` with an initialiser and an activation.
 
     Args:
-        num_embeddings: Rows.
+        num_embeddings: Rows. A batch does not tell it, as it may lack the last ones.
         embedding_dim: Features of a row.
         padding_idx: A row that stays zero, whatever the initialiser.
         max_norm: See torch.
@@ -27,13 +27,15 @@ class Embedding(ComposedLayer, torch_nn.Embedding):
         device: Where the parameters are.
         dtype: Their type.
         weight_init: Initialiser of the weight; torch's own, a standard normal, when left out.
+        bias_init: There is no bias: an error, as in any layer without one.
         activation: What follows: a name, a module or its class.
 
     Shapes: integers `(...)` to `(..., embedding_dim)`.
 
     Raises:
-        ValueError: A name is unknown, the initialiser can't apply to two dimensions, or it comes with a weight.
-        TypeError: The initialiser or activation is neither a name nor callable.
+        ValueError: A name is unknown, the initialiser can't apply to two dimensions, it comes with a weight,
+            or one is for a bias.
+        TypeError: An initialiser or the activation is neither a name nor callable.
     """
 
     torch_class = torch_nn.Embedding
@@ -53,6 +55,7 @@ class Embedding(ComposedLayer, torch_nn.Embedding):
         dtype: torch.dtype | None = None,
         *,
         weight_init: InitializerLike | None = None,
+        bias_init: InitializerLike | None = None,
         activation: ActivationLike | None = None,
     ) -> None:
         if _weight is not None and weight_init is not None:
@@ -70,5 +73,5 @@ class Embedding(ComposedLayer, torch_nn.Embedding):
             "device": device,
             "dtype": dtype,
         }
-        own = own_from(weight_init=weight_init)
+        own = own_from(weight_init=weight_init, bias_init=bias_init)
         self._construct_composed(arguments, own, activation=activation_from(activation))

@@ -13,6 +13,17 @@ from mxtorch import init
 from mxtorch.init import Initializer, InitializerLike
 from mxtorch.nn.lazy import LazyLayer, defer, lazy_class
 
+_NEVER_INFERRED = (
+    "out_channels",
+    "kernel_size",
+    "out_features",
+    "num_embeddings",
+    "embedding_dim",
+    "hidden_size",
+    "num_heads",
+    "num_groups",
+)
+
 
 def own_from(**given: InitializerLike | None) -> dict[str, Initializer]:
     """A layer's own initialisers by the argument that gave them, looked up; those that were left out are not in it.
@@ -41,6 +52,9 @@ class Layer(torch_nn.Module, metaclass=_LikeTorch):
     torch_class: ClassVar[Any]
     """What a layer without norm and activation becomes. A subclass that is to stay itself doesn't set it."""
 
+    follow_from_sizes: ClassVar[tuple[str, ...]] = ()
+    """Attributes that torch's constructor derives from sizes that may be left out."""
+
     own_initializers: Mapping[str, Initializer] = {}
     """The initialisers that were given to this layer, by the name of the parameter they are for."""
 
@@ -63,12 +77,18 @@ class Layer(torch_nn.Module, metaclass=_LikeTorch):
             arguments: Those of torch's constructor.
             own: The layer's own initialisers, by argument.
             inferred: Arguments that may be None, to be read off the first batch.
+
+        Raises:
+            ValueError: Another size is None.
         """
         self._construct_operation(arguments, own, inferred)
         self._initialize(own)
         self._become_torch()
 
     def _construct_operation(self, arguments: dict[str, Any], own: Mapping[str, Any], inferred: Iterable[str]) -> None:
+        for name in _NEVER_INFERRED:
+            if arguments.get(name, 0) is None:
+                raise ValueError(f"{name}: got None; no batch tells it, so give a number")
         if own:
             self._under_construction = True  # torch's constructors initialise, before the activation is known
         missing = tuple(name for name in inferred if arguments[name] is None)

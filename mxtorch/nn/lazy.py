@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 from typing import Any, ClassVar, cast
 
 import torch
@@ -28,15 +29,17 @@ class LazyLayer(LazyModuleMixin):
         # What the shapes will be, and whether torch takes the sizes, before anything changes.
         twin = layer.torch_class(**{**arguments, **sizes, "device": "meta"})
         was_lazy = layer.has_uninitialized_params()
-        for name, tensor in [*layer._parameters.items(), *layer._buffers.items()]:
-            if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
-                tensor.materialize(getattr(twin, name).shape)
-            elif tensor is not None and tensor.shape != getattr(twin, name).shape:
-                shapes = f"{tuple(tensor.shape)}, and the first batch needs {tuple(getattr(twin, name).shape)}"
-                raise ValueError(f"{name}: what was loaded has the shape {shapes}; load what fits the data")
-        for name in missing:
+        parts = {path: layer.get_submodule(path) for path, _ in twin.named_modules()}
+        for path, part in parts.items():
+            _materialise(part, twin.get_submodule(path))
+        for name in (*missing, *layer.follow_from_sizes):
             setattr(layer, name, getattr(twin, name))
         del layer._deferred
+        for path, part in parts.items():
+            if path:
+                _end_part(part, twin.get_submodule(path))
+                if was_lazy:  # as torch's constructor does, inner layers first
+                    part.reset_parameters()
         if was_lazy:  # else the values were loaded
             layer.reset_parameters()
 
@@ -47,7 +50,10 @@ class LazyLayer(LazyModuleMixin):
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Run the first batch, by which the layer has become an ordinary one."""
-        return cast(Any, type(self)).forward(self, *inputs, **named)
+        kind: Any = type(self)
+        if issubclass(kind, LazyLayer):  # still: a part such as attention's output projection, called by itself
+            raise ValueError(f"{self.ordinary.__name__}: it has no sizes before a batch went through its layer")
+        return kind.forward(self, *inputs, **named)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return _blank, (self.ordinary, self.cls_to_become), self._state()
@@ -68,26 +74,56 @@ class LazyLayer(LazyModuleMixin):
 
 def defer(layer: Any, arguments: dict[str, Any], missing: tuple[str, ...]) -> None:
     """Construct a layer without the sizes that are missing, and make it a lazy one."""
-    placeholders = dict.fromkeys(missing, arguments.get("groups") or arguments.get("num_groups") or 1)
+    placeholders = dict.fromkeys(missing, _placeholder(arguments))
     layer.torch_class.__init__(layer, **{**arguments, **placeholders, "device": "meta"})
-    ordinary: Any = type(layer)
-    layer.__class__ = lazy_class(ordinary, ordinary)
-    device, dtype = arguments.get("device"), arguments.get("dtype")
-    for name, parameter in list(layer._parameters.items()):
+    for part in layer.modules():  # with the layers inside it, such as attention's output projection
+        _make_lazy(part, arguments.get("device"), arguments.get("dtype"))
+    for name in missing:
+        setattr(layer, name, (0,) if isinstance(getattr(layer, name), tuple) else 0)
+    layer._deferred = (arguments, missing)
+    layer._initialize_hook = layer.register_forward_pre_hook(layer._infer_parameters, with_kwargs=True)
+
+
+def _placeholder(arguments: dict[str, Any]) -> int:
+    """A size that torch takes. Attention has other parameters where `kdim` and `vdim` equal it: so it is neither."""
+    divisor = arguments.get("groups") or arguments.get("num_groups") or arguments.get("num_heads") or 1
+    taken = (arguments.get("kdim"), arguments.get("vdim"))
+    return next(size for size in itertools.count(divisor, divisor) if size not in taken)
+
+
+def _make_lazy(part: Any, device: Any, dtype: Any) -> None:
+    ordinary: Any = type(part)
+    part.__class__ = lazy_class(ordinary, ordinary)
+    for name, parameter in list(part._parameters.items()):
         if parameter is not None:
-            setattr(layer, name, _UNINITIALIZED_PARAMETER(device=device, dtype=dtype))
-    for name, buffer in list(layer._buffers.items()):
+            setattr(part, name, _UNINITIALIZED_PARAMETER(device=device, dtype=dtype))
+    for name, buffer in list(part._buffers.items()):
         if buffer is not None:
-            layer._buffers[name] = (
+            part._buffers[name] = (
                 _UNINITIALIZED_BUFFER(device=device, dtype=dtype)
                 if buffer.dim()
                 else torch.zeros((), dtype=buffer.dtype, device=device)
             )
-    for name in missing:
-        setattr(layer, name, (0,) if isinstance(getattr(layer, name), tuple) else 0)
-    layer._deferred = (arguments, missing)
-    layer._load_hook = layer._register_load_state_dict_pre_hook(layer._lazy_load_hook)
-    layer._initialize_hook = layer.register_forward_pre_hook(layer._infer_parameters, with_kwargs=True)
+    part._load_hook = part._register_load_state_dict_pre_hook(part._lazy_load_hook)
+
+
+def _materialise(part: Any, twin: Any) -> None:
+    """Give what has no memory yet that of its twin's shape; what was loaded must have that shape."""
+    for name, tensor in [*part._parameters.items(), *part._buffers.items()]:
+        if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
+            tensor.materialize(getattr(twin, name).shape)
+        elif tensor is not None and tensor.shape != getattr(twin, name).shape:
+            shapes = f"{tuple(tensor.shape)}, and the first batch needs {tuple(getattr(twin, name).shape)}"
+            raise ValueError(f"{name}: what was loaded has the shape {shapes}; load what fits the data")
+
+
+def _end_part(part: Any, twin: Any) -> None:
+    """Make a layer inside a lazy one ordinary, as torch does with the lazy one itself."""
+    part._load_hook.remove()
+    del part._load_hook
+    for name in twin.__constants__:
+        setattr(part, name, getattr(twin, name))
+    part.__class__ = part.cls_to_become
 
 
 @functools.cache

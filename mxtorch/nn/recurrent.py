@@ -7,15 +7,27 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch import nn as torch_nn
+from torch.nn.utils.rnn import PackedSequence
 
 from mxtorch.init import Initializer, InitializerLike
-from mxtorch.nn.layer import Layer, own_from
+from mxtorch.nn.activation import ActivationLike, activation_from
+from mxtorch.nn.layer import ComposedLayer, own_from
 
+_NONLINEARITIES = {"tanh": torch_nn.Tanh, "relu": torch_nn.ReLU}
 _ARGUMENT_BY_KIND = {"weight_ih": "input_init", "weight_hh": "recurrent_init"}
 
 
-class _Recurrent(Layer, torch_nn.RNNBase):
+class _Recurrent(ComposedLayer, torch_nn.RNNBase):
     """What recurrent layers share. Initialisers fill gate by gate, so that fans are those of one gate."""
+
+    def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> Any:
+        """Run over the sequence, then activate the output; what is returned is torch's."""
+        output, state = super(ComposedLayer, self).forward(input, hx)
+        if not self._stages:
+            return output, state
+        if isinstance(output, PackedSequence):
+            return output._replace(data=self.activation(output.data)), state
+        return self.activation(output), state
 
     def _by_parameter(self, own: dict[str, Initializer]) -> dict[str, Initializer]:
         self._check_wanted("bias_init", own, self.bias)
@@ -27,18 +39,18 @@ class _Recurrent(Layer, torch_nn.RNNBase):
                 found[name] = given
         return found
 
-    def _infer_sizes(self, input: Tensor | torch_nn.utils.rnn.PackedSequence, hidden: Any = None) -> dict[str, Any]:
+    def _infer_sizes(self, input: Tensor | PackedSequence, hx: Any = None) -> dict[str, Any]:
         return {"input_size": (input if isinstance(input, Tensor) else input.data).shape[-1]}
 
 
 class RNN(_Recurrent, torch_nn.RNN):
-    """`torch.nn.RNN` with initialisers; gains are those of its nonlinearity.
+    """`torch.nn.RNN` with initialisers; gains are those of its nonlinearity, which is its activation.
 
     Args:
         input_size: Features of the input; None reads them off the first batch.
         hidden_size: Features of the state.
         num_layers: See torch.
-        nonlinearity: `"tanh"` or `"relu"`.
+        nonlinearity: `"tanh"`, the default, or `"relu"`.
         bias: See torch.
         batch_first: See torch.
         dropout: See torch.
@@ -49,12 +61,15 @@ class RNN(_Recurrent, torch_nn.RNN):
         input_init: Initialiser of the weights of the input, instead.
         recurrent_init: Initialiser of the weights of the state, instead.
         bias_init: Initialiser of both biases; torch's own when left out.
+        activation: The nonlinearity, by the name that it has in other layers: tanh or ReLU, as a name, a module or its
+            class.
 
     Shapes: torch's.
 
     Raises:
-        ValueError: A name is unknown, or an initialiser can't apply to the shape or is for a bias that isn't there.
-        TypeError: An initialiser is neither a name nor callable.
+        ValueError: A name is unknown, the activation is neither of the two or not the nonlinearity that was given too,
+            or an initialiser can't apply to the shape or is for a bias that isn't there.
+        TypeError: An initialiser or activation is neither a name nor callable.
     """
 
     torch_class = torch_nn.RNN
@@ -64,7 +79,7 @@ class RNN(_Recurrent, torch_nn.RNN):
         input_size: int | None,
         hidden_size: int,
         num_layers: int = 1,
-        nonlinearity: str = "tanh",
+        nonlinearity: str | None = None,
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
@@ -76,6 +91,7 @@ class RNN(_Recurrent, torch_nn.RNN):
         input_init: InitializerLike | None = None,
         recurrent_init: InitializerLike | None = None,
         bias_init: InitializerLike | None = None,
+        activation: ActivationLike | None = None,
     ) -> None:
         own = own_from(
             weight_init=weight_init, input_init=input_init, recurrent_init=recurrent_init, bias_init=bias_init
@@ -84,7 +100,7 @@ class RNN(_Recurrent, torch_nn.RNN):
             "input_size": input_size,
             "hidden_size": hidden_size,
             "num_layers": num_layers,
-            "nonlinearity": nonlinearity,
+            "nonlinearity": _nonlinearity(nonlinearity, activation),
             "bias": bias,
             "batch_first": batch_first,
             "dropout": dropout,
@@ -93,6 +109,22 @@ class RNN(_Recurrent, torch_nn.RNN):
             "dtype": dtype,
         }
         self._construct(arguments, own, inferred=("input_size",))
+
+
+def _nonlinearity(nonlinearity: str | None, activation: ActivationLike | None) -> str:
+    """What torch is given: the nonlinearity, or the activation under that name."""
+    made = activation_from(activation)
+    if made is None:
+        return "tanh" if nonlinearity is None else nonlinearity
+    name = next((name for name, kind in _NONLINEARITIES.items() if type(made) is kind), None)
+    if name is None:
+        raise ValueError(
+            f"activation: got {activation!r}, but an RNN's activation is its nonlinearity, 'tanh' or 'relu'; put "
+            "another one behind the layer"
+        )
+    if nonlinearity not in (None, name):
+        raise ValueError(f"activation: got {activation!r} with nonlinearity={nonlinearity!r}; give one of the two")
+    return name
 
 
 class _Gated(_Recurrent):
@@ -113,6 +145,7 @@ class _Gated(_Recurrent):
         input_init: InitializerLike | None = None,
         recurrent_init: InitializerLike | None = None,
         bias_init: InitializerLike | None = None,
+        activation: ActivationLike | None = None,
     ) -> None:
         own = own_from(
             weight_init=weight_init, input_init=input_init, recurrent_init=recurrent_init, bias_init=bias_init
@@ -130,11 +163,12 @@ class _Gated(_Recurrent):
         }
         if proj_size:
             arguments["proj_size"] = proj_size  # an LSTM's alone: torch refuses it elsewhere
-        self._construct(arguments, own, inferred=("input_size",))
+        activation = activation_from(activation)
+        self._construct_composed(arguments, own, inferred=("input_size",), activation=activation)
 
 
 class LSTM(_Gated, torch_nn.LSTM):
-    """`torch.nn.LSTM` with initialisers. `bias_init="lstm_bias"` opens the forget gate at the start.
+    """`torch.nn.LSTM` with initialisers and an activation. `bias_init="lstm_bias"` opens the forget gate at the start.
 
     Args:
         input_size: Features of the input; None reads them off the first batch.
@@ -151,19 +185,21 @@ class LSTM(_Gated, torch_nn.LSTM):
         input_init: Initialiser of the weights of the input, instead.
         recurrent_init: Initialiser of the weights of the state, instead.
         bias_init: Initialiser of both biases; torch's own when left out.
+        activation: What follows on the output of every step: a name, a module or its class. Inside, gates and state
+            stay torch's, and so do the last states, which come second.
 
     Shapes: torch's.
 
     Raises:
         ValueError: A name is unknown, or an initialiser can't apply to the shape or is for a bias that isn't there.
-        TypeError: An initialiser is neither a name nor callable.
+        TypeError: An initialiser or activation is neither a name nor callable.
     """
 
     torch_class = torch_nn.LSTM
 
 
 class GRU(_Gated, torch_nn.GRU):
-    """`torch.nn.GRU` with initialisers.
+    """`torch.nn.GRU` with initialisers and an activation.
 
     Args:
         input_size: Features of the input; None reads them off the first batch.
@@ -179,12 +215,14 @@ class GRU(_Gated, torch_nn.GRU):
         input_init: Initialiser of the weights of the input, instead.
         recurrent_init: Initialiser of the weights of the state, instead.
         bias_init: Initialiser of both biases; torch's own when left out.
+        activation: What follows on the output of every step: a name, a module or its class. Inside, gates and state
+            stay torch's, and so do the last states, which come second.
 
     Shapes: torch's.
 
     Raises:
         ValueError: A name is unknown, or an initialiser can't apply to the shape or is for a bias that isn't there.
-        TypeError: An initialiser is neither a name nor callable.
+        TypeError: An initialiser or activation is neither a name nor callable.
     """
 
     torch_class = torch_nn.GRU

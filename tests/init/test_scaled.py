@@ -119,6 +119,46 @@ def test_values_are_torchs_and_moments_the_formulas(make, layer_name, initialize
     assert samples >= 10_000
 
 
+@pytest.mark.parametrize("name", ANYWHERE | ON_MATRICES)
+def test_values_are_torchs_under_the_same_generator(name):
+    initializer, torch_function, *_ = (ANYWHERE | ON_MATRICES)[name]
+    torch.manual_seed(5)
+    expected = torch_function(torch.empty(20, 10, 3))
+    generator = torch.Generator().manual_seed(5)
+    assert torch.equal(init.get(initializer)(torch.empty(20, 10, 3), generator=generator), expected)
+
+
+# Biases of 10,000 values and more.
+BIASES = {
+    **{f"Conv{n}d": lambda n=n, **own: getattr(nn, f"Conv{n}d")(1, 12_000, 1, **own) for n in (1, 2, 3)},
+    **{
+        f"ConvTranspose{n}d": lambda n=n, **own: getattr(nn, f"ConvTranspose{n}d")(1, 12_000, 1, **own)
+        for n in (1, 2, 3)
+    },
+    "Linear": lambda **own: nn.Linear(1, 12_000, **own),
+    "Dense": lambda **own: nn.Dense(12_000, in_features=1, **own),
+    "Bilinear": lambda **own: nn.Bilinear(1, 1, 12_000, **own),
+    **{name: make for name, make in VECTORS.items() if name != "PReLU"},
+    "RNN": lambda **own: nn.RNN(1, 100, num_layers=60, **own),
+    "LSTM": lambda **own: nn.LSTM(1, 30, num_layers=50, **own),
+    "GRU": lambda **own: nn.GRU(1, 30, num_layers=60, **own),
+    "MultiheadAttention": lambda **own: nn.ModuleList([nn.MultiheadAttention(100, 2, **own) for _ in range(30)]),
+}
+
+
+@pytest.mark.parametrize("initializer", ANYWHERE)
+@pytest.mark.parametrize("layer", BIASES)
+def test_biases_have_the_moments_of_the_formula(layer, initializer):
+    given, _, mean, variance = ANYWHERE[initializer]
+    torch.manual_seed(3)
+    made = BIASES[layer](bias_init=given)
+    biases = [bias.detach().double() for name, bias in made.named_parameters() if "bias" in name]
+    values = torch.cat(biases)
+    assert len(values) >= 10_000
+    assert abs(values.mean() - mean) <= 5 * math.sqrt(variance() / len(values)) + 1e-7
+    assert abs(values.var() - variance()) <= 5 * variance() * math.sqrt(2 / len(values)) + 1e-12
+
+
 @pytest.mark.parametrize("name", ["identity", "dirac", "sparse"])
 @pytest.mark.parametrize("kind", ["Linear", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose2d", "Embedding", "RNN"])
 def test_structured_ones_where_they_make_sense(kind, name):

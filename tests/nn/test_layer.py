@@ -108,6 +108,34 @@ def test_own_initialisers_are_kept_through_copies_pickles_and_resets(name):
                     assert 9 not in parameter, key
 
 
+@pytest.mark.filterwarnings("ignore:The tensor attributes self._flat_weights")  # torch's own, of recurrent layers
+@pytest.mark.parametrize("name", [name for name in ALL if name != "RNN"])
+def test_every_layer_takes_an_activation_of_its_first_output(name):
+    torch.compiler.reset()
+    theirs, ours, inputs = pair(name, activation="sigmoid")
+    assert type(ours) is getattr(nn, name)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    ours.load_state_dict(theirs.state_dict())
+    plain, output = theirs(*inputs), ours(*inputs)
+    assert torch.equal(first(output), first(plain).sigmoid())
+    assert isinstance(output, tuple) == isinstance(plain, tuple)
+    for state, expected in zip(tensors_in(output)[1:], tensors_in(plain)[1:], strict=True):
+        assert torch.equal(state, expected)
+    twin = pickle.loads(pickle.dumps(ours.eval()))
+    assert type(twin) is type(ours)
+    expected = first(ours(*inputs))
+    assert torch.equal(first(twin(*inputs)), expected)
+    recurrent = name in ("LSTM", "GRU")
+    compiled = torch.compile(twin, fullgraph=not recurrent, backend="eager")
+    assert torch.equal(first(compiled(*inputs)), expected)
+    if not (recurrent and TORCH_2_6):
+        assert torch.allclose(first(torch.export.export(ours, inputs).module()(*inputs)), expected, atol=1e-6)
+
+
+def tensors_in(output):
+    return [output] if isinstance(output, torch.Tensor) else [tensor for part in output for tensor in tensors_in(part)]
+
+
 TORCH_2_6 = torch.__version__.startswith("2.6.")
 
 
@@ -244,6 +272,14 @@ def test_parameters_that_were_not_asked_for_have_torchs_values():
         (lambda: nn.GRU(3, 2, bias=False, bias_init="zeros"), ValueError, "bias_init: .* has no bias"),
         (lambda: nn.MultiheadAttention(4, 2, bias=False, bias_init="zeros"), ValueError, "bias_init: .* has no bias"),
         (lambda: nn.GRU(3, 2, recurrent_init="orthognal"), ValueError, "recurrent_init: got 'orthognal'"),
+        (lambda: nn.Embedding(3, 2, bias_init="zeros"), ValueError, "bias_init: .* has no bias"),
+        (lambda: nn.PReLU(3, bias_init="zeros"), ValueError, "bias_init: .* has no bias"),
+        (lambda: nn.Embedding(None, 2), ValueError, "num_embeddings: got None; no batch tells it, so give a number"),
+        (lambda: nn.Conv2d(3, None, 3), ValueError, "out_channels: got None"),
+        (lambda: nn.Linear(None, None), ValueError, "out_features: got None"),
+        (lambda: nn.MultiheadAttention(None, None), ValueError, "num_heads: got None"),
+        (lambda: nn.LSTM(3, None), ValueError, "hidden_size: got None"),
+        (lambda: nn.LSTM(3, 2, activation="rely"), ValueError, "activation: got 'rely'; did you mean 'relu'"),
         (lambda: nn.Linear(3, 2, activation="rely"), ValueError, "activation: got 'rely'; did you mean 'relu'"),
         (lambda: nn.Linear(3, 2, activation=3), TypeError, "activation: got 3"),
         (lambda: nn.Linear(3, 2, activation=torch.relu), TypeError, "can't be called without arguments.*nn.ReLU"),

@@ -26,11 +26,16 @@ LAYERS = {
     "GroupNorm": (lambda n: nn.GroupNorm(3, n), (2, 3, 4)),
     "LayerNorm": (nn.LayerNorm, (2, 5, 3)),
     "PReLU": (nn.PReLU, (2, 3, 4)),
+    "MultiheadAttention": (lambda n: nn.MultiheadAttention(n, 3, add_bias_kv=True), (2, 5, 3)),
 }
 
 
 def first(output):
     return output[0] if isinstance(output, tuple) else output
+
+
+def run(layer, batch):
+    return first(layer(batch, batch, value=batch) if isinstance(layer, nn.MultiheadAttention) else layer(batch))
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -63,13 +68,15 @@ def test_a_lazy_layer_becomes_the_one_with_sizes(name, how):
         other.load_state_dict(lazy.state_dict())
         lazy = other
     torch.manual_seed(0)
-    output = lazy(batch)
-    assert torch.equal(first(output), first(ready(batch)))
-    assert type(lazy) is type(ready)
-    assert vars(lazy).keys() == vars(ready).keys()
+    assert torch.equal(run(lazy, batch), run(ready, batch))
     assert repr(lazy) == repr(ready)
-    assert not lazy._forward_pre_hooks
-    assert not lazy._load_state_dict_pre_hooks
+    for part, expected in zip(lazy.modules(), ready.modules(), strict=True):
+        assert type(part) is type(expected)
+        assert vars(part).keys() == vars(expected).keys()
+        assert not part._forward_pre_hooks
+        assert not part._load_state_dict_pre_hooks
+        for attribute, value in vars(expected).items():
+            assert not isinstance(value, (int, tuple)) or getattr(part, attribute) == value, attribute
 
 
 def test_moving_and_casting_before_the_first_batch():

@@ -46,3 +46,46 @@ def test_arguments_are_torchs():
     with pytest.raises(ValueError, match="nonlinearity"):
         nn.RNN(3, 4, nonlinearity="gelu")
     assert isinstance(nn.RNN(3, 4), torch_nn.RNNBase)
+
+
+@pytest.mark.parametrize("given", ["relu", torch_nn.ReLU, torch_nn.ReLU()])
+def test_an_rnns_activation_is_its_nonlinearity(given):
+    layer = nn.RNN(3, 4, activation=given)
+    assert type(layer) is torch_nn.RNN
+    assert layer.nonlinearity == "relu"
+    assert nn.RNN(3, 4, nonlinearity="relu", activation=given).nonlinearity == "relu"
+    assert nn.RNN(3, 4, activation="tanh").nonlinearity == nn.RNN(3, 4).nonlinearity == "tanh"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"activation": "gelu"}, "activation: got 'gelu', but an RNN's activation is its nonlinearity"),
+        ({"activation": "relu", "nonlinearity": "tanh"}, "activation: got 'relu' with nonlinearity='tanh'"),
+        ({"activation": "rely"}, "activation: got 'rely'; did you mean 'relu'"),
+    ],
+)
+def test_other_activations_of_an_rnn(arguments, says):
+    with pytest.raises(ValueError, match=says):
+        nn.RNN(3, 4, **arguments)
+
+
+@pytest.mark.parametrize("make", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("size", [3, None])
+def test_an_activation_of_packed_sequences(make, size):
+    torch.manual_seed(0)
+    layer = make(size, 4, activation="relu", recurrent_init="orthogonal")
+    packed = torch_nn.utils.rnn.pack_padded_sequence(torch.randn(5, 2, 3), [5, 2])
+    output, _ = layer(packed)
+    assert isinstance(output, torch_nn.utils.rnn.PackedSequence)
+    plain, _ = layer.torch_class.forward(layer, packed)
+    assert torch.equal(output.data, plain.data.relu())
+    assert output.batch_sizes is plain.batch_sizes
+
+
+def test_the_gates_do_not_take_the_gain_of_the_activation_behind_them():
+    torch.manual_seed(0)
+    plain = nn.LSTM(3, 4, weight_init="xavier_normal")
+    torch.manual_seed(0)
+    activated = nn.LSTM(3, 4, weight_init="xavier_normal", activation="relu")
+    assert torch.equal(plain.weight_ih_l0, activated.weight_ih_l0)

@@ -1,0 +1,1 @@
+"""How good are suggested learning rates? See `python -m benchmarks.lr_bench --help`."""

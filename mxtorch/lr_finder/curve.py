@@ -1,0 +1,131 @@
+"""What a curve of losses over rates shows: where it falls, where it is lowest, where it breaks away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+# Training losses are noisy; a held-out loss is measured on the same samples every time.
+TRAINING_WIDTH = 7
+HELD_OUT_WIDTH = 3
+# The edge is where the loss stands above its lowest point by this share of the drop, of the start, or by so many
+# times the noise.
+RISE_OF_DROP = 0.3
+RISE_OF_START = 0.035
+RISE_OF_NOISE = 4.0
+MOSTLY = 0.7
+SMALLEST_RATE_STEP = 1e-9  # in the logarithm
+
+
+@dataclass(frozen=True)
+class Valley:
+    """The shape of a curve, up to its edge.
+
+    Attributes:
+        rates: The rates of the curve.
+        smoothed: The running median of its losses.
+        start: The loss at rates too low to change anything.
+        noise: The standard deviation of a loss around the smoothed curve.
+        drop: How far the loss falls below `start`.
+        falls_from: The rate from which it stays below a tenth of the drop.
+        half_way: The same for half of the drop.
+        mostly_fallen: The first rate where 70% of the drop is reached. Unlike the lowest point it is not moved far by
+            a late dip.
+        lowest: The rate of the lowest point.
+        edge: The rate where the loss stands clearly above its lowest point, or the last one of the curve.
+        rises: Whether it does so within the curve.
+    """
+
+    rates: Floats
+    smoothed: Floats
+    start: float
+    noise: float
+    drop: float
+    falls_from: float
+    half_way: float
+    mostly_fallen: float
+    lowest: float
+    edge: float
+    rises: bool
+
+
+def valley(rates: Floats, losses: Floats, *, width: int) -> Valley:
+    """Read a curve from the left, up to where it breaks away.
+
+    Beyond the edge a loss may fall once more by chance, which is why the lowest point is looked for below it.
+
+    Args:
+        rates: Rising.
+        losses: Finite but for the last ones: from the first that is infinite on, the curve has broken away.
+        width: Of the running median, in points.
+    """
+    finite = np.isfinite(losses)
+    count = len(losses) if finite.all() else int(np.argmin(finite))
+    smoothed = running_median(losses[:count], width)
+    quiet = max(2, count // 8)
+    start = float(np.median(smoothed[:quiet]))
+    noise = 1.4826 * float(np.median(np.abs(losses[:count] - smoothed)))
+    lowest, edge = 0, count - 1
+    rises = count < len(losses)
+    for index in range(count):
+        if smoothed[index] < min(smoothed[lowest], start):
+            lowest = index
+        bottom = min(float(smoothed[lowest]), start)
+        rise = max(RISE_OF_DROP * (start - bottom), RISE_OF_START * abs(start), RISE_OF_NOISE * noise)
+        if index > 0 and (smoothed[index : index + 2] > bottom + rise).all():
+            edge, rises = index, True
+            break
+    drop = max(start - float(smoothed[lowest]), 0.0)
+    return Valley(
+        rates[:count],
+        smoothed,
+        start,
+        noise,
+        drop,
+        _first_below(rates, smoothed, start - 0.1 * drop, lowest),
+        _first_below(rates, smoothed, start - 0.5 * drop, lowest),
+        float(rates[np.flatnonzero(smoothed <= max(start - MOSTLY * drop, smoothed[lowest]))[0]]),
+        float(rates[lowest]),
+        float(rates[edge]),
+        rises,
+    )
+
+
+def running_median(values: Floats, width: int = TRAINING_WIDTH) -> Floats:
+    """The median of `width` neighbours; at the ends of as many as there are on both sides."""
+    half = width // 2
+    count = len(values)
+    result = np.empty_like(values)
+    if count >= width:
+        result[half : count - half] = np.median(np.lib.stride_tricks.sliding_window_view(values, width), axis=1)
+    for index in {*range(min(half, count)), *range(max(count - half, 0), count)}:
+        reach = min(half, index, count - 1 - index)
+        result[index] = sorted(values[index - reach : index + reach + 1])[reach]
+    return result
+
+
+def clean(rates: Sequence[float], losses: Sequence[float]) -> tuple[Floats, Floats]:
+    """The points before the first loss that is not finite, sorted, one a rate."""
+    rate = np.asarray(rates, dtype=np.float64)
+    loss = np.asarray(losses, dtype=np.float64)
+    if rate.shape != loss.shape or rate.ndim != 1:
+        raise ValueError(f"rates and losses must be lists of the same length; got {rate.shape} and {loss.shape}")
+    if not (np.isfinite(rate).all() and (rate > 0).all()):
+        raise ValueError("rates: every rate must be a finite positive number")
+    broken = np.flatnonzero(~np.isfinite(loss))
+    end = int(broken[0]) if len(broken) else len(loss)
+    unique, places = np.unique(rate[:end], return_index=True)
+    # Rates that differ in the last digits only would make slopes infinite.
+    apart = np.diff(np.log(unique), prepend=-np.inf) > SMALLEST_RATE_STEP
+    return unique[apart], loss[:end][places][apart]
+
+
+def _first_below(rates: Floats, smoothed: Floats, level: float, lowest: int) -> float:
+    """The rate from which the curve stays below `level` until its lowest point."""
+    above = np.flatnonzero(smoothed[: lowest + 1] > level)
+    return float(rates[min(int(above[-1]) + 1, lowest)] if len(above) else rates[0])

@@ -1,0 +1,206 @@
+"""The search for a learning rate, from the snapshot to the result: what `Trainer.find_lr` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mxtorch import batches, rate_free, schedules, state
+from mxtorch.callbacks.progress import progress_bar
+from mxtorch.lr_finder.estimate import DEFAULT_TRAINING_STEPS, estimate
+from mxtorch.lr_finder.heats import (
+    FEWEST_STEPS_FOR_HEATS,
+    SECOND_BATCHES,
+    SWEEP_STEPS,
+    Heat,
+    run_heats,
+)
+from mxtorch.lr_finder.held_out import HeldOutData
+from mxtorch.lr_finder.result import LRFinderResult
+from mxtorch.lr_finder.sweep import endless, geometric_rates, range_test, rate_setter
+from mxtorch.optim import ScheduledOptim
+from mxtorch.steps import StepOutput, explain_first_batch
+
+if TYPE_CHECKING:
+    from mxtorch.trainer import Trainer
+
+# The sweep looks at the held-out loss often: at so many samples where that takes no more than so many batches.
+PROBE_SAMPLES = 64
+PROBE_BATCHES = 2
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm
+
+
+class Request(NamedTuple):
+    """What a user asked for; see `Trainer.find_lr`."""
+
+    start_lr: float
+    end_lr: float
+    num_steps: int
+    schedule: schedules.Schedule
+    training_steps: int | None
+    optimizer: ScheduledOptim
+    watch: Callable[[], float | Tensor] | None
+
+
+def find_lr(
+    trainer: Trainer, train_data: Iterable[Any], val_data: Iterable[Any] | None, request: Request
+) -> LRFinderResult:
+    """Sweep the rate, train short heats when there are steps for them, put everything back."""
+    with_heats = request.num_steps >= FEWEST_STEPS_FOR_HEATS
+    sweep_steps = SWEEP_STEPS if with_heats else request.num_steps
+    training_steps = request.training_steps or DEFAULT_TRAINING_STEPS
+    bar = progress_bar(request.num_steps, "find_lr") if trainer.progress else None
+    before = trainer.snapshot(train_data)
+    search = _Search(trainer, request, before, None if bar is None else lambda: bar.update(1))
+    heats: list[Heat] = []
+    exchanged_loss = None
+    try:
+        search.begin()
+        search.open(train_data, val_data, wanted=SECOND_BATCHES if with_heats else PROBE_BATCHES)
+        sweep = range_test(
+            search.step,
+            search.windows,
+            request.optimizer,
+            geometric_rates(request.start_lr, request.end_lr, sweep_steps),
+            probe=(lambda: search.held_out_loss(search.probe_batches)) if search.judges else None,
+            read_lag=0 if trainer.engine.reads_are_free else 2,
+            on_step=lambda step, loss: search.advance(),
+        )
+        if search.judges:
+            search.begin()
+            exchanged_loss = search.exchanged_loss()
+        reading = estimate(sweep.rates, sweep.losses, sweep.held_out, ended_early=sweep.stop_reason != "completed")
+        if with_heats and search.judges:
+            untrained = search.held_out_loss(SECOND_BATCHES)()
+            heats = run_heats(
+                search.heat,
+                reading.edge or sweep.rates[-1],
+                untrained,
+                request.num_steps - sweep_steps,
+                training_steps=training_steps,
+                on_round=(lambda message: None) if bar is None else bar.set_postfix_str,
+            )
+    finally:
+        before.restore()
+        if bar is not None:
+            bar.close()
+    if not sweep.losses and trainer.engine.scaler is None:
+        raise ValueError("optimizer: training_step took no step with it; call its step() there, or sweep another")
+    return LRFinderResult.of(
+        sweep, request.schedule, heats=heats, exchanged_loss=exchanged_loss, training_steps=training_steps
+    )
+
+
+class _Search:
+    """The steps of a search on a trainer."""
+
+    def __init__(
+        self, trainer: Trainer, request: Request, before: state.TrainingState, advance: Callable[[], Any] | None
+    ) -> None:
+        self._trainer = trainer
+        self._request = request
+        self._before = before
+        self.advance = advance or (lambda: None)
+        self._held_out: list[Any] = []
+        # A step of one's own may do anything; without an evaluation step beside it nothing can be judged.
+        self._may_judge = request.watch is None and trainer.can_evaluate
+
+    @property
+    def judges(self) -> bool:
+        """Whether there are held-out batches."""
+        return bool(self._held_out)
+
+    @property
+    def probe_batches(self) -> int:
+        """How many batches the sweep looks at."""
+        return 1 if (batches.batch_size(self._held_out[0]) or 1) >= PROBE_SAMPLES else PROBE_BATCHES
+
+    def begin(self) -> None:
+        """The state of the snapshot, ready for training."""
+        trainer = self._trainer
+        self._before.restore()
+        state.set_training_mode(trainer.model)
+        rate_free.set_training_point(trainer.optimizers)
+        trainer.sweeping = trainer.first_batch = True
+
+    def open(self, train_data: Iterable[Any], val_data: Iterable[Any] | None, *, wanted: int) -> None:
+        """Hold batches out, and put them on the device."""
+        accumulate = self._trainer.accumulate
+        if not self._may_judge:
+            self.windows: Callable[[], Iterable[batches.Window]] = lambda: batches.windows(train_data, accumulate)
+            return
+        data = HeldOutData(train_data, val_data, accumulate, wanted)
+        self._held_out = [self._trainer.engine.move(batch) for batch in data.batches]
+        self.windows = data.windows
+
+    def step(self, window: batches.Window) -> tuple[Callable[[], float], bool]:
+        """One optimizer step; returns a function that reads the loss, and whether the step was taken."""
+        swept, watch = self._request.optimizer, self._request.watch
+        steps_before = swept.current_steps
+        loss, _ = self._trainer.optimizer_step(window)
+        watched = loss if watch is None else torch.as_tensor(watch())
+        return self._trainer.engine.read_later(watched), swept.current_steps > steps_before
+
+    def heat(self, rate: float, steps: int, judging_batches: int) -> float:
+        """Train from the snapshot at a constant rate; the held-out loss after it."""
+        self.begin()
+        rate_setter(self._request.optimizer)(rate)
+        windows = endless(self.windows)
+        for _ in range(steps):
+            self._trainer.optimizer_step(next(windows))
+            self.advance()
+        windows.close()
+        loss = self.held_out_loss(judging_batches)()
+        return loss if loss == loss else float("inf")
+
+    @torch.no_grad()
+    def held_out_loss(self, count: int) -> Callable[[], float]:
+        """A function that reads the mean loss on the first held-out batches."""
+        held_out = self._held_out[:count]
+        with _evaluating(self._trainer.model):
+            losses = [self._output(batch).loss for batch in held_out]
+        sizes = [batches.batch_size(batch) or 1 for batch in held_out]
+        total = sum(loss.detach().float() * size for loss, size in zip(losses, sizes, strict=True) if loss is not None)
+        return self._trainer.engine.read_later(torch.as_tensor(total / sum(sizes)))
+
+    @torch.no_grad()
+    def exchanged_loss(self) -> float | None:
+        """The loss of the first held-out batch with the targets of other samples; None where that means nothing."""
+        loss = self._trainer.loss
+        with _evaluating(self._trainer.model):
+            output = self._output(self._held_out[0])
+        targets = output.targets
+        if loss is None or not isinstance(targets, Tensor) or targets.ndim == 0 or len(targets) < 4:
+            return None
+        with self._trainer.engine.autocast():
+            return float(loss(output.outputs, targets.roll(len(targets) // 2, 0)))
+
+    def _output(self, batch: Any) -> StepOutput:
+        try:
+            with self._trainer.engine.autocast():
+                output = self._trainer.evaluation_step(batch)
+        except Exception as error:
+            explain_first_batch(error, batch, "evaluation_step")
+            raise
+        return StepOutput(output) if isinstance(output, Tensor) else output
+
+
+class _evaluating:  # noqa: N801 - a context manager
+    """Evaluation mode, but batch statistics: running ones lag behind weights that change this fast."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def __enter__(self) -> None:
+        training = [
+            module for module in self._model.modules() if isinstance(module, _BATCH_NORM) and module.training
+        ]
+        self._model.eval()
+        for module in training:
+            module.train()
+
+    def __exit__(self, *error: object) -> None:
+        state.set_training_mode(self._model)
