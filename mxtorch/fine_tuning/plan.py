@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -106,16 +107,23 @@ def fine_tune(
                 # On features a sweep costs next to nothing.
                 short = {} if train is not train_data else _short_sweep(train_data, trainer.accumulate, freeze_epochs)
                 own = trainer.optimizer.base_learning_rate
-                run.fit(HEAD, train, val, freeze_epochs, given[0] or run.find(HEAD, train, short, own, OWN))
+                short |= _training_steps(train_data, trainer.accumulate, freeze_epochs)
+                # Held-out features cost next to nothing; held-out inputs would have to go through all layers.
+                held_out = val if train is not train_data else None
+                rate = given[0] or run.find(HEAD, (train, held_out), short, own, OWN)
+                run.fit(HEAD, train, val, freeze_epochs, rate)
         if epochs:
             layers.unfreeze(trainer.model, parts, train_norms=not freeze_epochs if train_norms is None else train_norms)
             own = run.result.rates.get(HEAD, trainer.optimizer.base_learning_rate)
             sweep = _short_sweep(train_data, trainer.accumulate, epochs)
+            sweep |= _training_steps(train_data, trainer.accumulate, epochs)
             careful, why = own, OWN
             if freeze_epochs:
                 sweep |= {"start_lr": own * SWEEP_BELOW, "end_lr": own * SWEEP_ABOVE}
                 careful, why = own * CAREFUL_PART, "a tenth of the head's"
-            run.fit(ALL, train_data, val_data, epochs, given[1] or run.find(ALL, train_data, sweep, careful, why))
+            run.fit(
+                ALL, train_data, val_data, epochs, given[1] or run.find(ALL, (train_data, None), sweep, careful, why)
+            )
     return run.result
 
 
@@ -132,10 +140,10 @@ class _Run:
         if self.trainer.progress:
             print(sentence)
 
-    def find(self, phase: str, data: Any, sweep: dict[str, Any], otherwise: float, what: str) -> float:
+    def find(self, phase: str, data: tuple[Any, Any], sweep: dict[str, Any], otherwise: float, what: str) -> float:
         """The rate of a phase; where none can be found, a careful one, and that is told."""
         with self.timed(f"{phase}: rate search"):
-            found = self.trainer.find_lr(data, schedule=self.schedule, **sweep)
+            found = self.trainer.find_lr(*data, schedule=self.schedule, **sweep)
         self.result.found[phase] = found
         try:
             rate = found.suggestion_for(self.schedule)
@@ -211,6 +219,12 @@ def _short_sweep(data: Any, accumulate: int, epochs: int) -> dict[str, Any]:
     count = length(data)
     steps = MOST_SWEEP_STEPS if count is None else int(SWEEP_PART * epochs * count / accumulate)
     return {"num_steps": max(FEWEST_SWEEP_STEPS, min(MOST_SWEEP_STEPS, steps))}
+
+
+def _training_steps(data: Any, accumulate: int, epochs: int) -> dict[str, Any]:
+    """How long the training will be that a rate is looked for; empty where that is not known."""
+    count = length(data)
+    return {} if count is None else {"training_steps": max(1, math.ceil(count / accumulate) * epochs)}
 
 
 def _given_rates(lr: float | Sequence[float] | None) -> tuple[float | None, float | None]:
