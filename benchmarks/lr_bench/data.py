@@ -76,7 +76,9 @@ def digits(folder: Path) -> Split:
 def digit_images(folder: Path) -> Split:
     """The digits as images of one channel."""
     flat = digits(folder)
-    return flat._replace(train_inputs=flat.train_inputs.view(-1, 1, 8, 8), val_inputs=flat.val_inputs.view(-1, 1, 8, 8))
+    return flat._replace(
+        train_inputs=flat.train_inputs.view(-1, 1, 8, 8), val_inputs=flat.val_inputs.view(-1, 1, 8, 8)
+    )
 
 
 @kept_on_disk

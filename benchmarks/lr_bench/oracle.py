@@ -96,7 +96,9 @@ def oracle_path(task: Task, folder: Path) -> Path:
 def oracles(tasks: Sequence[Task], folder: Path, pool: Executor) -> dict[str, Oracle]:
     """The oracle of each task, by its name; those that are not in the cache are computed."""
     missing = [task for task in tasks if not oracle_path(task, folder).exists()]
-    runs = [(task.name, use, rate, seed, folder) for task in missing for use in USES for rate in GRID for seed in SEEDS]
+    runs = [
+        (task.name, use, rate, seed, folder) for task in missing for use in USES for rate in GRID for seed in SEEDS
+    ]
     bar = tqdm(pool.map(_run, runs), total=len(runs), desc="oracles", disable=not runs)
     results = dict(zip(runs, bar, strict=True))
     for task in missing:

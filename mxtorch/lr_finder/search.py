@@ -195,7 +195,9 @@ class _evaluating:  # noqa: N801 - a context manager
         self._model = model
 
     def __enter__(self) -> None:
-        training = [module for module in self._model.modules() if isinstance(module, _BATCH_NORM) and module.training]
+        training = [
+            module for module in self._model.modules() if isinstance(module, _BATCH_NORM) and module.training
+        ]
         self._model.eval()
         for module in training:
             module.train()
