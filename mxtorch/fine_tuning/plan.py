@@ -32,6 +32,8 @@ OWN = "the optimizer's own rate"
 # A trained head hardly improves in a sweep of all layers, so that there may be no rate to be read off. Then this part
 # of the head's rate: small, safe steps.
 CAREFUL_PART = 0.1
+# On features a step costs next to nothing: enough of them for find_lr to train short heats at several rates.
+STEPS_ON_FEATURES = 400
 # The sweep of all layers costs a step of all layers for each rate: no more of them than this part of the training.
 SWEEP_PART = 0.5
 FEWEST_SWEEP_STEPS, MOST_SWEEP_STEPS = 30, 100
@@ -104,14 +106,13 @@ def fine_tune(
         if freeze_epochs:
             layers.freeze_all_but_last(trainer.model, parts)
             with _features(run, train_data, val_data, cache, views, half) as (train, val):
-                # On features a sweep costs next to nothing.
-                short = {} if train is not train_data else _short_sweep(train_data, trainer.accumulate, freeze_epochs)
+                sweep = _training_steps(train_data, trainer.accumulate, freeze_epochs)
+                if train is train_data:
+                    sweep |= _short_sweep(train_data, trainer.accumulate, freeze_epochs)
+                else:
+                    sweep["num_steps"] = STEPS_ON_FEATURES
                 own = trainer.optimizer.base_learning_rate
-                short |= _training_steps(train_data, trainer.accumulate, freeze_epochs)
-                # Held-out features cost next to nothing; held-out inputs would have to go through all layers.
-                held_out = val if train is not train_data else None
-                rate = given[0] or run.find(HEAD, (train, held_out), short, own, OWN)
-                run.fit(HEAD, train, val, freeze_epochs, rate)
+                run.fit(HEAD, train, val, freeze_epochs, given[0] or run.find(HEAD, train, sweep, own, OWN))
         if epochs:
             layers.unfreeze(trainer.model, parts, train_norms=not freeze_epochs if train_norms is None else train_norms)
             own = run.result.rates.get(HEAD, trainer.optimizer.base_learning_rate)
@@ -140,10 +141,10 @@ class _Run:
         if self.trainer.progress:
             print(sentence)
 
-    def find(self, phase: str, data: tuple[Any, Any], sweep: dict[str, Any], otherwise: float, what: str) -> float:
+    def find(self, phase: str, data: Any, sweep: dict[str, Any], otherwise: float, what: str) -> float:
         """The rate of a phase; where none can be found, a careful one, and that is told."""
         with self.timed(f"{phase}: rate search"):
-            found = self.trainer.find_lr(*data, schedule=self.schedule, **sweep)
+            found = self.trainer.find_lr(data, schedule=self.schedule, **sweep)
         self.result.found[phase] = found
         try:
             rate = found.suggestion_for(self.schedule)
