@@ -122,9 +122,7 @@ def fine_tune(
             if freeze_epochs:
                 sweep |= {"start_lr": own * SWEEP_BELOW, "end_lr": own * SWEEP_ABOVE}
                 careful, why = own * CAREFUL_PART, "a tenth of the head's"
-            run.fit(
-                ALL, train_data, val_data, epochs, given[1] or run.find(ALL, (train_data, None), sweep, careful, why)
-            )
+            run.fit(ALL, train_data, val_data, epochs, given[1] or run.find(ALL, train_data, sweep, careful, why))
     return run.result
 
 
