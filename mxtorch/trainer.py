@@ -360,19 +360,25 @@ class Trainer(Applications):
         optimizer: str | Optimizer | None = None,
         watch: Callable[[], float | Tensor] | None = None,
     ) -> LRFinderResult:
-        """Find a learning rate by the range test of Smith (2015, arXiv 1506.01186, section 3.3).
+        """Find a learning rate: the range test of Smith (2015, arXiv 1506.01186, section 3.3), then short trainings.
 
-        The rate rises from `start_lr` to `end_lr`, evenly in its logarithm, over `num_steps` real optimizer steps.
+        The rate rises from `start_lr` to `end_lr`, evenly in its logarithm, over real optimizer steps, while the loss
+        on held-out samples is watched. With 250 steps or more the sweep takes 80; the others go to heats: ten short
+        trainings from the same state, on the same batches, judged by held-out samples (docs/lr-finder.md).
         Afterwards, also after an error or Ctrl-C, everything is bit for bit what it was: parameters, buffers,
         gradients, optimizer, scaler, random generators, modes, the loader's order. No file is written, except
         to `log_dir`.
 
         Args:
             train_data: What `fit` will be given. A loader shorter than the sweep is begun again.
+            val_data: Where held-out samples come from. Without it a part of the training data, at most a third of a
+                pass, is set aside for the search. Neither is used where `training_step` alone was overridden.
             start_lr: The first rate, of the first parameter group; the other groups keep their ratios to it.
             end_lr: The last rate. The sweep ends sooner when the loss diverges.
-            num_steps: Optimizer steps; 100 are enough for most networks, more give a smoother curve.
+            num_steps: Optimizer steps to spend: 100 sweep the rate; 500 give the surest answer.
             schedule: What the rate is for: a constant rate and the peak of a one-cycle are not the same.
+            training_steps: Optimizer steps of the training that the rate is for: longer ones bear lower rates. Only
+                heats use it; None means 300.
             optimizer: The one whose rate is swept, of `other_optimizers`, by name; the others keep theirs. The
                 trainer's own when left out.
             watch: Gives the loss to draw after each step, where it is not the one that `training_step` returns.
@@ -389,6 +395,10 @@ class Trainer(Applications):
             raise ValueError(f"start_lr: got {start_lr}, which is not below end_lr, {end_lr}; give a lower start_lr")
         check_integer(num_steps, "num_steps", at_least=2)
         check_data(train_data, "train_data", passes=2)  # the data must still be there for fit
+        if training_steps is not None:
+            check_integer(training_steps, "training_steps")
+        if val_data is not None:
+            check_data(val_data, "val_data", passes=2)
         schedule = schedules.get(schedule)
         swept = several.chosen(self.optimizer, self.other_optimizers, optimizer)
         if watch is not None and not callable(watch):

@@ -76,9 +76,7 @@ def digits(folder: Path) -> Split:
 def digit_images(folder: Path) -> Split:
     """The digits as images of one channel."""
     flat = digits(folder)
-    return flat._replace(
-        train_inputs=flat.train_inputs.view(-1, 1, 8, 8), val_inputs=flat.val_inputs.view(-1, 1, 8, 8)
-    )
+    return flat._replace(train_inputs=flat.train_inputs.view(-1, 1, 8, 8), val_inputs=flat.val_inputs.view(-1, 1, 8, 8))
 
 
 @kept_on_disk
@@ -102,7 +100,7 @@ def diabetes(folder: Path) -> Split:
 
 @kept_on_disk
 def cifar10(folder: Path) -> Split:
-    """6,000 training and 1,000 validation images of CIFAR-10, 3 x 32 x 32; torchvision's download where no subset lies."""
+    """6,000 training and 1,000 validation images of CIFAR-10, 3 x 32 x 32; where no subset lies, torchvision's."""
     subset = folder / "cifar10_subset.npz"
     if subset.exists():
         raw = np.load(subset)

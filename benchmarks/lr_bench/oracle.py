@@ -21,7 +21,7 @@ from mxtorch import ScheduledOptim, schedules
 from mxtorch.lr_finder.estimate import Use
 
 # Thirds of a decade from 1e-5 to 20.
-GRID = tuple(10 ** (-5 + index / 3) for index in range(19)) + (20.0,)
+GRID = (*(10 ** (-5 + index / 3) for index in range(19)), 20.0)
 USES: tuple[Use, ...] = ("constant", "one_cycle")
 SEEDS = (100, 101)  # not those of the sweeps
 # A loss that is no number, or further above the untrained loss than this many drops, counts as that far.
@@ -96,9 +96,7 @@ def oracle_path(task: Task, folder: Path) -> Path:
 def oracles(tasks: Sequence[Task], folder: Path, pool: Executor) -> dict[str, Oracle]:
     """The oracle of each task, by its name; those that are not in the cache are computed."""
     missing = [task for task in tasks if not oracle_path(task, folder).exists()]
-    runs = [
-        (task.name, use, rate, seed, folder) for task in missing for use in USES for rate in GRID for seed in SEEDS
-    ]
+    runs = [(task.name, use, rate, seed, folder) for task in missing for use in USES for rate in GRID for seed in SEEDS]
     bar = tqdm(pool.map(_run, runs), total=len(runs), desc="oracles", disable=not runs)
     results = dict(zip(runs, bar, strict=True))
     for task in missing:

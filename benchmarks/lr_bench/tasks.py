@@ -120,7 +120,9 @@ TASKS = (
     Task("text, GRU, Adam", "development", data.text, RecurrentModel, ADAM),
     Task("text, Transformer, AdamW", "development", data.text, TransformerModel, ADAMW),
     Task("ants and bees, linear, momentum", "development", data.ants_and_bees, lambda: nn.Linear(1280, 2), MOMENTUM),
-    Task("digits, CNN with BatchNorm, momentum", "reporting", data.digit_images, lambda: cnn(1, 8, norm=True), MOMENTUM),
+    Task(
+        "digits, CNN with BatchNorm, momentum", "reporting", data.digit_images, lambda: cnn(1, 8, norm=True), MOMENTUM
+    ),
     Task(
         "digits, 10-layer tanh MLP, momentum",
         "reporting",

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
-from mxtorch.lr_finder.curve import HELD_OUT_WIDTH, TRAINING_WIDTH, Valley, clean, running_median, valley
+from mxtorch.lr_finder.curve import HELD_OUT_WIDTH, TRAINING_WIDTH, Floats, Valley, clean, running_median, valley
 from mxtorch.lr_finder.heats import Heat, best_of
 
 Use = Literal["constant", "one_cycle"]
@@ -36,16 +36,17 @@ GAP_OF_FLOOR = 2.1
 BELOW_LONELY_EDGE = 1.2
 # A one-cycle's rate is at its peak for a moment only.
 ONE_CYCLE_FACTOR = 2.15
-# Half the width of the interval around a suggestion, in decades, by what it rests on.
-HALF_WIDTH = {"sweep": 0.5, "heats": 0.35}
+# The interval around a suggestion in decades, by what it rests on. Suggestions are rather too low than too high.
+INTERVAL = {"sweep": (-0.4, 0.6), "heats": (-0.3, 0.4)}
 # Losses with targets exchanged stand so far above those with the right ones once a network has learnt something.
 KNOWS_SOMETHING = 0.2
+# Heats that were judged by fewer samples may not leave the rate of the sweep by more than this factor.
+FEW_SAMPLES = 128
+FARTHEST_FROM_SWEEP = 3.0
 DEFAULT_TRAINING_STEPS = 300
-_HEATS_MOVED = "The rate comes from short trainings, judged on held-out samples."
-_HEATS_DID_NOT_MOVE = (
-    "No short training moved the loss; the suggestion is half of the highest rate that stayed stable, no more than a "
-    "guess. mxtorch.init.check(net, batch) tells whether signals vanish."
-)
+# Smith (2015, sec. 3.3) sets the lower bound of a cycle to a third or a quarter of the upper one.
+CYCLE_RATIO = 4
+_CHECK = "mxtorch.init.check(net, batch) tells whether signals vanish or explode."
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,12 @@ class Estimate:
 
     Attributes:
         status: `ok`; `edge_only`, where the loss shows nothing but the rate at which it breaks away, and the
-            suggestion is a tenth of that; or why there is no suggestion: `no_signal` (flat), `noise`,
+            suggestion is a fraction of that; or why there is no suggestion: `no_signal` (flat), `noise`,
             `already_trained`, `range_too_short`, `too_few_steps`, `not_finite`.
         advice: What to do, in a sentence.
         suggestions: The rate for each use; empty where the evidence carries none.
         intervals: For each use, rates between which the best one is likely to lie.
-        bounds: The min and max of a cyclic schedule: where the loss begins to fall, where it stops (Smith 2015,
-            sec. 3.3). None without a suggestion.
+        bounds: The min and max of a cyclic schedule (Smith 2015, sec. 3.3); None without a suggestion.
         edge: The rate where the loss breaks away; None where it does not.
         smoothed: The running median of the training losses.
     """
@@ -82,6 +82,7 @@ def estimate(
     ended_early: bool = False,
     exchanged_loss: float | None = None,
     heats: Sequence[Heat] = (),
+    held_out_samples: int = 0,
     training_steps: int = DEFAULT_TRAINING_STEPS,
 ) -> Estimate:
     """Read a learning rate off a range test, and off heats where there were any.
@@ -94,108 +95,105 @@ def estimate(
         exchanged_loss: The held-out loss at the start with the targets of other samples: far above the true one only
             for a network that knows something.
         heats: What was trained after the sweep.
+        held_out_samples: How many samples judged the heats.
         training_steps: Optimizer steps of the training that the rate is for.
     """
     rate, loss = clean(rates, losses)
-    ended_early = ended_early or len(loss) < len(losses)
     smoothed = tuple(running_median(loss).tolist())
-
-    def without_number(status: Status, advice: str, edge: float | None = None) -> Estimate:
-        return Estimate(status, advice, edge=edge, smoothed=smoothed)
+    ended_early = ended_early or len(loss) < len(losses)
+    fault = _too_short(loss.tolist(), losses, ended_early)
+    if fault is not None:
+        return Estimate(*fault, smoothed=smoothed)
 
     points = _held_out_curve(held_out)
-    if len(loss) < FEWEST_STEPS:
-        if len(loss) == 0 and len(losses):
-            return without_number("not_finite", "The loss is not finite from the start: look at data and model.")
-        if ended_early and len(loss):
-            return without_number(
-                "range_too_short", "The loss broke away almost at once: lower start_lr by a factor of 100."
-            )
-        return without_number("too_few_steps", f"Only {len(loss)} usable steps: raise num_steps to 100.")
-    if points is None:
-        shape = valley(rate, loss, width=TRAINING_WIDTH)
-        shape = shape if shape.rises or not ended_early else _ending_at_edge(shape)
-    else:
-        shape = valley(*points, width=HELD_OUT_WIDTH)
+    shape = valley(rate, loss, width=TRAINING_WIDTH) if points is None else valley(*points, width=HELD_OUT_WIDTH)
+    if points is None and ended_early and not shape.rises:
+        shape = replace(shape, rises=True, edge=float(rate[-1]))  # it broke away beyond its last point
     edge = shape.edge if shape.rises else None
-    first_tenth = float(shape.rates[0]) * (float(rate[-1]) / float(shape.rates[0])) ** 0.1
-
-    flat = shape.drop <= max(DROP_IN_NOISE * shape.noise, SMALLEST_RELATIVE_DROP * abs(shape.start))
     raced = best_of(heats, shape.start, training_steps)
     if raced is not None:
         suggestion, moved = raced
         status: Status = "ok" if moved else "edge_only"
-        advice = _HEATS_MOVED if moved else _HEATS_DID_NOT_MOVE
-    elif edge is not None and edge <= first_tenth:
-        return without_number("range_too_short", f"The loss rises from the start: lower start_lr (now {rate[0]:.3g}).")
-    elif flat and edge is None:
-        if shape.drop > SMALLEST_RELATIVE_DROP * abs(shape.start):
-            return without_number(
-                "noise", "The loss is noise: try a larger batch, accumulate=, val_data=, or num_steps=300."
-            )
-        return without_number(
-            "no_signal",
-            "The loss does not change at any rate: raise end_lr; or the network is too hard to train as initialised "
-            "(mxtorch.init.check(net, batch) tells).",
-        )
-    elif flat and exchanged_loss is not None and _knows_something(shape.start, exchanged_loss):
-        return without_number(
-            "already_trained",
-            f"The network has learnt this already, and its loss only rises, from {edge:.2g} on. To go on training, "
-            "set a rate a hundred times lower by hand.",
-            edge,
-        )
-    elif not flat and edge is None and shape.lowest >= shape.rates[-1 - HELD_OUT_WIDTH]:
-        return without_number(
-            "range_too_short", f"The loss still falls at the highest rate: raise end_lr (now {rate[-1]:.3g})."
-        )
-    elif flat:
-        assert edge is not None
-        status = "edge_only"
-        suggestion = edge * 10**-BELOW_LONELY_EDGE
         advice = (
-            f"The loss falls at no rate and breaks away at {edge:.2g}; the suggestion is a tenth of that and no more "
-            "than a guess. mxtorch.init.check(net, batch) tells whether signals vanish; num_steps=500 tries rates."
+            "Short trainings, judged on held-out samples, speak for it."
+            if moved
+            else "No short training moved the loss: half of the highest stable rate, and no more than a guess. "
+            + _CHECK
         )
     else:
-        status = "ok"
-        suggestion = _from_shape(shape)
-        advice = f"The loss falls from {shape.falls_from:.2g} and is lowest at {shape.lowest:.2g}."
-    suggestion = min(max(suggestion, float(rate[0])), float(rates_end(rates)))
+        fault = _no_evidence(shape, rate, exchanged_loss)
+        if fault is not None:
+            return Estimate(*fault, edge=edge, smoothed=smoothed)
+        if _is_flat(shape):
+            status, suggestion = "edge_only", shape.edge * 10**-BELOW_LONELY_EDGE
+            advice = (
+                f"The loss falls at no rate and breaks away at {shape.edge:.2g}: a fraction of that, and no more than "
+                f"a guess. num_steps=500 tries rates. {_CHECK}"
+            )
+        else:
+            status, suggestion = "ok", _from_shape(shape)
+            advice = f"The loss falls from {shape.falls_from:.2g} and is lowest at {shape.lowest:.2g}."
+
+    lowest, highest = float(rate[0]), float(max(rates))
+    low, high = INTERVAL["sweep" if raced is None else "heats"]
     suggestions: dict[Use, float] = {
-        "constant": suggestion,
-        "one_cycle": min(suggestion * ONE_CYCLE_FACTOR, float(rates_end(rates))),
+        "constant": min(max(suggestion, lowest), highest),
+        "one_cycle": min(max(suggestion * ONE_CYCLE_FACTOR, lowest), highest),
     }
-    half = 10 ** HALF_WIDTH["sweep" if raced is None else "heats"]
+    peak = suggestions["one_cycle"]
     return Estimate(
         status,
         advice,
         suggestions=suggestions,
-        intervals={use: (value / half, value * half) for use, value in suggestions.items()},
-        bounds=(min(shape.falls_from, shape.lowest / 4), shape.lowest) if not flat else None,
+        intervals={use: (value * 10**low, value * 10**high) for use, value in suggestions.items()},
+        bounds=(peak / CYCLE_RATIO, peak),
         edge=edge,
         smoothed=smoothed,
     )
 
 
-def rates_end(rates: Sequence[float]) -> float:
-    """The highest rate that was asked for."""
-    return max(rates)
+def _too_short(usable: Sequence[float], losses: Sequence[float], ended_early: bool) -> tuple[Status, str] | None:
+    """Why there are too few losses to be read, if so."""
+    if len(usable) >= FEWEST_STEPS:
+        return None
+    if not usable and len(losses):
+        return "not_finite", "The loss is not finite from the start: look at data and model."
+    if usable and ended_early:
+        return "range_too_short", "The loss broke away almost at once: lower start_lr by a factor of 100."
+    return "too_few_steps", f"Only {len(usable)} usable steps: raise num_steps to 100."
 
 
-def _held_out_curve(held_out: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray] | None:
+def _no_evidence(shape: Valley, rate: Floats, exchanged_loss: float | None) -> tuple[Status, str] | None:
+    """Why the curve carries no number, if so."""
+    flat = _is_flat(shape)
+    first_tenth = float(rate[0]) * (float(rate[-1]) / float(rate[0])) ** 0.1
+    if shape.rises and shape.edge <= first_tenth:
+        return "range_too_short", f"The loss rises from the start: lower start_lr (now {rate[0]:.3g})."
+    if flat and exchanged_loss is not None and exchanged_loss - shape.start > KNOWS_SOMETHING * abs(exchanged_loss):
+        return "already_trained", (
+            "The network has learnt this already, and no rate makes its loss fall. To go on training, set a rate by "
+            "hand, well below the one where the curve rises."
+        )
+    if flat and not shape.rises:
+        if shape.drop > SMALLEST_RELATIVE_DROP * abs(shape.start):
+            return "noise", "The loss is noise: try a larger batch, accumulate=, validation data, or num_steps=500."
+        return "no_signal", f"The loss does not change clearly at any rate: raise end_lr (now {rate[-1]:.3g}). {_CHECK}"
+    if not flat and not shape.rises and shape.lowest >= shape.rates[-2]:
+        return "range_too_short", f"The loss still falls at the highest rate: raise end_lr (now {rate[-1]:.3g})."
+    return None
+
+
+def _is_flat(shape: Valley) -> bool:
+    return shape.drop <= max(DROP_IN_NOISE * shape.noise, SMALLEST_RELATIVE_DROP * abs(shape.start))
+
+
+def _held_out_curve(held_out: Sequence[tuple[float, float]]) -> tuple[Floats, Floats] | None:
     """Rates and losses in the order of the rates; None where there are too few to be read."""
     points = sorted(point for point in held_out if math.isfinite(point[0]) and not math.isnan(point[1]))
     if len(points) < FEWEST_HELD_OUT or not math.isfinite(points[0][1]):
         return None
     rates, losses = np.array(points, dtype=np.float64).T
     return rates, losses
-
-
-def _ending_at_edge(shape: Valley) -> Valley:
-    from dataclasses import replace
-
-    return replace(shape, rises=True, edge=float(shape.rates[-1]))
 
 
 def _from_shape(shape: Valley) -> float:
@@ -207,7 +205,3 @@ def _from_shape(shape: Valley) -> float:
     gap = math.log10(shape.edge / shape.mostly_fallen)
     share = min(max((gap - GAP_OF_EDGE) / (GAP_OF_FLOOR - GAP_OF_EDGE), 0.0), 1.0)
     return float(near_edge ** (1 - share) * min(near_edge, shape.half_way) ** share)
-
-
-def _knows_something(loss: float, exchanged: float) -> bool:
-    return exchanged - loss > KNOWS_SOMETHING * abs(exchanged)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 from mxtorch import batches, state
 
 # Of training data without validation data, at most this share of a pass, and so many windows, are held out.
-LARGEST_SHARE = 0.2
+LARGEST_SHARE = 1 / 3
 MOST_WINDOWS = 12
 
 

@@ -90,7 +90,12 @@ def find_lr(
     if not sweep.losses and trainer.engine.scaler is None:
         raise ValueError("optimizer: training_step took no step with it; call its step() there, or sweep another")
     return LRFinderResult.of(
-        sweep, request.schedule, heats=heats, exchanged_loss=exchanged_loss, training_steps=training_steps
+        sweep,
+        request.schedule,
+        heats,
+        exchanged_loss=exchanged_loss,
+        held_out_samples=search.samples,
+        training_steps=training_steps,
     )
 
 
@@ -112,6 +117,11 @@ class _Search:
     def judges(self) -> bool:
         """Whether there are held-out batches."""
         return bool(self._held_out)
+
+    @property
+    def samples(self) -> int:
+        """How many samples are held out."""
+        return sum(batches.batch_size(batch) or 1 for batch in self._held_out)
 
     @property
     def probe_batches(self) -> int:
@@ -195,9 +205,7 @@ class _evaluating:  # noqa: N801 - a context manager
         self._model = model
 
     def __enter__(self) -> None:
-        training = [
-            module for module in self._model.modules() if isinstance(module, _BATCH_NORM) and module.training
-        ]
+        training = [module for module in self._model.modules() if isinstance(module, _BATCH_NORM) and module.training]
         self._model.eval()
         for module in training:
             module.train()

@@ -20,8 +20,8 @@ NOISE_WINDOW = 50
 
 
 # Steps between two looks at the held-out loss: while it rests, and once it moves by this share.
-RESTING_INTERVAL = 6
-MOVING_INTERVAL = 2
+RESTING_INTERVAL = 8
+MOVING_INTERVAL = 3
 MOVEMENT = 0.005
 # So many held-out losses in a row far above the first one end the sweep.
 RISEN_IN_A_ROW = 3
@@ -126,7 +126,7 @@ def range_test(
 
 
 def rate_setter(optimizer: ScheduledOptim) -> Callable[[float], None]:
-    """A function that sets the first group's rate, the others in the ratios they have now; the schedule is set aside."""
+    """A function that sets the first group's rate, and the others in their ratios to it; the schedule is set aside."""
     optimizer.schedule = None
     groups = optimizer.param_groups
     ratios = [base / optimizer.base_learning_rate for base in optimizer.base_learning_rates]
