@@ -36,6 +36,7 @@ GAP_OF_FLOOR = 2.1
 BELOW_LONELY_EDGE = 1.2
 # A one-cycle's rate is at its peak for a moment only.
 ONE_CYCLE_FACTOR = 2.15
+LONELY_ONE_CYCLE_FACTOR = 1.5  # a guess is not stretched as far
 # The interval around a suggestion in decades, by what it rests on. Suggestions are rather too low than too high.
 INTERVAL = {"sweep": (-0.4, 0.6), "heats": (-0.3, 0.4)}
 # Losses with targets exchanged stand so far above those with the right ones once a network has learnt something.
@@ -107,8 +108,9 @@ def estimate(
 
     points = _held_out_curve(held_out)
     shape = valley(rate, loss, width=TRAINING_WIDTH) if points is None else valley(*points, width=HELD_OUT_WIDTH)
-    if ended_early and not shape.rises:
-        shape = replace(shape, rises=True, edge=float(rate[-1]))  # it broke away beyond its last point
+    if ended_early and not shape.rises:  # it broke away in the training loss, before the held-out one was seen to
+        trained = valley(rate, loss, width=TRAINING_WIDTH)
+        shape = replace(shape, rises=True, edge=trained.edge if trained.rises else float(rate[-1]))
     edge = shape.edge if shape.rises else None
     raced = best_of(heats, shape.start, training_steps)
     if raced is not None:
@@ -135,10 +137,11 @@ def estimate(
             advice = f"The loss falls from {shape.falls_from:.2g} and is lowest at {shape.lowest:.2g}."
 
     lowest, highest = float(rate[0]), float(max(rates))
+    peak_factor = ONE_CYCLE_FACTOR if status == "ok" else LONELY_ONE_CYCLE_FACTOR
     low, high = INTERVAL["sweep" if raced is None else "heats"]
     suggestions: dict[Use, float] = {
         "constant": min(max(suggestion, lowest), highest),
-        "one_cycle": min(max(suggestion * ONE_CYCLE_FACTOR, lowest), highest),
+        "one_cycle": min(max(suggestion * peak_factor, lowest), highest),
     }
     peak = suggestions["one_cycle"]
     return Estimate(
