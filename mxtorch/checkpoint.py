@@ -5,12 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO
 
 import torch
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 FORMAT = "mxtorch.checkpoint"
 FORMAT_VERSION = 2
@@ -75,7 +84,7 @@ def write(path: str | Path, content: dict[str, Any]) -> None:
     """
     with atomic_file(path) as file:
         sink = _Sink(file)
-        torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **content}, sink)
+        torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **content}, sink)  # type: ignore[arg-type]
         sink.raise_failure()
 
 
@@ -128,6 +137,72 @@ def check_same_tensors(
     ]
     if differences:
         raise CheckpointError(f"{path} is a checkpoint of another {what}: it {'; it '.join(differences)}")
+
+
+def link(path: str | Path, target: str) -> None:
+    """Let `path` be a symlink to the file `target` in the same folder, in one step; a copy where there are none.
+
+    Raises:
+        OSError: Neither can be made.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        os.symlink(target, temporary)
+    except (OSError, NotImplementedError):
+        with open(path.with_name(target), "rb") as source, atomic_file(path) as copy:
+            shutil.copyfileobj(source, copy)
+        return
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise
+
+
+class FolderLock:
+    """A folder that one run has to itself, until `release` or the end of the process.
+
+    The system gives it back when a process dies, however it dies. Where there are no such locks (Windows), nothing is
+    locked.
+
+    Args:
+        folder: It gets a file `.lock`.
+        seconds: Wait so long for another holder.
+
+    Raises:
+        OSError: The file can't be made.
+        ValueError: Another run holds it.
+    """
+
+    def __init__(self, folder: Path, seconds: float) -> None:
+        self._descriptor: int | None = None
+        if fcntl is None:
+            return
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(folder / ".lock", flags, 0o666)
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    os.close(descriptor)
+                    raise ValueError(
+                        f"folder: another run writes its checkpoints to {str(folder)!r}; give this one another folder"
+                    ) from None
+                time.sleep(0.1)
+            except OSError:  # a file system without locks
+                break
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Give the folder back."""
+        if self._descriptor is not None and fcntl is not None:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # worker processes have copies of the descriptor
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 class _Sink:

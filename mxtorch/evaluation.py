@@ -28,6 +28,7 @@ def evaluate(trainer: Trainer, data: Iterable[Any], prefix: str) -> dict[str, fl
         trainer.model.eval()
         trainer.first_batch = True
         for host_batch in data:
+            trainer.check_interruption()
             batch = trainer.engine.move(host_batch)
             try:
                 with trainer.engine.autocast():
@@ -62,6 +63,7 @@ def predict(trainer: Trainer, data: Iterable[Any]) -> Any:
     with state.preserved_modes(trainer.model):
         trainer.model.eval()
         for host_batch in data:
+            trainer.check_interruption()
             batch = trainer.engine.move(host_batch)
             try:
                 with trainer.engine.autocast():

@@ -1,0 +1,161 @@
+"""One `fit` as it goes on: its lengths, its data, where it stands."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from mxtorch import portable, state
+from mxtorch.feed import Feed
+from mxtorch.meters import LossMeter
+from mxtorch.metrics import MetricBuffer
+from mxtorch.rates import RunScheduler
+
+
+@dataclass
+class RunPlan:
+    """The lengths of a run and where it is: `epoch` counts from 0 within this `fit`."""
+
+    epochs: int = 0
+    steps_per_epoch: int | None = None
+    validates: bool = False
+    epoch: int = 0
+
+
+@dataclass
+class Run:
+    """What a `fit` is doing, so that a checkpoint can hold it.
+
+    Attributes:
+        ordinal: Which call of `fit` of its trainer, from 1.
+        plan: Its lengths, and the epoch.
+        feed: The training data.
+        val_data: The validation data.
+        scheduler: The torch scheduler, if there is one.
+        settings: What it was started with, to be compared when it is resumed.
+        meter: The losses of this epoch so far; None between epochs.
+        metrics: The training metrics of this epoch so far.
+        figures: What training this epoch gave, once it is over; validation comes next.
+        started: When the epoch began, on the monotonic clock.
+        complete: Whether the epoch is over and in the history.
+        resumes: Whether it was told to go on from a checkpoint.
+    """
+
+    ordinal: int
+    plan: RunPlan
+    feed: Feed
+    val_data: Iterable[Any] | None
+    scheduler: RunScheduler
+    settings: dict[str, Any] = field(default_factory=dict)
+    meter: LossMeter | None = None
+    metrics: MetricBuffer | None = None
+    figures: dict[str, float] | None = None
+    started: float = 0.0
+    complete: bool = False
+    resumes: bool = False
+    _before_validation: dict[str, Any] | None = None
+
+    def begin_epoch(self) -> None:
+        """Go to the next epoch, and start its clock; what was loaded from a checkpoint stays."""
+        self.plan.epoch, self.complete = self.epochs_done, False
+        if self.meter is None and self.figures is None:
+            self.started = time.perf_counter()
+
+    @property
+    def trained(self) -> bool:
+        """Whether the epoch has all its steps, as one that was saved after its last."""
+        return self.meter is not None and self.meter.count == self.plan.steps_per_epoch
+
+    def open_meter(self, first_step: int, metrics: Any) -> LossMeter:
+        """The meter and metrics of this epoch, begun or as loaded."""
+        if self.meter is None:
+            self.meter = LossMeter(first_step)
+            self.metrics = None if metrics is None else MetricBuffer(metrics)
+        return self.meter
+
+    def end_training(self) -> dict[str, float]:
+        """The figures of the epoch's training. Random states are noted, to begin the validation anew if need be."""
+        assert self.meter is not None
+        self.figures = self.meter.finish() | ({} if self.metrics is None else self.metrics.compute("train"))
+        self.meter = self.metrics = None
+        self._before_validation = _states(self.val_data) if self.val_data is not None else None
+        return self.figures
+
+    @property
+    def validating(self) -> bool:
+        """Whether the epoch is trained and not yet in the history."""
+        return self.figures is not None
+
+    def end_epoch(self) -> None:
+        """The epoch is in the history."""
+        self.figures = self._before_validation = None
+        self.complete = True
+
+    def rewind_validation(self) -> None:
+        """A validation that was broken off has taken random numbers: give them back."""
+        if self._before_validation is not None:
+            state.set_random_state(self._before_validation["random"])
+            portable.set_loader_state(self.val_data, self._before_validation["loader"])
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs that are over."""
+        return self.plan.epoch + int(self.complete)
+
+    def state_dict(self, *, stopping: bool) -> dict[str, Any]:
+        """Everything about the place, between two steps."""
+        training = not self.complete and self.figures is None
+        scheduler = self.scheduler.scheduler
+        return {
+            "ordinal": self.ordinal,
+            "settings": self.settings,
+            "epoch": self.epochs_done,
+            "stopping": stopping,
+            "feed": self.feed.state_dict(within_epoch=training and self.meter is not None),
+            "validation": None if self.val_data is None else portable.loader_state(self.val_data),
+            "scheduler": None if scheduler is None else scheduler.state_dict(),
+            "figures": self.figures,
+            "meter": None if self.meter is None else self.meter.state_dict(),
+            "metrics": None if self.metrics is None else self.metrics.state_dict(),
+            "elapsed": 0.0 if self.complete else time.perf_counter() - self.started,
+        }
+
+    def load_state_dict(self, saved: dict[str, Any], metrics: Any, device: torch.device) -> None:
+        """Take the place that `state_dict` gave. Global random states are those of the place, before and after."""
+        random = state.random_state()
+        if self.scheduler.scheduler is not None:
+            self.scheduler.scheduler.load_state_dict(saved["scheduler"])
+        self.ordinal, self.plan.epoch, self.complete = saved["ordinal"], saved["epoch"], False
+        self.figures = saved["figures"]
+        self.started = time.perf_counter() - saved["elapsed"]
+        self.meter = self.metrics = None
+        if saved["meter"] is not None:
+            self.meter = LossMeter(0)
+            self.meter.load_state_dict(saved["meter"], device)
+        if metrics is not None and saved["metrics"] is not None:
+            self.metrics = MetricBuffer(metrics)
+            self.metrics.load_state_dict(saved["metrics"])
+        self._load_validation(saved)
+        self.feed.load_state_dict(saved["feed"])
+        state.set_random_state(random)
+        if self.figures is not None:
+            self._before_validation = _states(self.val_data)
+
+    def _load_validation(self, saved: dict[str, Any]) -> None:
+        """Counters and generators; persistent workers, which draw from the global generator when they start."""
+        data = self.val_data
+        if data is None or saved["validation"] is None:
+            return
+        started = saved["epoch"] > 0 and isinstance(data, DataLoader)
+        if started and data.persistent_workers and data.num_workers and data._iterator is None:  # type: ignore[attr-defined]
+            iter(data)
+        portable.set_loader_state(data, saved["validation"])
+
+
+def _states(data: Any) -> dict[str, Any]:
+    return {"random": state.random_state(), "loader": portable.loader_state(data)}
