@@ -37,6 +37,7 @@ class Feed:
         self.data = data
         self.batches = 0  # taken in this epoch
         self._interrupted = interrupted
+        self._parts = portable.LoaderState(data)
         self._last: Batch = None
         self._start: dict[str, Any] | None = None
         self._saved: dict[str, Any] | None = None
@@ -53,7 +54,7 @@ class Feed:
             if self._persistent and self._start is not None:
                 self._past.append({**self._start, "batches": self.batches})
             self.batches = 0
-            self._start = _states(self.data)
+            self._start = self._states()
             iterator = iter(self.data)
         else:
             iterator = self._back_to(saved)
@@ -79,13 +80,13 @@ class Feed:
         """Batches of this epoch once more, of a data set with indices; none of other data."""
         if not _has_indices(self.data) or self._start is None or self._persistent:
             return []
-        random, loader = state.random_state(), portable.loader_state(self.data)
+        random, loader = state.random_state(), self._parts.state_dict()
         try:
-            _set_states(self.data, self._start)
+            self._set_states(self._start)
             return list(itertools.islice(iter(self.data), first, first + count))
         finally:
             state.set_random_state(random)
-            portable.set_loader_state(self.data, loader)
+            self._parts.load_state_dict(loader)
 
     def state_dict(self, *, within_epoch: bool) -> dict[str, Any]:
         """Where the data were read to.
@@ -100,7 +101,7 @@ class Feed:
             "start": self._start if within_epoch else None,
             "batches": self.batches if within_epoch else 0,
             "past": list(past),
-            "now": portable.loader_state(self.data),
+            "now": self._parts.state_dict(),
             "own": self.data.state_dict() if _has_state(self.data) else None,  # type: ignore[attr-defined]
             "last": digest(self._last) if within_epoch else None,
         }
@@ -125,7 +126,7 @@ class Feed:
         if saved["own"] is not None and _has_state(self.data):
             iterator = iter(self.data)
         else:
-            _set_states(self.data, saved["start"])
+            self._set_states(saved["start"])
             iterator = iter(self.data)
             self._take_again(iterator, saved)
         state.set_random_state(saved["random"])
@@ -134,7 +135,7 @@ class Feed:
 
     def _replay_past(self) -> None:
         for epoch in self._past:
-            _set_states(self.data, epoch)
+            self._set_states(epoch)
             for _ in itertools.islice(iter(self.data), epoch["batches"]):
                 pass
 
@@ -147,7 +148,7 @@ class Feed:
             else:
                 for _ in range(count - 1):
                     next(iterator)
-            before = digest(_states(self.data))
+            before = digest(self._states())
             batch = next(iterator) if count else None
         except StopIteration:
             raise CheckpointError(
@@ -155,7 +156,7 @@ class Feed:
             ) from None
         if digest(batch) == saved["last"]:
             return
-        if before == digest(_states(self.data)):
+        if before == digest(self._states()):
             warnings.warn(
                 f"The run can't go on exactly: batch {count} of train_data is not the one that the run saw. The data "
                 "have changed, or have an order of their own that no random state tells; give a DataLoader over a "
@@ -169,8 +170,15 @@ class Feed:
                 stacklevel=2,
             )
 
+    def _states(self) -> dict[str, Any]:
+        return {"random": state.random_state(), "loader": self._parts.state_dict()}
+
+    def _set_states(self, saved: dict[str, Any]) -> None:
+        state.set_random_state(saved["random"])
+        self._parts.load_state_dict(saved["loader"])
+
     def _set_loader(self, saved: list[dict[str, Any]]) -> None:
-        if not portable.set_loader_state(self.data, saved):
+        if not self._parts.load_state_dict(saved):
             warnings.warn(
                 "The run may not go on exactly: the loader's samplers, data set or transforms are not of the kinds "
                 "that they were of.",
@@ -192,15 +200,6 @@ def digest(value: Any) -> int:
         return zlib.crc32(repr([digest(item) for item in value]).encode())
     plain = isinstance(value, (str, bytes, bool, int, float, type(None)))
     return zlib.crc32(repr(value).encode() if plain else type(value).__name__.encode())
-
-
-def _states(data: Any) -> dict[str, Any]:
-    return {"random": state.random_state(), "loader": portable.loader_state(data)}
-
-
-def _set_states(data: Any, saved: dict[str, Any]) -> None:
-    state.set_random_state(saved["random"])
-    portable.set_loader_state(data, saved["loader"])
 
 
 def _has_indices(data: Any) -> bool:

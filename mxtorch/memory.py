@@ -57,8 +57,8 @@ def warn_of_batch_norm(model: nn.Module) -> None:
     if norms:
         warnings.warn(
             f"auto_accumulate: the batch is taken in parts from here on, and {norms[0]} (BatchNorm) normalises each "
-            "part by its own mean and variance: the training is not that of the whole batch. Group or layer normalisation "
-            "would keep it.",
+            "part by its own mean and variance: the training is not that of the whole batch. Group or layer "
+            "normalisation would keep it.",
             stacklevel=2,
         )
 

@@ -85,30 +85,42 @@ def set_packed_generator(generator: Any, packed: dict[str, Any]) -> None:
         state.set_generator_state(generator, state.unpacked_numpy_state(packed["state"]))
 
 
-def loader_state(loader: Any) -> list[dict[str, Any]]:
-    """Generators and counters of all that a loader is made of: samplers, data set, transforms."""
-    return [
-        packed_generator(part)
-        if state.is_generator(part)
-        else {"kind": type(part).__name__, "numbers": {} if _is_loader(part) else _numbers(part)}
-        for part in state.parts_of(loader)
-    ]
+class LoaderState:
+    """Generators and counters of all that a loader is made of: samplers, data set, transforms.
 
+    Numbers count only once they differ from what they were when this was made: what never changes belongs to the
+    program and not to a file.
+    """
 
-def set_loader_state(loader: Any, saved: list[dict[str, Any]]) -> bool:
-    """Put back what `loader_state` gave; False where the loader is made of other parts, and nothing was changed."""
-    parts = state.parts_of(loader)
-    if [type(part).__name__ for part in parts] != [entry["kind"] for entry in saved]:
-        return False
-    for part, entry in zip(parts, saved, strict=True):
-        if state.is_generator(part):
-            set_packed_generator(part, entry)
-            continue
-        now = _numbers(part)
-        for name, value in entry["numbers"].items():
-            if name in now and now[name] != value:
-                setattr(part, name, value)
-    return True
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+        self._initial = {id(part): _numbers(part) for part in state.parts_of(loader)}
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """By part, in the order in which they are found."""
+        saved = []
+        for part in state.parts_of(self._loader):
+            if state.is_generator(part):
+                saved.append(packed_generator(part))
+            else:
+                initial = self._initial.get(id(part), {})
+                changed = {name: value for name, value in _numbers(part).items() if value != initial.get(name)}
+                saved.append({"kind": type(part).__name__, "numbers": changed})
+        return saved
+
+    def load_state_dict(self, saved: list[dict[str, Any]]) -> bool:
+        """Put back what `state_dict` gave; False where the loader is made of other parts, and nothing was changed."""
+        parts = state.parts_of(self._loader)
+        if [type(part).__name__ for part in parts] != [entry["kind"] for entry in saved]:
+            return False
+        for part, entry in zip(parts, saved, strict=True):
+            if state.is_generator(part):
+                set_packed_generator(part, entry)
+                continue
+            for name, value in ({**self._initial.get(id(part), {}), **entry["numbers"]}).items():
+                if vars(part).get(name) != value:
+                    setattr(part, name, value)
+        return True
 
 
 def _is_loader(part: Any) -> bool:
@@ -116,6 +128,8 @@ def _is_loader(part: Any) -> bool:
 
 
 def _numbers(part: Any) -> dict[str, bool | int | float]:
+    if _is_loader(part) or state.is_generator(part):
+        return {}
     return {name: value for name, value in vars(part).items() if type(value) in (bool, int, float)}
 
 

@@ -58,7 +58,11 @@ class Run:
     started: float = 0.0
     complete: bool = False
     resumes: bool = False
+    _validation: portable.LoaderState = field(init=False)
     _before_validation: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        self._validation = portable.LoaderState(self.val_data)
 
     def begin_epoch(self) -> None:
         """Go to the next epoch, and start its clock; what was loaded from a checkpoint stays."""
@@ -83,7 +87,7 @@ class Run:
         assert self.meter is not None
         self.figures = self.meter.finish() | ({} if self.metrics is None else self.metrics.compute("train"))
         self.meter = self.metrics = None
-        self._before_validation = _states(self.val_data) if self.val_data is not None else None
+        self._before_validation = self._validation_states()
         return self.figures
 
     @property
@@ -100,7 +104,7 @@ class Run:
         """A validation that was broken off has taken random numbers: give them back."""
         if self._before_validation is not None:
             state.set_random_state(self._before_validation["random"])
-            portable.set_loader_state(self.val_data, self._before_validation["loader"])
+            self._validation.load_state_dict(self._before_validation["loader"])
 
     @property
     def epochs_done(self) -> int:
@@ -117,7 +121,7 @@ class Run:
             "epoch": self.epochs_done,
             "stopping": stopping,
             "feed": self.feed.state_dict(within_epoch=training and self.meter is not None),
-            "validation": None if self.val_data is None else portable.loader_state(self.val_data),
+            "validation": None if self.val_data is None else self._validation.state_dict(),
             "scheduler": None if scheduler is None else scheduler.state_dict(),
             "figures": self.figures,
             "meter": None if self.meter is None else self.meter.state_dict(),
@@ -144,7 +148,10 @@ class Run:
         self.feed.load_state_dict(saved["feed"])
         state.set_random_state(random)
         if self.figures is not None:
-            self._before_validation = _states(self.val_data)
+            self._before_validation = self._validation_states()
+
+    def _validation_states(self) -> dict[str, Any]:
+        return {"random": state.random_state(), "loader": self._validation.state_dict()}
 
     def _load_validation(self, saved: dict[str, Any]) -> None:
         """Counters and generators; persistent workers, which draw from the global generator when they start."""
@@ -154,8 +161,4 @@ class Run:
         started = saved["epoch"] > 0 and isinstance(data, DataLoader)
         if started and data.persistent_workers and data.num_workers and data._iterator is None:  # type: ignore[attr-defined]
             iter(data)
-        portable.set_loader_state(data, saved["validation"])
-
-
-def _states(data: Any) -> dict[str, Any]:
-    return {"random": state.random_state(), "loader": portable.loader_state(data)}
+        self._validation.load_state_dict(saved["validation"])
