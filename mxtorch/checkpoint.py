@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -11,7 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import torch
 
@@ -163,46 +164,56 @@ def link(path: str | Path, target: str) -> None:
 class FolderLock:
     """A folder that one run has to itself, until `release` or the end of the process.
 
-    The system gives it back when a process dies, however it dies. Where there are no such locks (Windows), nothing is
-    locked.
+    The system gives it back when a process dies, however it dies, and processes that it forked do not hold it. Where
+    there are no such locks (Windows), runs of one process alone are kept apart.
 
     Args:
         folder: It gets a file `.lock`.
-        seconds: Wait so long for another holder.
+        seconds: Wait so long for another process.
 
     Raises:
         OSError: The file can't be made.
         ValueError: Another run holds it.
     """
 
+    _held: ClassVar[set[str]] = set()  # a process's own locks do not keep it out
+
     def __init__(self, folder: Path, seconds: float) -> None:
+        self._name = str(folder.resolve())
         self._descriptor: int | None = None
-        if fcntl is None:
-            return
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(folder / ".lock", flags, 0o666)
-        end = time.monotonic() + seconds
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    os.close(descriptor)
-                    raise ValueError(
-                        f"folder: another run writes its checkpoints to {str(folder)!r}; give this one another folder"
-                    ) from None
-                time.sleep(0.1)
-            except OSError:  # a file system without locks
-                break
-        self._descriptor = descriptor
+        if self._name in self._held:
+            raise ValueError(self._message())
+        if fcntl is not None:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._descriptor = os.open(folder / ".lock", flags, 0o666)
+            self._wait(seconds)
+        self._held.add(self._name)
 
     def release(self) -> None:
         """Give the folder back."""
-        if self._descriptor is not None and fcntl is not None:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # worker processes have copies of the descriptor
+        self._held.discard(self._name)
+        if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+    def _wait(self, seconds: float) -> None:
+        assert fcntl is not None
+        assert self._descriptor is not None
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    return  # a file system without locks
+                if time.monotonic() > end:
+                    os.close(self._descriptor)
+                    raise ValueError(self._message()) from None
+                time.sleep(0.1)
+
+    def _message(self) -> str:
+        return f"folder: another run writes its checkpoints to {self._name!r}; give this one another folder"
 
 
 class _Sink:

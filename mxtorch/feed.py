@@ -70,6 +70,21 @@ class Feed:
             self._last = batch
             yield batch
 
+    def begin_pass(self) -> None:
+        """Note the states before a pass that its owner makes over the whole of the data, as validation does."""
+        self._start = self._states()
+
+    def end_pass(self) -> None:
+        """The pass is over."""
+        if self._persistent and self._start is not None:
+            self._past.append({**self._start, "batches": None})
+        self._start = None
+
+    def rewind_pass(self) -> None:
+        """The pass was broken off: give the random numbers back that it took."""
+        if self._start is not None:
+            self._set_states(self._start)
+
     def skip_rest(self) -> None:
         """Of an epoch that was loaded and has no batches to come: bring its loader to the place, and take none."""
         saved, self._saved = self._saved, None
@@ -95,7 +110,7 @@ class Feed:
             within_epoch: False at an epoch's end, where the next one begins with the states as they are.
         """
         past = self._past
-        if self._persistent and not within_epoch and self._start is not None:
+        if self._persistent and not within_epoch and self.batches and self._start is not None:
             past = [*past, {**self._start, "batches": self.batches}]
         return {
             "start": self._start if within_epoch else None,

@@ -116,7 +116,7 @@ def settings_of(trainer: Trainer, run: Run, lr: Any, given_schedule: Any) -> dic
         "samples": _samples(data),
         "steps_per_epoch": run.plan.steps_per_epoch,
         "epochs": run.plan.epochs,
-        "validation": run.val_data is not None,
+        "validation": run.validation is not None,
         "clip_grad_norm": trainer.clip_grad_norm,
         "num_workers": getattr(data, "num_workers", None),
         "prefetch_factor": getattr(data, "prefetch_factor", None),

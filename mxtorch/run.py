@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
-from mxtorch import portable, state
+from mxtorch import state
 from mxtorch.feed import Feed
 from mxtorch.meters import LossMeter
 from mxtorch.metrics import MetricBuffer
@@ -35,7 +33,7 @@ class Run:
         ordinal: Which call of `fit` of its trainer, from 1.
         plan: Its lengths, and the epoch.
         feed: The training data.
-        val_data: The validation data.
+        validation: The validation data.
         scheduler: The torch scheduler, if there is one.
         settings: What it was started with, to be compared when it is resumed.
         meter: The losses of this epoch so far; None between epochs.
@@ -49,7 +47,7 @@ class Run:
     ordinal: int
     plan: RunPlan
     feed: Feed
-    val_data: Iterable[Any] | None
+    validation: Feed | None
     scheduler: RunScheduler
     settings: dict[str, Any] = field(default_factory=dict)
     meter: LossMeter | None = None
@@ -58,11 +56,6 @@ class Run:
     started: float = 0.0
     complete: bool = False
     resumes: bool = False
-    _validation: portable.LoaderState = field(init=False)
-    _before_validation: dict[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        self._validation = portable.LoaderState(self.val_data)
 
     def begin_epoch(self) -> None:
         """Go to the next epoch, and start its clock; what was loaded from a checkpoint stays."""
@@ -83,11 +76,10 @@ class Run:
         return self.meter
 
     def end_training(self) -> dict[str, float]:
-        """The figures of the epoch's training. Random states are noted, to begin the validation anew if need be."""
+        """The figures of the epoch's training."""
         assert self.meter is not None
         self.figures = self.meter.finish() | ({} if self.metrics is None else self.metrics.compute("train"))
         self.meter = self.metrics = None
-        self._before_validation = self._validation_states()
         return self.figures
 
     @property
@@ -97,14 +89,8 @@ class Run:
 
     def end_epoch(self) -> None:
         """The epoch is in the history."""
-        self.figures = self._before_validation = None
+        self.figures = None
         self.complete = True
-
-    def rewind_validation(self) -> None:
-        """A validation that was broken off has taken random numbers: give them back."""
-        if self._before_validation is not None:
-            state.set_random_state(self._before_validation["random"])
-            self._validation.load_state_dict(self._before_validation["loader"])
 
     @property
     def epochs_done(self) -> int:
@@ -121,7 +107,7 @@ class Run:
             "epoch": self.epochs_done,
             "stopping": stopping,
             "feed": self.feed.state_dict(within_epoch=training and self.meter is not None),
-            "validation": None if self.val_data is None else self._validation.state_dict(),
+            "validation": None if self.validation is None else self.validation.state_dict(within_epoch=False),
             "scheduler": None if scheduler is None else scheduler.state_dict(),
             "figures": self.figures,
             "meter": None if self.meter is None else self.meter.state_dict(),
@@ -144,21 +130,8 @@ class Run:
         if metrics is not None and saved["metrics"] is not None:
             self.metrics = MetricBuffer(metrics)
             self.metrics.load_state_dict(saved["metrics"])
-        self._load_validation(saved)
+        if self.validation is not None and saved["validation"] is not None:
+            self.validation.load_state_dict(saved["validation"])
+            state.set_random_state(random)
         self.feed.load_state_dict(saved["feed"])
         state.set_random_state(random)
-        if self.figures is not None:
-            self._before_validation = self._validation_states()
-
-    def _validation_states(self) -> dict[str, Any]:
-        return {"random": state.random_state(), "loader": self._validation.state_dict()}
-
-    def _load_validation(self, saved: dict[str, Any]) -> None:
-        """Counters and generators; persistent workers, which draw from the global generator when they start."""
-        data = self.val_data
-        if data is None or saved["validation"] is None:
-            return
-        started = saved["epoch"] > 0 and isinstance(data, DataLoader)
-        if started and data.persistent_workers and data.num_workers and data._iterator is None:  # type: ignore[attr-defined]
-            iter(data)
-        self._validation.load_state_dict(saved["validation"])

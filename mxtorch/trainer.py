@@ -247,7 +247,8 @@ class Trainer:
             self.plan = RunPlan(epochs, steps_per_epoch, val_data is not None)
             self.fits += 1
             feed = Feed(train_data, self._interruption.check)
-            run = self.run = Run(self.fits, self.plan, feed, val_data, scheduler, resumes=resume is not None)
+            validation = None if val_data is None else Feed(val_data)
+            run = self.run = Run(self.fits, self.plan, feed, validation, scheduler, resumes=resume is not None)
             run.settings = resuming.settings_of(self, run, lr, schedule)
             self._auto_accumulate, self.stopping = auto_accumulate, False
             rollback = resuming.Rollback(checkpoints)
@@ -273,10 +274,13 @@ class Trainer:
         try:
             figures = run.figures or self._train_epoch(run)
             row = {"epoch": float(self.epoch + 1), **figures}
-            if run.val_data is not None:
-                row |= self.evaluate(run.val_data)
+            if run.validation is not None:
+                run.validation.begin_pass()
+                row |= self.evaluate(run.validation.data)
+                run.validation.end_pass()
         except Interrupted:
-            run.rewind_validation()
+            if run.validation is not None:
+                run.validation.rewind_pass()
             self.callbacks.call("on_interrupt", self)
             raise
         run.scheduler.after_epoch(row)
@@ -296,8 +300,7 @@ class Trainer:
         if run.trained:
             run.feed.skip_rest()
         meter = run.open_meter(self.step + 1, self.train_metrics)
-        windows = [] if run.trained else batches.windows(run.feed.open(), self.accumulate)
-        for window in windows:
+        for window in () if run.trained else batches.windows(run.feed.open(), self.accumulate):
             last = meter.count + 1 == self.plan.steps_per_epoch
             logs = last or (self.step + 1) % self.log_every == 0
             loss, result = self._optimizer_step(window, metrics=run.metrics, measure_norm=logs)

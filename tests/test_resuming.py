@@ -147,14 +147,25 @@ def check(folder, make_data, kill, *, val=None, fit=None, epochs=3, expect_warni
     """Train whole; train, die, resume; compare."""
     fit = {"lr": 0.05, "schedule": "one_cycle"} if fit is None else fit
 
+    loaders = []
+
     def go(name, kill, resume):
+        end_workers()
         trainer = build(folder / name, kill, **options)
         data = make_data()
         val_data = None if val is None else val()
+        loaders.extend([data, val_data])
         arguments = {key: value(trainer) if callable(value) else value for key, value in fit.items()}
         state.seed_everything(5)
         trainer.fit(data, val_data, epochs=epochs, resume=resume, **arguments)
         return everything(trainer)
+
+    def end_workers():
+        """As the end of their process does."""
+        for loader in loaders:
+            if getattr(loader, "_iterator", None) is not None:
+                loader._iterator._shutdown_workers()
+        loaders.clear()
 
     whole = go("whole", None, None)
     with pytest.raises(KilledError):
@@ -167,6 +178,7 @@ def check(folder, make_data, kill, *, val=None, fit=None, epochs=3, expect_warni
             go("broken", None, "auto")
         return
     assert_same(whole, go("broken", None, "auto"))
+    end_workers()
 
 
 def plain(**settings):

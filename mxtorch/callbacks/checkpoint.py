@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from mxtorch.trainer import Trainer
 
 _NAME = re.compile(r"step-(\d{8,})\.ckpt")
-# A killed run's worker processes notice within five seconds, and hold its lock until then.
-LOCK_SECONDS = 15.0
+# A run that was told to end saves first, while the next one starts.
+LOCK_SECONDS = 5.0
 
 
 class Checkpoint(Callback):
