@@ -210,7 +210,7 @@ class FolderLock:
                 if time.monotonic() > end:
                     os.close(self._descriptor)
                     raise ValueError(self._message()) from None
-                time.sleep(0.1)
+            time.sleep(0.1)
 
     def _message(self) -> str:
         return f"folder: another run writes its checkpoints to {self._name!r}; give this one another folder"

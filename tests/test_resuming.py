@@ -423,7 +423,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_changes_nothing(tmp_path, ch
 def test_what_makes_it_another_run_a_little_is_told(tmp_path):
     with pytest.raises(KilledError):
         build(tmp_path, 8).fit(plain()(), epochs=3)
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning, match="go") as told:
         build(tmp_path).fit(plain(num_workers=1)(), epochs=3, resume="auto")
     assert "not bit for bit" in str(told[0].message)
     assert "num_workers is 1, was 0" in str(told[0].message)

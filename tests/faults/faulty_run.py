@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch._dynamo  # imported by the first optimizer otherwise, in each process anew
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
