@@ -78,11 +78,14 @@ def resume(trainer: Trainer, run: Run, saved: dict[str, Any], path: str | Path) 
             "begins a run"
         )
     with all_or_nothing(trainer, path):
-        _check_same_run(run.settings, place["settings"], path)
-        _apply(trainer, saved, path)
+        changed = _check_same_run(run.settings, place["settings"], path)
+        left_over = _apply(trainer, saved, path)
         run.settings = place["settings"] | {"epochs": run.plan.epochs}
         run.load_state_dict(place, trainer.train_metrics, trainer.engine.device)
         trainer.stopping = bool(place["stopping"])
+    changed += [f"{name} has a state in the checkpoint and is not among the callbacks" for name in left_over]
+    if changed:
+        warnings.warn(f"The run goes on, but not bit for bit as it would have: {'; '.join(changed)}.", stacklevel=2)
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -136,7 +139,8 @@ def all_or_nothing(trainer: Trainer, path: str | Path) -> Iterator[None]:
         raise CheckpointError(f"{path} can't be loaded here: {type(error).__name__}: {error}") from error
 
 
-def _apply(trainer: Trainer, saved: dict[str, Any], path: str | Path) -> None:
+def _apply(trainer: Trainer, saved: dict[str, Any], path: str | Path) -> list[str]:
+    """Put everything back but the place in a run; returns the names of callbacks that the file knows and nobody else."""
     check_same_tensors(trainer.model.state_dict(), _dictionary(saved, "model"), path)
     loss = None if saved["loss"] is None else trainer.loss_module
     if loss is not None:
@@ -152,32 +156,34 @@ def _apply(trainer: Trainer, saved: dict[str, Any], path: str | Path) -> None:
     trainer.attributes.load_state_dict(saved["attributes"])
     if trainer.engine.scaler is not None and saved["scaler"]:
         trainer.engine.scaler.load_state_dict(saved["scaler"])
-    _load_callbacks(trainer, saved["callbacks"])
+    left_over = _load_callbacks(trainer, saved["callbacks"])
     for name in ("step", "epoch", "skipped_steps", "micro_batches"):
         if type(saved[name]) is not int or saved[name] < 0:
             raise CheckpointError(f"{path} is damaged: its {name} is {saved[name]!r}")
         setattr(trainer, name, saved[name])
     state.set_random_state(saved["random"])
     trainer.history.rows, trainer.history.records = rows, records
+    return left_over
 
 
-def _load_callbacks(trainer: Trainer, saved: list[Any]) -> None:
-    """Each state to the next callback of its class; one that has no callback is told."""
-    waiting = list(trainer.callbacks.callbacks)
+def _load_callbacks(trainer: Trainer, saved: list[Any]) -> list[str]:
+    """Each state to the next callback of its class; returns the names of states that have no callback."""
+    waiting, left_over = list(trainer.callbacks.callbacks), []
     for name, callback_state in saved:
         callback = next((one for one in waiting if type(one).__name__ == name), None)
         if callback is not None:
             waiting.remove(callback)
         if not callback_state:
             continue
-        if callback is None:
-            warnings.warn(f"The checkpoint has the state of a {name}, which is not among the callbacks.", stacklevel=2)
-        else:
+        if callback is not None:
             callback.load_state_dict(callback_state)
+        elif name != "Checkpoint":
+            left_over.append(name)
+    return left_over
 
 
-def _check_same_run(now: dict[str, Any], saved: dict[str, Any], path: str | Path) -> None:
-    """Raise where this is another run than the one that was saved; warn where it will differ from it."""
+def _check_same_run(now: dict[str, Any], saved: dict[str, Any], path: str | Path) -> list[str]:
+    """Raise where this is another run than the one that was saved; return in what it will differ from it."""
     names = [*REFUSED, *(["schedule"] if now["schedule_given"] else []), *(["lr"] if now["lr"] is not None else [])]
     differences = [
         f"{name} is {_difference(now.get(name), saved.get(name))}" for name in names if now.get(name) != saved.get(name)
