@@ -140,7 +140,7 @@ def all_or_nothing(trainer: Trainer, path: str | Path) -> Iterator[None]:
 
 
 def _apply(trainer: Trainer, saved: dict[str, Any], path: str | Path) -> list[str]:
-    """Put everything back but the place in a run; returns the names of callbacks that the file knows and nobody else."""
+    """Put everything back but the place in a run; returns the names of callbacks that are left over."""
     check_same_tensors(trainer.model.state_dict(), _dictionary(saved, "model"), path)
     loss = None if saved["loss"] is None else trainer.loss_module
     if loss is not None:
@@ -191,11 +191,7 @@ def _check_same_run(now: dict[str, Any], saved: dict[str, Any], path: str | Path
     if differences:
         hint = "; lr='keep' goes on with the run's own" if now["lr"] is not None and now["lr"] != saved["lr"] else ""
         raise CheckpointError(f"{path} is a checkpoint of another run: {'; '.join(differences)}{hint}")
-    changed = [
-        f"{name} is {now.get(name)}, was {saved.get(name)}" for name in WARNED if now.get(name) != saved.get(name)
-    ]
-    if changed:
-        warnings.warn(f"The run goes on, but not bit for bit as it would have: {'; '.join(changed)}.", stacklevel=2)
+    return [f"{name} is {now.get(name)}, was {saved.get(name)}" for name in WARNED if now.get(name) != saved.get(name)]
 
 
 def _difference(now: Any, saved: Any) -> str:

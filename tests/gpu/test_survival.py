@@ -12,7 +12,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from mxtorch import Callback, Trainer
 from mxtorch.callbacks import Checkpoint
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),
+]
 
 
 def data(bad=()):
