@@ -104,9 +104,12 @@ def read(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str
             _verify(file)
             file.seek(0)
             content = torch.load(file, map_location=map_location, weights_only=True)
-        except OSError:
-            raise
         except Exception as error:  # whatever a damaged or foreign file makes the readers raise
+            if isinstance(error, OSError) and error.errno not in (
+                None,
+                errno.EINVAL,
+            ):  # a place before the file's start
+                raise
             raise CheckpointError(f"{path} is damaged or not a checkpoint: {_first_line(error)}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint written by mxtorch")

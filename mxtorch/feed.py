@@ -122,7 +122,20 @@ class Feed:
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on where `state_dict` was called; global random states are the caller's to restore, now and in `open`."""
+        """Go on where `state_dict` was called; global random states are the caller's to restore, now and in `open`.
+
+        Raises:
+            ValueError: It is malformed. Random states that can't be set raise what the generators do.
+        """
+        here = self._states()
+        for states in [*saved["past"], *([] if saved["start"] is None else [saved["start"]])]:
+            self._set_states(states)  # to find what is wrong with them now
+        self._set_states(here)
+        counts = [saved["batches"], *(epoch["batches"] or 0 for epoch in saved["past"])]
+        if any(type(count) is not int or count < 0 for count in counts):
+            raise ValueError(f"the batches taken are {counts}, not whole numbers")
+        if not isinstance(saved["now"], list) or type(saved["last"]) not in (int, type(None)):
+            raise ValueError("the state of the loader is malformed")
         if saved["own"] is not None and _has_state(self.data):
             self.data.load_state_dict(saved["own"])  # type: ignore[attr-defined]
         self._past = list(saved["past"]) if self._persistent else []

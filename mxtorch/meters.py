@@ -112,7 +112,19 @@ class LossMeter:
         }
 
     def load_state_dict(self, saved: dict[str, Any], device: torch.device) -> None:
-        """Go on where `state_dict` was called, with losses on the device."""
+        """Go on where `state_dict` was called, with losses on the device.
+
+        Raises:
+            ValueError: It is malformed.
+        """
+        kinds = dict.fromkeys(("count", "next_step", "samples"), int)
+        numbers = kinds | dict.fromkeys(("sum", "elapsed", "since_read"), float)
+        count = 0 if saved["losses"] is None else len(saved["losses"])
+        flags = count if saved["bad"] is None else len(saved["bad"])
+        if any(type(saved[name]) not in (kind, int) for name, kind in numbers.items()):
+            raise ValueError("the sums of losses are malformed")
+        if not len(saved["sizes"]) == count == flags or any(type(size) is not int for size in saved["sizes"]):
+            raise ValueError(f"there are {count} losses and sizes {saved['sizes']!r}")
         now = time.perf_counter()
         self.count, self._next_step = saved["count"], saved["next_step"]
         self._losses = [] if saved["losses"] is None else list(saved["losses"].to(device).unbind())

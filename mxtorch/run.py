@@ -116,12 +116,18 @@ class Run:
         }
 
     def load_state_dict(self, saved: dict[str, Any], metrics: Any, device: torch.device) -> None:
-        """Take the place that `state_dict` gave. Global random states are those of the place, before and after."""
+        """Take the place that `state_dict` gave. Global random states are those of the place, before and after.
+
+        Raises:
+            ValueError: It is malformed. Other errors come of malformed parts.
+        """
+        if any(type(saved[name]) is not int or saved[name] < 0 for name in ("ordinal", "epoch")):
+            raise ValueError(f"the epoch is {saved['epoch']!r}, in run {saved['ordinal']!r}")
         random = state.random_state()
         if self.scheduler.scheduler is not None:
             self.scheduler.scheduler.load_state_dict(saved["scheduler"])
         self.ordinal, self.plan.epoch, self.complete = saved["ordinal"], saved["epoch"], False
-        self.figures = saved["figures"]
+        self.figures = None if saved["figures"] is None else {k: float(v) for k, v in saved["figures"].items()}
         self.started = time.perf_counter() - saved["elapsed"]
         self.meter = self.metrics = None
         if saved["meter"] is not None:

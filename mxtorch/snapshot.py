@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from mxtorch import checkpoint, portable, state
 from mxtorch._version import __version__
 from mxtorch.checkpoint import CheckpointError, check_same_tensors
+from mxtorch.optim import ScheduledOptim
 from mxtorch.run import Run
 
 if TYPE_CHECKING:
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
 
 # With one of these changed it is another run.
 REFUSED = ("optimizer", "parameter groups", "precision", "accumulate", "batches", "batch_size", "samples")
+# Optimizers whose state has the shapes of the parameters, and what besides is a number.
+_ELEMENTWISE = (
+    *(torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam),
+    *(torch.optim.Adamax, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta),
+)
+_NUMBERS = ("step", "mu_product")
 # With one of these changed it goes on, but not as it would have gone on.
 WARNED = ("clip_grad_norm", "num_workers", "prefetch_factor", "persistent_workers", "device", "validation")
 
@@ -77,7 +85,7 @@ def resume(trainer: Trainer, run: Run, saved: dict[str, Any], path: str | Path) 
             f"{path} was saved between two runs and has no place to resume at; trainer.load(path) loads it, then fit "
             "begins a run"
         )
-    with all_or_nothing(trainer, path):
+    with all_or_nothing(trainer, path, run, run.plan, run.scheduler.scheduler):
         changed = _check_same_run(run.settings, place["settings"], path)
         left_over = _apply(trainer, saved, path)
         run.settings = place["settings"] | {"epochs": run.plan.epochs}
@@ -118,8 +126,9 @@ def _from_version_1(saved: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def all_or_nothing(trainer: Trainer, path: str | Path) -> Iterator[None]:
-    """Undo everything after an error, and raise it as a CheckpointError."""
+def all_or_nothing(trainer: Trainer, path: str | Path, *others: Any) -> Iterator[None]:
+    """Undo everything after an error, the attributes of others too, and raise it as a CheckpointError."""
+    attributes = [(other, dict(vars(other))) for other in others if other is not None]
     before = trainer.capture(None)
     gradients_and_flags = [(parameter, parameter.requires_grad) for parameter in trainer.model.parameters()]
     history = (trainer.history.rows, trainer.history.records)
@@ -128,6 +137,8 @@ def all_or_nothing(trainer: Trainer, path: str | Path) -> Iterator[None]:
         yield
     except Exception as error:
         before.restore()
+        for other, values in attributes:
+            vars(other).update(values)
         trainer.history.rows, trainer.history.records = history
         for parameter, flag in gradients_and_flags:
             parameter.requires_grad_(flag)
@@ -146,6 +157,7 @@ def _apply(trainer: Trainer, saved: dict[str, Any], path: str | Path) -> list[st
     if loss is not None:
         check_same_tensors(loss.state_dict(), _dictionary(saved, "loss"), path, "loss")
     rows, records = (portable.unpacked_rows(saved["history"][name]) for name in ("rows", "records"))
+    _check_optimizer(trainer.optimizer, _dictionary(saved, "optimizer"))
     trainer.optimizer.load_state_dict(saved["optimizer"])
     trainer.model.load_state_dict(saved["model"])
     if loss is not None:
@@ -164,6 +176,31 @@ def _apply(trainer: Trainer, saved: dict[str, Any], path: str | Path) -> list[st
     state.set_random_state(saved["random"])
     trainer.history.rows, trainer.history.records = rows, records
     return left_over
+
+
+def _check_optimizer(optimizer: ScheduledOptim, saved: dict[str, Any]) -> None:
+    """Raise where settings or state are of a kind that the optimizer would fail at in its next step only."""
+    for group, other in zip(optimizer.param_groups, saved["param_groups"], strict=False):
+        for name, value in group.items():
+            if name in ("params", "param_names"):
+                continue
+            if not isinstance(other.get(name, value), _kinds_like(value)):
+                raise ValueError(f"the optimizer's {name} is {other[name]!r}")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    known = type(optimizer.optimizer) in _ELEMENTWISE
+    for index, entry in saved["state"].items():
+        for name, value in entry.items() if known else ():
+            fits = isinstance(value, Tensor) and (value.shape == parameters[index].shape or name == "step")
+            if not fits and not (value is None or (name in _NUMBERS and isinstance(value, (int, float, Tensor)))):
+                raise ValueError(f"the optimizer's {name} of parameter {index} is malformed")
+
+
+def _kinds_like(value: Any) -> tuple[type, ...]:
+    if isinstance(value, bool) or value is None:
+        return (bool, type(None))
+    if isinstance(value, (int, float, Tensor)):
+        return (int, float, Tensor, type(None))
+    return (object,)
 
 
 def _load_callbacks(trainer: Trainer, saved: list[Any]) -> list[str]:

@@ -175,8 +175,15 @@ class Checkpoint(Callback):
         return {"best": self.best, "best_name": self._best_name}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the best so far."""
-        self.best, self._best_name = state["best"], state["best_name"]
+        """Go on with the best so far.
+
+        Raises:
+            ValueError: It is malformed.
+        """
+        best, name = state["best"], state["best_name"]
+        if not isinstance(best, (float, type(None))) or not (name is None or _NAME.fullmatch(name)):
+            raise ValueError(f"the best checkpoint is {name!r}, with {best!r}")
+        self.best, self._best_name = best, name
 
     # ---------------------------------------------------------------- saving
 
