@@ -130,12 +130,13 @@ class Feed:
         here = self._states()
         for states in [*saved["past"], *([] if saved["start"] is None else [saved["start"]])]:
             self._set_states(states)  # to find what is wrong with them now
+        self._parts.load_state_dict(saved["now"])
         self._set_states(here)
         counts = [saved["batches"], *(epoch["batches"] or 0 for epoch in saved["past"])]
         if any(type(count) is not int or count < 0 for count in counts):
             raise ValueError(f"the batches taken are {counts}, not whole numbers")
-        if not isinstance(saved["now"], list) or type(saved["last"]) not in (int, type(None)):
-            raise ValueError("the state of the loader is malformed")
+        if type(saved["last"]) not in (int, type(None)):
+            raise ValueError(f"the checksum of the last batch is {saved['last']!r}")
         if saved["own"] is not None and _has_state(self.data):
             self.data.load_state_dict(saved["own"])  # type: ignore[attr-defined]
         self._past = list(saved["past"]) if self._persistent else []

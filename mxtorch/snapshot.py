@@ -21,6 +21,10 @@ from mxtorch.run import Run
 if TYPE_CHECKING:
     from mxtorch.trainer import Trainer
 
+PARTS = (
+    *("model", "loss", "trainable", "attributes", "optimizer", "scaler", "callbacks", "step", "epoch"),
+    *("skipped_steps", "micro_batches", "history", "random", "run"),
+)
 # With one of these changed it is another run.
 REFUSED = ("optimizer", "parameter groups", "precision", "accumulate", "batches", "batch_size", "samples")
 # Optimizers whose state has the shapes of the parameters, and what besides is a number.
@@ -105,9 +109,18 @@ def read(path: str | Path) -> dict[str, Any]:
     """
     saved = checkpoint.read(path)
     try:
-        return saved if saved["format_version"] == checkpoint.FORMAT_VERSION else _from_version_1(saved)
+        saved = saved if saved["format_version"] == checkpoint.FORMAT_VERSION else _from_version_1(saved)
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} lacks {error}, which every checkpoint of its version has") from error
+    if missing := [name for name in PARTS if name not in saved]:
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}, which every checkpoint of its version has")
+    place = saved["run"]
+    if type(saved["step"]) is not int or not (
+        place is None
+        or (isinstance(place, dict) and isinstance(place.get("settings"), dict) and type(place.get("ordinal")) is int)
+    ):
+        raise CheckpointError(f"{path} is damaged: its step is {saved['step']!r}, or its place in the run malformed")
+    return saved
 
 
 def _from_version_1(saved: dict[str, Any]) -> dict[str, Any]:
