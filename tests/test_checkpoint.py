@@ -129,5 +129,5 @@ def test_an_atomic_file_is_whole_or_not_there(tmp_path):
     assert path.read_bytes() == b"whole"
     assert victim.read_bytes() == b"precious"
     assert sorted(found.name for found in tmp_path.iterdir()) == ["file", "victim"]
-    with pytest.raises(FileNotFoundError, match="while writing.*absent"), atomic_file(tmp_path / "absent" / "file"):
+    with pytest.raises(FileNotFoundError, match=r"while writing.*absent"), atomic_file(tmp_path / "absent" / "file"):
         pass
