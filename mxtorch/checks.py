@@ -20,8 +20,10 @@ def check_integer(value: Any, argument: str, *, at_least: int = 1) -> None:
         raise ValueError(f"{argument}: got {value}; give an integer of at least {at_least}")
 
 
-def check_parameters(model: nn.Module, loss: nn.Module | None, optimizer: Optimizer) -> None:
-    """Raise unless the optimizer trains the model; warn of trainable parameters that it leaves out."""
+def check_parameters(
+    model: nn.Module, loss: nn.Module | None, optimizer: Optimizer, others: Iterable[Optimizer] = ()
+) -> None:
+    """Raise unless the optimizer trains the model; warn of trainable parameters that it and the others leave out."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {model!r}; give a torch.nn.Module")
     if not isinstance(optimizer, Optimizer):
@@ -35,7 +37,8 @@ def check_parameters(model: nn.Module, loss: nn.Module | None, optimizer: Optimi
     trainable = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
     if not trainable:
         raise ValueError("model: got a model without trainable parameters; set requires_grad_(True) on some")
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    groups = [group for part in (optimizer, *others) for group in part.param_groups]
+    held = {id(parameter) for group in groups for parameter in group["params"]}
     left_out = [name for name, parameter in trainable.items() if id(parameter) not in held]
     if len(left_out) == len(trainable):
         raise ValueError(

@@ -88,8 +88,8 @@ class LocalEngine:
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
         self._found = torch.zeros(1, device=self.device)  # 1 once a gradient was not finite
 
-    def prepare(self, model: nn.Module, loss: nn.Module | None, optimizer: ScheduledOptim) -> None:
-        """Bring the model, a loss with parameters, and the optimizer's state to the device, in place."""
+    def prepare(self, model: nn.Module, loss: nn.Module | None, *optimizers: ScheduledOptim) -> None:
+        """Bring the model, a loss with parameters, and the optimizers' state to the device, in place."""
         if self._wants_channels_last(model):
             self.memory_format = torch.channels_last
             model.to(self.device).to(memory_format=torch.channels_last)
@@ -97,7 +97,9 @@ class LocalEngine:
             model.to(self.device)
         if loss is not None:
             loss.to(self.device)
-        if optimizer.state:
+        for optimizer in optimizers:
+            if not optimizer.state:
+                continue
             optimizer.load_state_dict(optimizer.state_dict())  # torch casts loaded state to its parameter's device
         if self._compile:
             model.compile(**(self._compile if isinstance(self._compile, dict) else {}))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mxtorch import batches, state
+from mxtorch import batches, rate_free, state
 from mxtorch.checks import check_data
 from mxtorch.metrics import MetricBuffer
 from mxtorch.steps import StepOutput, explain_first_batch
@@ -24,7 +24,11 @@ def evaluate(trainer: Trainer, data: Iterable[Any], prefix: str) -> dict[str, fl
     metrics = None if trainer.metrics is None else MetricBuffer(trainer.metrics)
     losses: list[Tensor] = []
     sizes: list[int] = []
-    with state.preserved_modes(trainer.model), trainer.callbacks.running("evaluate", trainer):
+    with (
+        state.preserved_modes(trainer.model),
+        rate_free.evaluation_point(trainer.optimizers),
+        trainer.callbacks.running("evaluate", trainer),
+    ):
         trainer.model.eval()
         trainer.first_batch = True
         for host_batch in data:
@@ -60,7 +64,7 @@ def predict(trainer: Trainer, data: Iterable[Any]) -> Any:
     """The outputs of `prediction_step` for all batches, joined; see `Trainer.predict`."""
     check_data(data, "data", passes=1)
     parts: list[Any] = []
-    with state.preserved_modes(trainer.model):
+    with state.preserved_modes(trainer.model), rate_free.evaluation_point(trainer.optimizers):
         trainer.model.eval()
         for host_batch in data:
             trainer.check_interruption()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mxtorch import schedules
+from mxtorch import rate_free, schedules
 from mxtorch._validation import positive_rate, whole_number
 
 Schedule = Callable[[int], float]
@@ -33,6 +33,10 @@ class ScheduledOptim(Optimizer):
     Raises:
         TypeError: `optimizer` is no torch optimizer, or a ScheduledOptim already.
         ValueError: A group's rate is not a finite positive number.
+
+    Warns:
+        UserWarning: The rate or the schedule is none that D-Adaptation, Prodigy or Schedule-Free is meant to have; see
+            `mxtorch.rate_free`. Setting one later warns too.
     """
 
     # GradScaler hands fused optimizers its scale and lets them skip a step by themselves, unseen. Without this
@@ -53,6 +57,7 @@ class ScheduledOptim(Optimizer):
         self._share_hooks()
         self._schedule: Schedule | None = None
         self._current_steps = 0
+        rate_free.warn_of_rate(optimizer, self.learning_rate)
         if schedule is not None:
             self.schedule = schedule
 
@@ -98,6 +103,7 @@ class ScheduledOptim(Optimizer):
                 "group's 'lr' in param_groups"
             )
         self._set_bases([base * (lr / bases[0]) if index else lr for index, base in enumerate(bases)])
+        rate_free.warn_of_rate(self.optimizer, lr)
 
     def scale_learning_rate(self, factor: float) -> None:
         """Multiply the base rate of every group.
@@ -108,6 +114,7 @@ class ScheduledOptim(Optimizer):
         """
         factor = positive_rate(factor, "factor")
         self._set_bases([base * factor for base in self.base_learning_rates])
+        rate_free.warn_of_rate(self.optimizer, self.base_learning_rate)
 
     # ---------------------------------------------------------------- schedule
 
@@ -136,6 +143,7 @@ class ScheduledOptim(Optimizer):
                 group["base_lr"] = base
             set_group_rate(group, base * multiplier)
         self._schedule = schedule
+        rate_free.warn_of_schedule(self.optimizer, schedule)
 
     @property
     def current_steps(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from mxtorch import schedules
+from mxtorch import rate_free, schedules
 from mxtorch._validation import positive_rate
 from mxtorch.lr_finder.result import LRFinderResult
 from mxtorch.optim import ScheduledOptim
@@ -92,6 +92,7 @@ def _torch_scheduler(
         raise ValueError(
             f"schedule_every: got {schedule_every!r}; say 'step' or 'epoch', as {type(scheduler).__name__} means it"
         )
+    rate_free.warn_of_schedule(optimizer, scheduler)
     optimizer.schedule = None
     return RunScheduler(scheduler, schedule_every == "step")
 

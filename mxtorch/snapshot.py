@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mxtorch import checkpoint, portable, state
+from mxtorch import checkpoint, portable, several, state
 from mxtorch._version import __version__
 from mxtorch.checkpoint import CheckpointError, check_same_tensors
 from mxtorch.optim import ScheduledOptim
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PARTS = (
     *("model", "loss", "trainable", "attributes", "optimizer", "scaler", "callbacks", "step", "epoch"),
-    *("skipped_steps", "micro_batches", "history", "random", "run"),
+    *("other_optimizers", "skipped_steps", "micro_batches", "history", "random", "run"),
 )
 # With one of these changed it is another run.
 REFUSED = ("optimizer", "parameter groups", "precision", "accumulate", "batches", "batch_size", "samples")
@@ -52,6 +52,7 @@ def content(trainer: Trainer) -> dict[str, Any]:
             "trainable": [parameter.requires_grad for parameter in trainer.model.parameters()],
             "attributes": trainer.attributes.state_dict(),
             "optimizer": trainer.optimizer.state_dict(),
+            "other_optimizers": {name: other.state_dict() for name, other in trainer.other_optimizers.items()},
             "scaler": None if scaler is None else scaler.state_dict(),
             "callbacks": [[type(one).__name__, one.state_dict()] for one in trainer.callbacks.callbacks],
             "step": trainer.step,
@@ -132,6 +133,7 @@ def _from_version_1(saved: dict[str, Any]) -> dict[str, Any]:
         "trainable": None,
         "attributes": {},
         "callbacks": [],
+        "other_optimizers": saved.get("other_optimizers", {}),
         "skipped_steps": 0,
         "micro_batches": 1,
         "run": None,
@@ -171,7 +173,8 @@ def _apply(trainer: Trainer, saved: dict[str, Any], path: str | Path) -> list[st
         check_same_tensors(loss.state_dict(), _dictionary(saved, "loss"), path, "loss")
     rows, records = (portable.unpacked_rows(saved["history"][name]) for name in ("rows", "records"))
     _check_optimizer(trainer.optimizer, _dictionary(saved, "optimizer"))
-    trainer.optimizer.load_state_dict(saved["optimizer"])
+    for optimizer, content in several.states_of(saved, trainer.optimizer, trainer.other_optimizers, path):
+        optimizer.load_state_dict(content)
     trainer.model.load_state_dict(saved["model"])
     if loss is not None:
         loss.load_state_dict(saved["loss"])

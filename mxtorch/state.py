@@ -36,8 +36,9 @@ class TrainingState:
 
     It covers parameters and buffers (their values and which tensor objects they are), gradients, the modes and
     other attributes of every submodule (also what lists and dictionaries there hold), the optimizer's state and
-    settings, the gradient scaler, the random number generators (Python, NumPy, torch on every device), and what
-    decides a loader's order: generators and counters of its sampler and data set, persistent worker processes.
+    settings and those of optimizers that it wraps, the gradient scaler, the random number generators (Python,
+    NumPy, torch on every device), and what decides a loader's order: generators and counters of its sampler and data
+    set, persistent worker processes.
 
     Gradients are kept by reference: a step must begin with `zero_grad(set_to_none=True)`, as `Trainer`'s does.
 
@@ -46,7 +47,8 @@ class TrainingState:
         optimizer: The optimizer, wrapped or not.
         scaler: The gradient scaler, if one is in use.
         loader: What batches are drawn from.
-        owner: An object whose own attributes a step may set (the trainer).
+        owner: An object whose own attributes a step may set (the trainer). Tensors, containers, modules and optimizers
+            among them, also in lists and dictionaries, are covered as those of `modules` and `optimizer` are.
         before_first_step: Leave out what only `optimizer.step()` changes, parameters and optimizer state: cheap,
             and enough to undo a first step that failed before it got there.
     """
@@ -66,17 +68,23 @@ class TrainingState:
         self._arrays: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
         self._gradients: list[tuple[nn.Parameter, Tensor | None]] = []
         self._generators: list[tuple[Any, Any]] = []
-        self._seen: set[int] = set()  # containers, which may hold themselves
+        self._optimizer_states: list[tuple[Any, list[tuple[Any, Any]]]] = []
+        self._seen: set[int] = set()  # containers, which may hold themselves, and modules and optimizers
         for module in modules:
-            self._capture_module(module, parameters=not before_first_step)
-        self._optimizer = optimizer
-        self._optimizer_state = None if before_first_step else _copied(optimizer.state.items())
-        self._capture_optimizer(optimizer)
+            self._capture_module(module, whole=not before_first_step)
+        self._capture_optimizer(optimizer, whole=not before_first_step)
+        for part in _modules_and_optimizers(owner):
+            if isinstance(part, nn.Module):
+                self._capture_module(part, whole=not before_first_step)
+            else:
+                self._capture_optimizer(part, whole=not before_first_step)
         self._scaler = scaler
         # Whole, not by its state_dict: that lacks the stage which a step that was broken off leaves behind.
         self._scaler_attributes = None if scaler is None else copy.deepcopy(vars(scaler))
         if owner is not None:
             self._containers.append(_Container(vars(owner)))
+            for value in () if before_first_step else vars(owner).values():
+                self._capture_value(value)
         self._capture_loader(loader, fresh_workers=not before_first_step)
         self._random = _raw_random_state()
 
@@ -91,21 +99,24 @@ class TrainingState:
                 array[...] = saved_array
             for parameter, gradient in self._gradients:
                 parameter.grad = gradient
-            if self._optimizer_state is not None:
-                self._optimizer.state.clear()
-                self._optimizer.state.update(_copied(self._optimizer_state))
+            for optimizer_state, saved_state in self._optimizer_states:
+                optimizer_state.clear()
+                optimizer_state.update(_copied(saved_state))
             if self._scaler is not None and self._scaler_attributes is not None:
                 vars(self._scaler).update(copy.deepcopy(self._scaler_attributes))
             for generator, state in self._generators:
                 set_generator_state(generator, state)
             _set_raw_random_state(self._random)
 
-    def _capture_module(self, root: nn.Module, *, parameters: bool) -> None:
+    def _capture_module(self, root: nn.Module, *, whole: bool) -> None:
         for module in root.modules():
+            if id(module) in self._seen:
+                continue
+            self._seen.add(id(module))
             attributes = vars(module)
             self._containers += [_Container(attributes)]
             for name, value in attributes.items():
-                if name == "_parameters" and not parameters:
+                if name == "_parameters" and not whole:
                     self._containers.append(_Container(value))
                 elif name == "_modules":
                     self._containers.append(_Container(value))  # these are visited by themselves
@@ -130,15 +141,28 @@ class TrainingState:
                 for item in value.values() if isinstance(value, dict) else value:
                     self._capture_value(item)
 
-    def _capture_optimizer(self, optimizer: Any) -> None:
-        while isinstance(optimizer, Optimizer):
-            self._containers.append(_Container(vars(optimizer)))
-            for group in optimizer.param_groups:
-                self._containers.append(_Container(group))
-                for name, value in group.items():
-                    if name != "params":  # a tensor as the learning rate is one to copy
-                        self._capture_value(value)
-            optimizer = vars(optimizer).get("optimizer")
+    def _capture_optimizer(self, optimizer: Optimizer, *, whole: bool) -> None:
+        if id(optimizer) in self._seen:
+            return
+        self._seen.add(id(optimizer))
+        attributes = vars(optimizer)
+        self._containers.append(_Container(attributes))
+        for group in attributes.get("param_groups", ()):
+            self._containers.append(_Container(group))
+            for name, value in group.items():
+                if name != "params":  # a tensor as the learning rate is one to copy
+                    self._capture_value(value)
+                elif whole:  # they may be of no module that is known here
+                    self._gradients += [(parameter, parameter.grad) for parameter in value]
+                    for parameter in value:
+                        self._capture_value(parameter)
+        if whole and "state" in attributes:
+            self._optimizer_states.append((attributes["state"], _copied(attributes["state"].items())))
+        for name, value in attributes.items():
+            if isinstance(value, Optimizer):  # one that is wrapped
+                self._capture_optimizer(value, whole=whole)
+            elif whole and name not in ("param_groups", "state"):
+                self._capture_value(value)
 
     def _capture_loader(self, loader: Any, *, fresh_workers: bool) -> None:
         for part in parts_of(loader):
@@ -317,6 +341,15 @@ def parts_of(loader: Any, deepest: int = DEEPEST_SEARCH) -> list[Any]:
                 found.append(part)
                 next_level += [value for name, value in vars(part).items() if name != "_iterator"]
         level = next_level
+    return found
+
+
+def _modules_and_optimizers(owner: object) -> list[nn.Module | Optimizer]:
+    """Those among an object's attributes, and in lists, tuples and dictionaries there."""
+    found: list[nn.Module | Optimizer] = []
+    for value in [] if owner is None else vars(owner).values():
+        items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else (value,)
+        found += [item for item in items if isinstance(item, (nn.Module, Optimizer))]
     return found
 
 

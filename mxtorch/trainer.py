@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +21,10 @@ from mxtorch import (
     evaluation,
     memory,
     nonfinite,
+    rate_free,
     resuming,
     schedules,
+    several,
     snapshot,
     state,
     steps,
@@ -59,6 +61,8 @@ class Trainer:
         loss: `loss(outputs, targets) -> scalar`. None for models that return their own `.loss` (Hugging Face) and
             for an overridden `training_step`.
         optimizer: A `ScheduledOptim`, or any torch optimizer, which is wrapped in one.
+        other_optimizers: Further ones by name, for a `training_step` that steps them itself (see
+            docs/several-optimizers.md): they are on the device, in checkpoints and in what `find_lr` puts back.
         metrics: torchmetrics for validation: a metric, a dict of them by name, or a MetricCollection.
         train_metrics: The same for training batches. They are computed from the outputs of the training steps, so
             in training mode and while the weights change.
@@ -92,6 +96,7 @@ class Trainer:
         loss: Callable[..., Tensor] | None,
         optimizer: Optimizer,
         *,
+        other_optimizers: Mapping[str, Optimizer] | None = None,
         metrics: Any = None,
         train_metrics: Any = None,
         callbacks: Iterable[Callback] = (),
@@ -116,8 +121,11 @@ class Trainer:
         if loss is not None and not callable(loss):
             raise TypeError(f"loss: got {loss!r}; give a function or module of (outputs, targets), or None")
         self.loss_module = loss if isinstance(loss, nn.Module) else None
-        check_parameters(model, self.loss_module, optimizer)
+        others = several.scheduled(other_optimizers)
+        check_parameters(model, self.loss_module, optimizer, others.values())
         self.optimizer = optimizer if isinstance(optimizer, ScheduledOptim) else ScheduledOptim(optimizer)
+        self.other_optimizers = others
+        rate_free.warn_of_norms(model, self.optimizers)
         metric_collection = as_collection(metrics, "metrics")
         train_collection = as_collection(train_metrics, "train_metrics")
         callbacks = CallbackList(callbacks).callbacks
@@ -130,7 +138,7 @@ class Trainer:
             state.seed_everything(seed)
         self.model = model
         self.loss = loss
-        self.engine.prepare(model, self.loss_module, self.optimizer)
+        self.engine.prepare(model, self.loss_module, *self.optimizers)
         self.metrics = None if metric_collection is None else metric_collection.to(self.engine.device)
         self.train_metrics = None if train_collection is None else train_collection.to(self.engine.device)
         # A checkpoint holds what the other callbacks did in the step, so it comes after them.
@@ -242,6 +250,7 @@ class Trainer:
             state.preserved_modes(self.model),
             Interruption() as self._interruption,
             self._undone_without_a_step(train_data),
+            rate_free.evaluated_afterwards(self.optimizers),
         ):
             scheduler = set_rates(self.optimizer, lr, schedule, schedule_every, total_steps)
             self.plan = RunPlan(epochs, steps_per_epoch, val_data is not None)
@@ -293,6 +302,7 @@ class Trainer:
 
     def _train_epoch(self, run: Run) -> dict[str, float]:
         state.set_training_mode(self.model)
+        rate_free.set_training_point(self.optimizers)
         self.first_batch = True
         skips = self.on_nonfinite == "skip"
         self._kept_buffers = nonfinite.KeptBuffers(self._modules()) if skips else None
@@ -443,6 +453,8 @@ class Trainer:
         record = self._read(meter)
         for index, rate in enumerate(self.optimizer.learning_rates):
             record[f"learning_rate/group{index}"] = rate
+        for name, optimizer in self.other_optimizers.items():
+            record[f"learning_rate/{name}"] = optimizer.learning_rate
         if gradient_norm is not None:
             record["gradient_norm"] = float(gradient_norm)
         self.history.records.append({"step": float(self.step), **record})
@@ -472,6 +484,8 @@ class Trainer:
         end_lr: float = 10.0,
         num_steps: int = 100,
         schedule: str | schedules.Schedule = "constant",
+        optimizer: str | Optimizer | None = None,
+        watch: Callable[[], float | Tensor] | None = None,
     ) -> LRFinderResult:
         """Find a learning rate by the range test of Smith (2015, arXiv 1506.01186, section 3.3).
 
@@ -486,12 +500,16 @@ class Trainer:
             end_lr: The last rate. The sweep ends sooner when the loss diverges.
             num_steps: Optimizer steps; 100 are enough for most networks, more give a smoother curve.
             schedule: What the rate is for: a constant rate and the peak of a one-cycle are not the same.
+            optimizer: The one whose rate is swept, of `other_optimizers`, by name; the others keep theirs. The
+                trainer's own when left out.
+            watch: Gives the loss to draw after each step, where it is not the one that `training_step` returns.
 
         Returns:
             The curve, the suggestion with its interval and status, and what other rules would have said.
 
         Raises:
-            ValueError: An argument is off, or the first batch can't be trained on.
+            ValueError: An argument is off, the first batch can't be trained on, or `training_step` never steps the
+                optimizer.
         """
         start_lr, end_lr = positive_rate(start_lr, "start_lr"), positive_rate(end_lr, "end_lr")
         if start_lr >= end_lr:
@@ -499,16 +517,21 @@ class Trainer:
         check_integer(num_steps, "num_steps", at_least=2)
         check_data(train_data, "train_data", passes=2)  # the data must still be there for fit
         schedule = schedules.get(schedule)
+        swept = several.chosen(self.optimizer, self.other_optimizers, optimizer)
+        if watch is not None and not callable(watch):
+            raise TypeError(f"watch: got {watch!r}; give a function without arguments that returns the loss to draw")
+        rate_free.warn_of_sweep(swept)
 
         bar = progress_bar(num_steps, "find_lr") if self.progress else None
         before = self.capture(train_data)
         try:
             state.set_training_mode(self.model)
+            rate_free.set_training_point(self.optimizers)
             self.first_batch = self._sweeping = True
             sweep = range_test(
-                self._sweep_step,
+                lambda window: self._sweep_step(window, swept, watch),
                 lambda: batches.windows(train_data, self.accumulate),
-                self.optimizer,
+                swept,
                 geometric_rates(start_lr, end_lr, num_steps),
                 read_lag=0 if self.engine.reads_are_free else 2,
                 on_step=None if bar is None else lambda step, loss: bar.update(1),
@@ -517,14 +540,20 @@ class Trainer:
             before.restore()
             if bar is not None:
                 bar.close()
+        if not sweep.losses and self.engine.scaler is None:
+            raise ValueError("optimizer: training_step took no step with it; call its step() there, or sweep another")
         result = LRFinderResult.of(sweep, schedule)
         self.callbacks.call("on_lr_found", self, result)
         return result
 
-    def _sweep_step(self, window: batches.Window) -> tuple[Callable[[], float], bool]:
-        loss, result = self._optimizer_step(window)
+    def _sweep_step(
+        self, window: batches.Window, swept: ScheduledOptim, watch: Callable[[], float | Tensor] | None
+    ) -> tuple[Callable[[], float], bool]:
+        steps_before = swept.current_steps
+        loss, _ = self._optimizer_step(window)
         assert loss is not None
-        return self.engine.read_later(loss), result.taken
+        watched = loss if watch is None else torch.as_tensor(watch())
+        return self.engine.read_later(watched), swept.current_steps > steps_before
 
     # ---------------------------------------------------------------- evaluation and prediction
 
@@ -581,6 +610,11 @@ class Trainer:
     # ---------------------------------------------------------------- helpers
 
     @property
+    def optimizers(self) -> list[ScheduledOptim]:
+        """The trainer's optimizer, and the other ones."""
+        return [self.optimizer, *self.other_optimizers.values()]
+
+    @property
     def _should_check_labels(self) -> bool:
         """On an accelerator, where the loss can't raise for a bad label, look at the labels of the first batch."""
         return self.first_batch and not self.engine.reads_are_free
@@ -615,7 +649,8 @@ class Trainer:
     @contextlib.contextmanager
     def _undone_without_a_step(self, loader: Any) -> Iterator[None]:
         """Undo everything when an error comes before the first optimizer step was taken."""
-        before, step = self.capture(loader, before_first_step=True), self.step
+        # A training_step steps the other optimizers itself, before the first step that is counted here.
+        before, step = self.capture(loader, before_first_step=not self.other_optimizers), self.step
         try:
             yield
         except Exception:

@@ -19,12 +19,29 @@ DIVERGENCE_WINDOW = 5
 NOISE_WINDOW = 50
 
 
+# Steps between two looks at the held-out loss: while it rests, and once it moves by this share.
+RESTING_INTERVAL = 6
+MOVING_INTERVAL = 2
+MOVEMENT = 0.005
+# So many held-out losses in a row far above the first one end the sweep.
+RISEN_IN_A_ROW = 3
+
+
 class Sweep(NamedTuple):
-    """What a range test saw: one rate and one loss for each optimizer step, and why it ended."""
+    """What a range test saw: one rate and one loss for each optimizer step, and why it ended.
+
+    Attributes:
+        rates: The rate of each step.
+        losses: The training loss of each step, before the step was taken.
+        stop_reason: `completed`, `diverged`, `non_finite` or `overflow`.
+        held_out: Rates, and the held-out loss after the step at each; the last may be infinite. Empty where nothing
+            was held out.
+    """
 
     rates: list[float]
     losses: list[float]
     stop_reason: str
+    held_out: list[tuple[float, float]]
 
 
 def geometric_rates(start: float, end: float, count: int) -> list[float]:
@@ -38,6 +55,7 @@ def range_test(
     optimizer: ScheduledOptim,
     rates: list[float],
     *,
+    probe: Callable[[], Callable[[], float]] | None = None,
     read_lag: int = 0,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Sweep:
@@ -51,16 +69,17 @@ def range_test(
         windows: Opens the data; called again when it runs out.
         optimizer: Its schedule is set aside.
         rates: The rates, rising.
+        probe: Measures the held-out loss; returns a function that reads it. It is asked before the first step, then
+            every few steps, more often once the loss moves.
         read_lag: Read each loss so many steps late, so that an accelerator is not waited for.
         on_step: Called with the step and its loss, for a progress bar.
     """
-    optimizer.schedule = None
-    groups = optimizer.param_groups
-    ratios = [base / optimizer.base_learning_rate for base in optimizer.base_learning_rates]
+    set_rate = rate_setter(optimizer)
     unread: deque[Callable[[], float]] = deque()
     losses: list[float] = []
     watch = DivergenceWatch()
-    batches = _endless(windows)
+    held_out = HeldOutWatch(probe)
+    batches = endless(windows)
     skipped = 0
     stop_reason = "completed"
 
@@ -79,10 +98,12 @@ def range_test(
                 return False
         return True
 
-    for rate in rates:
-        for group, ratio in zip(groups, ratios, strict=True):
-            set_group_rate(group, rate * ratio)
-        read_loss, taken = take_step(next(batches))
+    for step, rate in enumerate(rates):
+        window = next(batches)  # before the first look at held-out data, which may come from the same loader
+        if step == 0:
+            held_out.look(rate, 0)
+        set_rate(rate)
+        read_loss, taken = take_step(window)
         while not taken and skipped < MOST_SKIPS_IN_A_ROW:
             skipped += 1
             read_loss, taken = take_step(next(batches))
@@ -93,10 +114,60 @@ def range_test(
         unread.append(read_loss)
         if not read(until=read_lag):
             break
+        held_out.look(rate, step + 1)
+        if held_out.read(until=read_lag // 2):
+            stop_reason = "diverged"
+            break
     if stop_reason in ("completed", "overflow"):
         read(until=0)
+    held_out.read(until=0)
     batches.close()  # ends the loader's workers now, not when the garbage collector comes by
-    return Sweep(rates[: len(losses)], losses, stop_reason)
+    return Sweep(rates[: len(losses)], losses, stop_reason, held_out.points)
+
+
+def rate_setter(optimizer: ScheduledOptim) -> Callable[[float], None]:
+    """A function that sets the first group's rate, the others in the ratios they have now; the schedule is set aside."""
+    optimizer.schedule = None
+    groups = optimizer.param_groups
+    ratios = [base / optimizer.base_learning_rate for base in optimizer.base_learning_rates]
+
+    def set_rate(rate: float) -> None:
+        for group, ratio in zip(groups, ratios, strict=True):
+            set_group_rate(group, rate * ratio)
+
+    return set_rate
+
+
+class HeldOutWatch:
+    """Looks at the held-out loss where it is worth a forward pass, and tells when it has left for good."""
+
+    def __init__(self, probe: Callable[[], Callable[[], float]] | None) -> None:
+        self.points: list[tuple[float, float]] = []
+        self._probe = probe
+        self._unread: deque[tuple[float, Callable[[], float]]] = deque()
+        self._next_step = 0
+        self._moves = False
+        self._lowest = math.inf
+        self._risen = 0
+
+    def look(self, rate: float, step: int) -> None:
+        """Measure after a step, when a look is due."""
+        if self._probe is not None and step >= self._next_step:
+            self._unread.append((rate, self._probe()))
+            self._next_step = step + (MOVING_INTERVAL if self._moves else RESTING_INTERVAL)
+
+    def read(self, until: int) -> bool:
+        """Read all but so many of the losses; whether they stand far above the first one."""
+        while len(self._unread) > until:
+            rate, read_loss = self._unread.popleft()
+            loss = read_loss()
+            self.points.append((rate, loss if math.isfinite(loss) else math.inf))
+            first = self.points[0][1]
+            self._lowest = min(self._lowest, loss)
+            self._moves = self._moves or not abs(loss - first) <= MOVEMENT * abs(first)
+            far_above = first + max(0.5 * (first - self._lowest), 0.1 * abs(first))
+            self._risen = 0 if loss <= far_above else self._risen + 1
+        return self._risen >= RISEN_IN_A_ROW
 
 
 class DivergenceWatch:
@@ -128,7 +199,8 @@ class DivergenceWatch:
         return rise > 8 * statistics.median(changes)
 
 
-def _endless(windows: Callable[[], Iterable[Any]]) -> Generator[Any, None, None]:
+def endless(windows: Callable[[], Iterable[Any]]) -> Generator[Any, None, None]:
+    """The windows of one pass over the data after the other."""
     while True:
         empty = True
         for window in windows():

@@ -213,6 +213,9 @@ def test_planted_symlinks_are_not_written_through(tmp_path):
     victim.write_text("precious")
     planted = tmp_path / "weights.part"
     planted.symlink_to(victim)
-    with pytest.raises(OSError, match="symbolic link"):
-        open(planted, "wb", opener=download._not_through_links)
+    with (
+        pytest.raises(OSError, match="symbolic link"),
+        open(planted, "wb", opener=download._not_through_links) as file,
+    ):
+        file.write(b"weights")
     assert victim.read_text() == "precious"
