@@ -153,7 +153,7 @@ class Attributes:
         for name, attributes in self._packed().items():
             initial = self._initial.get(name, {})
             kept = {
-                key: packed for key, packed in attributes.items() if "value" not in packed or packed != initial.get(key)
+                key: packed for key, packed in attributes.items() if not _is_plain(packed) or packed != initial.get(key)
             }
             if kept:
                 changed[name] = kept
@@ -196,6 +196,14 @@ def _packed(value: Any, inside: set[int]) -> dict[str, Any] | None:
         return {"dict": {key: item for key, item in items.items() if item is not None}}
     packed = [_packed(item, inside) for item in value]
     return None if any(item is None for item in packed) else {type(value).__name__: packed}
+
+
+def _is_plain(packed: dict[str, Any]) -> bool:
+    """Whether it is made of numbers and text alone, which can be compared."""
+    ((kind, content),) = packed.items()
+    if kind in ("tensor", "array", "generator"):
+        return False
+    return kind == "value" or all(_is_plain(item) for item in (content.values() if kind == "dict" else content))
 
 
 def _unpacked(packed: dict[str, Any], now: Any) -> Any:

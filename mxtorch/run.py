@@ -103,7 +103,7 @@ class Run:
         scheduler = self.scheduler.scheduler
         return {
             "ordinal": self.ordinal,
-            "settings": self.settings,
+            "settings": {},  # `snapshot` adds them
             "epoch": self.epochs_done,
             "stopping": stopping,
             "feed": self.feed.state_dict(within_epoch=training and self.meter is not None),

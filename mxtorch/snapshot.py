@@ -68,6 +68,8 @@ def content(trainer: Trainer) -> dict[str, Any]:
         },
         "checkpoint",
     )
+    if run is not None:
+        copied["run"]["settings"] = run.settings  # plain, and the same all through the run
     return copied
 
 
