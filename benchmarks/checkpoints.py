@@ -4,8 +4,8 @@
 
 Both runs are in one process, interleaved, with one thread; the ratio is that of the runs of one round, the median is
 over the rounds. The time of the processor holds on a busy machine too; it counts the writing thread in full, also what
-of it would have had a core of its own. A further row is of the share that the training thread spends in copying, the rest being the writing
-beside it, which has the second core but the same interpreter.
+of it would have had a core of its own. The last row is of the share that the training thread spends in copying, the
+rest being the writing beside it, which has the second core but the same interpreter.
 """
 
 from __future__ import annotations
