@@ -188,7 +188,7 @@ def _apply(trainer: Trainer, saved: dict[str, Any], path: str | Path) -> list[st
         trainer.engine.scaler.load_state_dict(saved["scaler"])
     left_over = _load_callbacks(trainer, saved["callbacks"])
     for name in ("step", "epoch", "skipped_steps", "micro_batches"):
-        if type(saved[name]) is not int or saved[name] < 0:
+        if type(saved[name]) is not int or saved[name] < (1 if name == "micro_batches" else 0):
             raise CheckpointError(f"{path} is damaged: its {name} is {saved[name]!r}")
         setattr(trainer, name, saved[name])
     state.set_random_state(saved["random"])
