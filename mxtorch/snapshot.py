@@ -176,7 +176,10 @@ def _apply(trainer: Trainer, saved: dict[str, Any], path: str | Path) -> list[st
     rows, records = (portable.unpacked_rows(saved["history"][name]) for name in ("rows", "records"))
     _check_optimizer(trainer.optimizer, _dictionary(saved, "optimizer"))
     for optimizer, content in several.states_of(saved, trainer.optimizer, trainer.other_optimizers, path):
+        settings = {name for group in optimizer.param_groups for name in group} - {"base_lr", "initial_lr"}
         optimizer.load_state_dict(content)
+        if any(lacking := settings - group.keys() for group in optimizer.param_groups):
+            raise ValueError(f"the optimizer's settings lack {', '.join(sorted(lacking))}")
     trainer.model.load_state_dict(saved["model"])
     if loss is not None:
         loss.load_state_dict(saved["loss"])
