@@ -53,7 +53,7 @@ def find_lr(
     sweep_steps = SWEEP_STEPS if with_heats else request.num_steps
     training_steps = request.training_steps or DEFAULT_TRAINING_STEPS
     bar = progress_bar(request.num_steps, "find_lr") if trainer.progress else None
-    before = trainer.snapshot(train_data)
+    before = trainer.capture(train_data)
     search = _Search(trainer, request, before, None if bar is None else lambda: bar.update(1))
     heats: list[Heat] = []
     exchanged_loss = None
@@ -151,6 +151,7 @@ class _Search:
         swept, watch = self._request.optimizer, self._request.watch
         steps_before = swept.current_steps
         loss, _ = self._trainer.optimizer_step(window)
+        assert loss is not None  # none is skipped while sweeping
         watched = loss if watch is None else torch.as_tensor(watch())
         return self._trainer.engine.read_later(watched), swept.current_steps > steps_before
 
