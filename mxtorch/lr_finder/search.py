@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mxtorch import batches, rate_free, schedules, state
+from mxtorch import batches, memory, rate_free, schedules, state
 from mxtorch.callbacks.progress import progress_bar
 from mxtorch.lr_finder.estimate import DEFAULT_TRAINING_STEPS, estimate
 from mxtorch.lr_finder.heats import (
@@ -193,6 +193,9 @@ class _Search:
         try:
             with self._trainer.engine.autocast():
                 output = self._trainer.evaluation_step(batch)
+        except torch.OutOfMemoryError as error:
+            size = batches.batch_size(batch) or 1
+            raise memory.explained(error, batches.Window([batch], [size], size), self._trainer.step + 1, 1) from error
         except Exception as error:
             explain_first_batch(error, batch, "evaluation_step")
             raise
