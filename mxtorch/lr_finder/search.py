@@ -132,6 +132,7 @@ class _Search:
         """The state of the snapshot, ready for training."""
         trainer = self._trainer
         self._before.restore()
+        self._before.set_workers_aside()
         state.set_training_mode(trainer.model)
         rate_free.set_training_point(trainer.optimizers)
         trainer.sweeping = trainer.first_batch = True
