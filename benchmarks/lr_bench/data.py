@@ -100,7 +100,7 @@ def diabetes(folder: Path) -> Split:
 
 @kept_on_disk
 def cifar10(folder: Path) -> Split:
-    """6,000 training and 1,000 validation images of CIFAR-10, 3 x 32 x 32; torchvision's download where no subset lies."""
+    """6,000 training and 1,000 validation images of CIFAR-10, 3 x 32 x 32; where no subset lies, torchvision's."""
     subset = folder / "cifar10_subset.npz"
     if subset.exists():
         raw = np.load(subset)

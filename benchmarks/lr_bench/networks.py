@@ -45,6 +45,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images or maps [N, C, H, W] in, maps out."""
         return torch.relu(self.body(images) + self.shortcut(images))
 
 
@@ -76,6 +77,7 @@ class VisionTransformer(nn.Module):
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 10))
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images [N, 3, 32, 32] in, scores [N, 10] out."""
         return self.head(self.body(self.patches(images).flatten(2).transpose(1, 2) + self.position).mean(1))
 
 
@@ -88,6 +90,7 @@ class LanguageModel(nn.Module):
         self.head = nn.Linear(width, SYMBOLS)
 
     def forward(self, characters: Tensor) -> Tensor:
+        """Characters [N, length] in, scores [N, symbols, length] out."""
         return self.head(self.body(self.embedding(characters))).transpose(1, 2)
 
 
@@ -99,6 +102,7 @@ class RecurrentModel(LanguageModel):
         self.gru = nn.GRU(width, width, batch_first=True)
 
     def body(self, embedded: Tensor) -> Tensor:
+        """[N, length, width] in and out."""
         return self.gru(embedded)[0]
 
 
@@ -113,4 +117,5 @@ class TransformerModel(LanguageModel):
         self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(CONTEXT), persistent=False)
 
     def body(self, embedded: Tensor) -> Tensor:
+        """[N, length, width] in and out."""
         return self.encoder(embedded + self.position, mask=self.mask, is_causal=True)

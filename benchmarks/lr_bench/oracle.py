@@ -21,7 +21,7 @@ from mxtorch import ScheduledOptim, schedules
 from mxtorch.lr_finder.estimate import Use
 
 # Thirds of a decade from 1e-5 to 20.
-GRID = tuple(10 ** (-5 + index / 3) for index in range(19)) + (20.0,)
+GRID = (*(10 ** (-5 + index / 3) for index in range(19)), 20.0)
 USES: tuple[Use, ...] = ("constant", "one_cycle")
 SEEDS = (100, 101)  # not those of the sweeps
 # A loss that is no number, or further above the untrained loss than this many drops, counts as that far.

@@ -23,8 +23,8 @@ SPACING = 0.5
 # Where the first round begins, in decades below the edge.
 BELOW_EDGE = 0.3
 # Batches to judge a heat by: the first round only has to tell the hopeful from the hopeless.
-FIRST_BATCHES = 4
-SECOND_BATCHES = 10
+FIRST_BATCHES = 3
+SECOND_BATCHES = 7
 # A held-out loss that changed by less than this share has not moved.
 MOVEMENT = 0.01
 # Where nothing moves: of the highest stable rate.

@@ -20,8 +20,8 @@ NOISE_WINDOW = 50
 
 
 # Steps between two looks at the held-out loss: while it rests, and once it moves by this share.
-RESTING_INTERVAL = 6
-MOVING_INTERVAL = 2
+RESTING_INTERVAL = 8
+MOVING_INTERVAL = 3
 MOVEMENT = 0.005
 # So many held-out losses in a row far above the first one end the sweep.
 RISEN_IN_A_ROW = 3

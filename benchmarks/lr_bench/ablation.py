@@ -1,0 +1,109 @@
+"""What each part of the estimator contributes: the recorded searches, read again with one part left out.
+
+    python -m benchmarks.lr_bench.ablation --data ../shared/data [--half development]
+
+It needs what `python -m benchmarks.lr_bench` has left in `.cache/lr_bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import statistics
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from benchmarks.lr_bench.oracle import USES, oracles
+from benchmarks.lr_bench.report import REGRET_OF_NO_RATE
+from benchmarks.lr_bench.suggestions import collect
+from benchmarks.lr_bench.tasks import TASKS
+from mxtorch.lr_finder import estimate as estimating
+from mxtorch.lr_finder import heats as racing
+from mxtorch.lr_finder.heats import Heat
+
+Reading = Callable[[dict[str, Any], Any], estimating.Estimate]
+FAR = 99.0  # decades: a threshold that is never reached
+
+
+def read(search: dict[str, Any], held_out: Any, *, heats: bool = True) -> estimating.Estimate:
+    """The estimate of a recorded search."""
+    return estimating.estimate(
+        search["rates"],
+        search["losses"],
+        [tuple(point) for point in held_out],
+        ended_early=search["ended_early"],
+        heats=[Heat(*heat) for heat in search["heats"]] if heats else (),
+        held_out_samples=10**6,
+    )
+
+
+def without_held_out(search: dict[str, Any], held_out: Any) -> estimating.Estimate:
+    """Read off the training loss."""
+    return read(search, [])
+
+
+def without_heats(search: dict[str, Any], held_out: Any) -> estimating.Estimate:
+    """The sweep alone."""
+    return read(search, held_out, heats=False)
+
+
+@contextlib.contextmanager
+def changed(module: Any, **constants: float) -> Iterator[None]:
+    """Constants of a module set to other values."""
+    with mock.patch.multiple(module, **constants):
+        yield
+
+
+SWEEPS: dict[str, tuple[Reading, Any]] = {
+    "as it is": (read, {}),
+    "training loss instead of the held-out one": (without_held_out, {}),
+    "no rate from the edge alone": (read, {"edge alone": False}),
+    "without the middle of the descent": (read, {"GAP_OF_EDGE": FAR, "GAP_OF_FLOOR": FAR + 1}),
+    "the edge alone, a fixed divisor": (read, {"ABOVE_FALL": FAR, "GAP_OF_EDGE": FAR, "GAP_OF_FLOOR": FAR + 1}),
+    "the fall alone, a fixed factor": (read, {"BELOW_EDGE": -FAR, "GAP_OF_EDGE": FAR, "GAP_OF_FLOOR": FAR + 1}),
+    "one rate for both uses": (read, {"ONE_CYCLE_FACTOR": 1.0}),
+}
+HEATS: dict[str, tuple[Reading, Any]] = {
+    "as it is": (read, {}),
+    "without heats: a sweep of 80 steps": (without_heats, {}),
+    "without the correction for the horizon": (read, {"HORIZON_POWER": 0.0}),
+    "the power one half, as the bound says": (read, {"HORIZON_POWER": 0.5}),
+    "one rate for both uses": (read, {"ONE_CYCLE_FACTOR": 1.0}),
+}
+
+
+def main() -> None:
+    """Print the two tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--half", choices=["development", "reporting"], default="development")
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    tasks = [task for task in TASKS if task.half == options.half]
+    with ProcessPoolExecutor(1) as pool:
+        best = oracles(tasks, options.data, pool)
+        for finder, variants in (("mxtorch, 100 steps", SWEEPS), ("mxtorch, 500 steps", HEATS)):
+            found = collect(tasks, [finder], range(options.seeds), options.data, pool)
+            print(f"\n{finder}, {options.half}: constant / one-cycle\n")
+            print("| part left out | median regret | mean | worst |\n| --- | --- | --- | --- |")
+            for label, (reading, change) in variants.items():
+                regrets: dict[str, list[float]] = {use: [] for use in USES}
+                for (name, _, _), said in found.items():
+                    constants = {key: value for key, value in change.items() if key != "edge alone"}
+                    module = racing if "HORIZON_POWER" in constants else estimating
+                    with changed(module, **constants):
+                        reading_now = reading(said["search"], said["held_out"])
+                    refused = change.get("edge alone") is False and reading_now.status == "edge_only"
+                    for use in USES:
+                        rate = None if refused else reading_now.suggestions.get(use)
+                        regrets[use].append(REGRET_OF_NO_RATE if rate is None else best[name].regret(rate, use))
+                figures = [(statistics.median(part), statistics.mean(part), max(part)) for part in regrets.values()]
+                cells = [" / ".join(f"{value:.3f}" for value in column) for column in zip(*figures, strict=True)]
+                print(f"| {label} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""Every tool through its own public API, at its defaults: a fresh network and training data in, a learning rate out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import logging
+import math
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from benchmarks.lr_bench.tasks import Setup, Task
+from mxtorch import Trainer
+from mxtorch.lr_finder.estimate import Use
+
+# Where a tool leaves the range to its user: 100 steps from 1e-7 to 10.
+LOWEST, HIGHEST, STEPS = 1e-7, 10.0, 100
+Suggestions = dict[str, Any]  # of each use: {"constant": rate, "one_cycle": rate}; None where the tool gives none
+
+
+def same_for_every_use(rate: float | None) -> Suggestions:
+    """Peers know one rate only."""
+    usable = rate is not None and math.isfinite(rate) and rate > 0
+    return {"constant": rate if usable else None, "one_cycle": rate if usable else None}
+
+
+def mxtorch(task: Task, setup: Setup, *, steps: int, validation: bool) -> Suggestions:
+    """`Trainer.find_lr`."""
+    trainer = Trainer(
+        setup.model, setup.loss, setup.optimizer, progress=False, device="cpu", channels_last=False, log_every=10**6
+    )
+    val_loader = DataLoader(setup.val_loader.dataset, task.batch_size) if validation else None
+    forwards = _Count(setup.model)
+    found = trainer.find_lr(setup.train_loader, val_loader, num_steps=steps)
+    training_steps = len(found.losses) + sum(heat.steps for heat in found.heats)
+    uses: tuple[Use, ...] = ("constant", "one_cycle")
+    return {
+        **{use: found.reading.suggestions.get(use) for use in uses},
+        "intervals": {use: found.reading.intervals.get(use) for use in uses},
+        "status": found.status,
+        "training_steps": training_steps,
+        "other_forward_passes": forwards.count - training_steps,
+        "held_out": found.held_out,
+        "search": {
+            "rates": found.rates,
+            "losses": found.losses,
+            "ended_early": found.stop_reason != "completed",
+            "heats": [dataclasses.astuple(heat) for heat in found.heats],
+        },
+    }
+
+
+def default_rate(task: Task, setup: Setup) -> Suggestions:
+    """No finder at all."""
+    return same_for_every_use(task.default_rate)
+
+
+def fastai(task: Task, setup: Setup, *, rule: str) -> Suggestions:
+    """`Learner.lr_find(suggest_funcs=...)`: fastai brings its own rate to the optimizer, which stays the task's."""
+    from fastai.callback import schedule
+    from fastai.data.core import DataLoaders
+    from fastai.learner import Learner
+    from fastai.optimizer import OptimWrapper
+
+    placeholder = setup.optimizer
+    settings = {name: value for name, value in placeholder.defaults.items() if name != "lr"}
+
+    def make_optimizer(parameters: Any, lr: float, **_: Any) -> OptimWrapper:
+        return OptimWrapper(parameters, type(placeholder), lr=lr, **settings)
+
+    with tempfile.TemporaryDirectory() as folder:
+        learner = Learner(
+            DataLoaders(setup.train_loader, setup.val_loader),
+            setup.model,
+            loss_func=setup.loss,
+            opt_func=make_optimizer,
+            path=Path(folder),
+        )
+        with learner.no_bar(), learner.no_logging():
+            found = learner.lr_find(suggest_funcs=(getattr(schedule, rule),), show_plot=False)
+    return same_for_every_use(float(found[0]))
+
+
+def lightning(task: Task, setup: Setup) -> Suggestions:
+    """`Tuner.lr_find`, min_lr and max_lr as for the others."""
+    import pytorch_lightning
+
+    class Module(pytorch_lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = setup.model
+            self.learning_rate = 1e-3
+
+        def training_step(self, batch: Any, index: int) -> torch.Tensor:
+            inputs, targets = batch
+            return setup.loss(self.model(inputs), targets)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            for group in setup.optimizer.param_groups:
+                group["lr"] = self.learning_rate
+            return setup.optimizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = pytorch_lightning.Trainer(
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            max_epochs=1000,
+            default_root_dir=folder,
+        )
+        tuner = pytorch_lightning.tuner.Tuner(trainer)
+        found = tuner.lr_find(
+            Module(), setup.train_loader, min_lr=LOWEST, max_lr=HIGHEST, num_training=STEPS, update_attr=False
+        )
+        return same_for_every_use(found.suggestion() if found is not None else None)
+
+
+def torch_lr_finder(task: Task, setup: Setup) -> Suggestions:
+    """`LRFinder.range_test`, then `plot(suggest_lr=True)`, which gives the steepest point."""
+    import matplotlib.pyplot as plt
+    from torch_lr_finder import LRFinder
+
+    for group in setup.optimizer.param_groups:
+        group["lr"] = LOWEST
+    finder = LRFinder(setup.model, setup.optimizer, setup.loss, device="cpu")
+    finder.range_test(setup.train_loader, end_lr=HIGHEST, num_iter=STEPS)
+    figure, axes = plt.subplots()
+    try:
+        found = finder.plot(ax=axes, suggest_lr=True)
+    finally:
+        plt.close(figure)
+    return same_for_every_use(float(found[1]) if isinstance(found, tuple) else None)
+
+
+def ignite(task: Task, setup: Setup) -> Suggestions:
+    """`FastaiLRFinder.lr_suggestion`."""
+    from ignite.engine import create_supervised_trainer
+    from ignite.handlers import FastaiLRFinder
+
+    for group in setup.optimizer.param_groups:
+        group["lr"] = LOWEST
+    trainer = create_supervised_trainer(setup.model, setup.optimizer, setup.loss)
+    finder = FastaiLRFinder()
+    with finder.attach(
+        trainer,
+        {"model": setup.model, "optimizer": setup.optimizer},
+        num_iter=STEPS,
+        start_lr=LOWEST,
+        end_lr=HIGHEST,
+    ) as searching:
+        searching.run(setup.train_loader)
+    return same_for_every_use(float(finder.lr_suggestion()))
+
+
+def _ours(steps: int, *, validation: bool) -> Callable[[Task, Setup], Suggestions]:
+    return lambda task, setup: mxtorch(task, setup, steps=steps, validation=validation)
+
+
+def _fastai(rule: str) -> Callable[[Task, Setup], Suggestions]:
+    return lambda task, setup: fastai(task, setup, rule=rule)
+
+
+FINDERS: dict[str, Callable[[Task, Setup], Suggestions]] = {
+    "mxtorch, 100 steps": _ours(100, validation=True),
+    "mxtorch, 100 steps, training data alone": _ours(100, validation=False),
+    "mxtorch, 500 steps": _ours(500, validation=True),
+    "mxtorch, 500 steps, training data alone": _ours(500, validation=False),
+    "fastai minimum": _fastai("minimum"),
+    "fastai valley": _fastai("valley"),
+    "fastai slide": _fastai("slide"),
+    "fastai steep": _fastai("steep"),
+    "ignite": ignite,
+    "torch-lr-finder": torch_lr_finder,
+    "Lightning": lightning,
+    "no finder (1e-3, 1e-2)": default_rate,
+}
+PACKAGES = {
+    "fastai": "fastai",
+    "ignite": "pytorch-ignite",
+    "torch-lr-finder": "torch-lr-finder",
+    "Lightning": "pytorch-lightning",
+}
+
+
+class _Count:
+    """Forward passes of a model."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.count = 0
+        model.register_forward_pre_hook(self._add)
+
+    def _add(self, *_: Any) -> None:
+        self.count += 1
+
+
+def suggest(finder: str, task: Task, folder: Path, seed: int) -> Suggestions:
+    """What a tool says for a task, quietly; a tool that fails gives no rate and the error's name as status."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        try:
+            return FINDERS[finder](task, task.setup(folder, seed))
+        except Exception as error:
+            return {**same_for_every_use(None), "status": f"{type(error).__name__}: {error}"[:200]}
