@@ -113,7 +113,7 @@ class TrainingState:
             _set_raw_random_state(self._random)
 
     def set_workers_aside(self) -> None:
-        """Give the loader's next pass fresh workers: persistent ones carry random states, and `restore` returns them."""
+        """Give the loader's next pass fresh workers: persistent ones carry random states. `restore` returns them."""
         if isinstance(self._loader, DataLoader) and getattr(self._loader, "_iterator", None) is not None:
             vars(self._loader)["_iterator"] = None
 
