@@ -5,15 +5,14 @@
     python examples/dog_breed.py --data oxford-pets --epochs 5
     python examples/dog_breed.py --data my-pictures --model resnet50 --unfreeze-epochs 3
 
-The classifier is trained first, on a frozen network, at a rate that `find_lr` finds; with `--unfreeze-epochs N` all
-layers are trained after that, at a rate found anew.
+The classifier is trained first, at a rate that is found for it, on features that the frozen network computes once; with
+`--unfreeze-epochs N` all layers are trained after that, at a rate found anew. `Trainer.fine_tune` does both.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,9 +23,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
-from mxtorch import LRFinderResult, ScheduledOptim, Trainer, model_zoo, schedules
-
-CAREFUL_RATE = 1e-3
+from mxtorch import ScheduledOptim, Trainer, exporting, model_zoo
+from mxtorch.fine_tuning import FineTuning
 
 matplotlib.use("Agg")  # pictures go to files
 
@@ -38,9 +36,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="for drawn or downloaded pictures")
     parser.add_argument("--model", default="efficientnet_lite0", help="see python -m model_zoo list (%(default)s)")
     parser.add_argument("--no-pretrained", action="store_true", help="random weights, so all layers are trained")
-    parser.add_argument("--epochs", type=_count(0), default=6, help="epochs for the classifier (default: %(default)s)")
+    parser.add_argument("--epochs", type=_count(0), default=10, help="epochs for the classifier (default: %(default)s)")
     parser.add_argument(
         "--unfreeze-epochs", type=_count(0), default=0, help="further epochs for all layers (default: none)"
+    )
+    parser.add_argument(
+        "--views",
+        type=_count(1),
+        default=2,
+        help="random crops of each picture for the classifier (default: %(default)s)",
     )
     parser.add_argument("--batch-size", type=_count(1), default=16)
     parser.add_argument("--image-size", type=_count(16), help="in pixels (default: 128 for toy, else the model's own)")
@@ -78,18 +82,13 @@ def main() -> None:
     net.fc = nn.Linear(net.fc.in_features, len(samples.classes))
     train_data, val_data = make_loaders(net, samples, options)
 
-    started = time.perf_counter()
-    epochs, all_epochs = options.epochs, options.unfreeze_epochs
-    if options.no_pretrained:
-        epochs, all_epochs = 0, epochs + all_epochs
-    if epochs > 0:
-        print("\nThe classifier, on the frozen network")
-        trainer, found = fine_tune(model_zoo.freeze(net), train_data, val_data, epochs, options)
-    if all_epochs > 0:
-        print("\nAll layers")
-        trainer, found = fine_tune(model_zoo.unfreeze(net), train_data, val_data, all_epochs, options)
-    print(f"\ntrained in {time.perf_counter() - started:.0f} s")
-    report(trainer, found, val_data, samples, options)
+    trainer = make_trainer(net, samples, options)
+    frozen, rest = options.epochs, options.unfreeze_epochs
+    if options.no_pretrained:  # there is nothing worth freezing
+        frozen, rest = 0, frozen + rest
+    tuned = trainer.fine_tune(train_data, val_data, epochs=rest, freeze_epochs=frozen, views=options.views)
+    print(f"\n{tuned.history}\n\n{tuned}")
+    report(trainer, tuned, train_data, val_data, options)
 
 
 def make_loaders(net: nn.Module, samples: Samples, options: argparse.Namespace) -> tuple[DataLoader, DataLoader]:
@@ -108,78 +107,43 @@ def make_loaders(net: nn.Module, samples: Samples, options: argparse.Namespace) 
     return loaders[0], loaders[1]
 
 
-def fine_tune(
-    net: nn.Module, train_data: DataLoader, val_data: DataLoader, epochs: int, options: argparse.Namespace
-) -> tuple[Trainer, LRFinderResult]:
-    """Find a learning rate for the trainable layers, then train them at it."""
-    # The nearer layers are to the input, the less they need to change; find_lr and schedules keep these ratios. The
-    # head comes first: its rate is the one that is found and shown.
-    groups = model_zoo.param_groups(net, lr=1e-5)[::-1]
-    all_layers = len(groups) > 1
-    optimizer = ScheduledOptim(torch.optim.SGD(groups, momentum=0.9, nesterov=True, weight_decay=1e-4))
-    trainer = Trainer(
+def make_trainer(net: nn.Module, samples: Samples, options: argparse.Namespace) -> Trainer:
+    """A trainer for all layers; `fine_tune` freezes what it must, and sets rates by layer."""
+    optimizer = ScheduledOptim(
+        torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    )
+    return Trainer(
         net,
         nn.CrossEntropyLoss(label_smoothing=0.1),
         optimizer,
-        metrics={"accuracy": MulticlassAccuracy(num_classes=net.fc.out_features, average="micro")},
-        log_dir=options.log_dir / ("all_layers" if all_layers else "classifier"),
+        metrics={"accuracy": MulticlassAccuracy(num_classes=len(samples.classes), average="micro")},
+        log_dir=options.log_dir,
         device=options.device,
         precision=options.precision,
         log_every=5,
     )
-    schedule = schedules.OneCycle()
-    found = trainer.find_lr(train_data, start_lr=1e-5, end_lr=10, num_steps=60, schedule=schedule)
-    print(found)
-    if found.suggestion is None and all_layers:
-        # A classifier that is trained already hardly improves in a sweep: then take small, safe steps.
-        print(f"going on with a rate of {CAREFUL_RATE:g}")
-    lr = CAREFUL_RATE if found.suggestion is None and all_layers else found
-    trainer.fit(train_data, val_data, epochs=epochs, lr=lr, schedule=schedule)
-    print(f"\n{trainer.history}")
-    return trainer, found
 
 
 def report(
-    trainer: Trainer, found: LRFinderResult, val_data: DataLoader, samples: Samples, options: argparse.Namespace
+    trainer: Trainer, tuned: FineTuning, train_data: DataLoader, val_data: DataLoader, options: argparse.Namespace
 ) -> None:
-    """The table, the pictures, the saved model, and where to look."""
-    import matplotlib.pyplot as plt
-
+    """The figures, the pictures, the saved model, and where to look."""
     folder = options.log_dir
-    probabilities = trainer.predict(val_data).softmax(1)
-    labels = torch.tensor([label for _, label in samples.val])
-    correct = probabilities.argmax(1) == labels
-    print(f"\nvalidation accuracy {correct.double().mean():.4f} ({int(correct.sum())} of {len(correct)})")
-    found.plot().figure.savefig(folder / "lr_finder.png", dpi=150, bbox_inches="tight")
-    draw_predictions(probabilities, samples).savefig(folder / "predictions.png", dpi=110)
-    plt.close("all")
-    trainer.save(folder / "model.pt")
-    print(f"written: {folder}/lr_finder.png, {folder}/predictions.png, {folder}/model.pt")
+    result = trainer.interpret(val_data, pictures=20)
+    right = int((result.predictions == result.targets).sum())
+    print(f"\nvalidation accuracy {result.accuracy:.4f} ({right} of {len(result.targets)})\n{result}")
+    for phase, found in tuned.found.items():
+        name = f"lr_finder_{phase.replace(' ', '_')}.png"
+        found.plot().figure.savefig(folder / name, dpi=150, bbox_inches="tight")
+    result.plot().savefig(folder / "confusion.png", dpi=110)
+    result.plot_top_losses().savefig(folder / "hardest.png", dpi=110)
+    trainer.save(folder / "checkpoint.pt")
+    model = trainer.export(folder / "dogs.safetensors", val_data, train_data=train_data, about="Breeds of dogs.")
+    picture = val_data.dataset.paths[0]
+    answer = exporting.load(model).predict(picture)[0]
+    print(f"\n{model} says of {picture}: {answer['class']}, {answer['probability']:.0%}")
+    print(f"written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir() if path.suffix != '.0'))}")
     print(f"now type: tensorboard --logdir {folder}")
-
-
-def draw_predictions(probabilities: torch.Tensor, samples: Samples, count: int = 20) -> matplotlib.figure.Figure:
-    """A sheet of validation pictures, mistakes first and framed in red."""
-    import matplotlib.pyplot as plt
-    from PIL import Image
-
-    confidence, predicted = probabilities.max(1)
-    labels = torch.tensor([label for _, label in samples.val])
-    mixed = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).tolist()
-    order = sorted(mixed, key=lambda index: bool(predicted[index] == labels[index]))[:count]
-    figure, axes = plt.subplots(4, 5, figsize=(13, 11.5), layout="constrained")
-    for panel, index in zip(axes.flat, order, strict=False):
-        right = bool(predicted[index] == labels[index])
-        with Image.open(samples.val[index][0]) as picture:
-            panel.imshow(picture.convert("RGB"))
-        name, truth = (samples.classes[int(label[index])].replace("_", " ") for label in (predicted, labels))
-        title = f"{name} {confidence[index]:.0%}" + ("" if right else f"\nis {truth}")
-        panel.set_title(title, fontsize=9, color="#2a7f3f" if right else "#c0272d")
-        for spine in panel.spines.values():
-            spine.set(color="#2a7f3f" if right else "#c0272d", linewidth=2.5)
-    for panel in axes.flat:
-        panel.set(xticks=[], yticks=[])
-    return figure
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -29,15 +30,32 @@ def preprocess(net: nn.Module | str, *, train: bool = False, size: int | None = 
     Raises:
         ValueError: The network is not of the zoo, takes neither one nor three channels, or the size is not positive.
     """
-    from torchvision.transforms import v2
-
     made_for = _preprocessing(net)
     channels = 3 if isinstance(net, str) else getattr(net, "zoo_in_channels", 3)
     if channels not in (1, 3):
         raise ValueError(f"net: it takes {channels} channels; pictures have 1 or 3, so write its transforms yourself")
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise ValueError(f"size: got {size!r}; give a number of pixels, at least 1")
-    size = made_for.size if size is None else size
+    if size is not None:
+        resize = round(size * made_for.resize / made_for.size)
+        made_for = dataclasses.replace(made_for, size=size, resize=resize)
+    return transforms_of(made_for, train=train, channels=channels)
+
+
+def transforms_of(made_for: Preprocessing, *, train: bool = False, channels: int = 3) -> Any:
+    """The transforms that a description of an input stands for.
+
+    Args:
+        made_for: The description.
+        train: Random crop and horizontal flip in place of resize and centre crop.
+        channels: 3, or 1 for grey pictures.
+
+    Returns:
+        A `torchvision.transforms.v2.Compose`: PIL picture in, normalised float tensor [channels, size, size] out.
+    """
+    from torchvision.transforms import v2
+
+    size = made_for.size
     mode = v2.InterpolationMode(made_for.interpolation)
     if train:
         steps = [
@@ -45,8 +63,7 @@ def preprocess(net: nn.Module | str, *, train: bool = False, size: int | None = 
             v2.RandomHorizontalFlip(),
         ]
     else:
-        resize = round(size * made_for.resize / made_for.size)
-        steps = [v2.Resize(resize, interpolation=mode, antialias=True), v2.CenterCrop(size)]
+        steps = [v2.Resize(made_for.resize, interpolation=mode, antialias=True), v2.CenterCrop(size)]
     steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
     mean, std = list(made_for.mean), list(made_for.std)
     if channels == 1:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mxtorch import callbacks, init, nn, schedules
+from mxtorch import balance, callbacks, fine_tuning, init, mixing, nn, schedules
 from mxtorch._version import __version__
 from mxtorch.callbacks import Callback
+from mxtorch.fine_tuning import FineTuning
 from mxtorch.history import History
+from mxtorch.interpretation import Interpretation
 from mxtorch.lr_finder import LRFinderResult
 from mxtorch.optim import ScheduledOptim
 from mxtorch.steps import StepOutput
@@ -16,17 +18,24 @@ from mxtorch.trainer import Trainer
 
 if TYPE_CHECKING:
     import model_zoo
+    from mxtorch import exporting
 
 __all__ = [
     "Callback",
+    "FineTuning",
     "History",
+    "Interpretation",
     "LRFinderResult",
     "ScheduledOptim",
     "StepOutput",
     "Trainer",
     "__version__",
+    "balance",
     "callbacks",
+    "exporting",
+    "fine_tuning",
     "init",
+    "mixing",
     "model_zoo",
     "nn",
     "schedules",
@@ -34,7 +43,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the model zoo on first use."""
-    if name == "model_zoo":
-        return importlib.import_module("model_zoo")
+    """Import the model zoo, and what needs it, on first use."""
+    if name in ("model_zoo", "exporting"):
+        return importlib.import_module("model_zoo" if name == "model_zoo" else "mxtorch.exporting")
     raise AttributeError(f"module 'mxtorch' has no attribute {name!r}")

@@ -1,75 +1,176 @@
-"""Files: written atomically, versioned, safe to load."""
+"""Files: written atomically, versioned, checked for damage, safe to load."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import secrets
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 FORMAT = "mxtorch.checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+# Never through a planted symlink, never over a file that is there; the mode is the umask's to cut, as with `open`.
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+for _flag in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"):
+    _CREATE |= getattr(os, _flag, 0)
+
+
+class CheckpointError(ValueError):
+    """A file that is no checkpoint, is damaged, or is of another run; the message says which, and what differs."""
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+    """A new file, open for writing bytes, that takes the place of `path` when the block is done.
+
+    `path` holds either what it held or all of what was written, also after a power cut: file and folder are synced.
+    A symlink at `path` is replaced and not followed. After an error in the block nothing is left behind.
+
+    Raises:
+        OSError: The file can't be written; the message has the path. What was there before is untouched.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.tmp")
+    try:
+        with os.fdopen(os.open(temporary, _CREATE, 0o666), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise type(error)(error.errno, f"{error.strerror or 'failed'}, while writing", str(path)) from error
+        raise
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Make names that were created, replaced or deleted in a folder survive a power cut."""
+    if os.name != "posix":  # elsewhere folders can't be opened to be synced
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write(path: str | Path, content: dict[str, Any]) -> None:
     """Write a checkpoint so that `path` holds either the old file or the whole new one, never a part.
 
+    Args:
+        path: The file; its folder must exist.
+        content: Tensors and plain values, as `mxtorch.portable` makes them.
+
     Raises:
         OSError: The file can't be written; what was there before is untouched.
     """
-    path = Path(path)
-    payload = {"format": FORMAT, "format_version": FORMAT_VERSION, **content}
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            torch.save(payload, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    if os.name == "posix":  # elsewhere folders can't be opened to be synced
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    with atomic_file(path) as file:
+        sink = _Sink(file)
+        torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **content}, sink)
+        sink.raise_failure()
 
 
 def read(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
     """Read a checkpoint, without running any code that a file may carry.
 
+    Checksums are verified first, so a file that was cut short or has a flipped bit is told and not loaded.
+
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no checkpoint of mxtorch, or one of a newer version.
+        OSError: It can't be read.
+        CheckpointError: It is no checkpoint of mxtorch, is damaged, or is of a newer version.
     """
-    content = torch.load(path, map_location=map_location, weights_only=True)
+    with open(path, "rb") as file:
+        try:
+            _verify(file)
+            file.seek(0)
+            content = torch.load(file, map_location=map_location, weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # whatever a damaged or foreign file makes the readers raise
+            raise CheckpointError(f"{path} is damaged or not a checkpoint: {_first_line(error)}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a checkpoint written by Trainer.save")
-    if content["format_version"] > FORMAT_VERSION:
-        version = content["format_version"]
-        raise ValueError(f"{path} has format version {version}; this mxtorch reads up to {FORMAT_VERSION}: upgrade it")
+        raise CheckpointError(f"{path} is not a checkpoint written by mxtorch")
+    version = content.get("format_version")
+    if not isinstance(version, int) or version < 1:
+        raise CheckpointError(f"{path} is damaged: its format version is {version!r}")
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format version {version}; this mxtorch reads up to {FORMAT_VERSION}: upgrade it"
+        )
     return content
 
 
-def check_same_tensors(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], path: str | Path) -> None:
-    """Raise a ValueError that names the differences in names and shapes, before anything is loaded."""
+def check_same_tensors(
+    expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], path: str | Path, what: str = "model"
+) -> None:
+    """Raise a CheckpointError that names the differences in names and shapes, before anything is loaded."""
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
     shapes = [
-        f"{name} {list(found[name].shape)} instead of {list(expected[name].shape)}"
+        f"{name} {_shape(found[name])} instead of {_shape(expected[name])}"
         for name in expected
-        if name in found and found[name].shape != expected[name].shape
+        if name in found and _shape(found[name]) != _shape(expected[name])
     ]
     differences = [
-        f"{label} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+        f"{label} {', '.join(map(str, names[:3]))}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
         for label, names in (("lacks", missing), ("has besides", unexpected), ("has shapes", shapes))
         if names
     ]
     if differences:
-        raise ValueError(f"{path} is a checkpoint of another model: it {'; it '.join(differences)}")
+        raise CheckpointError(f"{path} is a checkpoint of another {what}: it {'; it '.join(differences)}")
+
+
+class _Sink:
+    """A file for torch.save, whose C++ writer would tell a full disk as an error of its own position."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        if self._failure is None:
+            try:
+                return self._file.write(data)
+            except OSError as failure:
+                self._failure = failure
+        return len(data)
+
+    def flush(self) -> None:
+        """`atomic_file` flushes."""
+
+    def raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+
+def _verify(file: BinaryIO) -> None:
+    """Compare every record with its checksum, which torch writes and does not look at when it reads."""
+    with zipfile.ZipFile(file) as archive:
+        size = os.fstat(file.fileno()).st_size
+        names = [entry.filename for entry in archive.infolist()]
+        if len(set(names)) < len(names):
+            raise ValueError("it has two records of one name")
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size:
+                raise ValueError(f"its record {entry.filename!r} is packed in a way that torch does not write")
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"its record {damaged!r} does not match its checksum")
+
+
+def _shape(value: Any) -> Any:
+    return list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no details'}"[:300]

@@ -135,15 +135,18 @@ class LocalEngine:
         optimizer: ScheduledOptim,
         *,
         clip_grad_norm: float | None = None,
+        clip_grad_value: float | None = None,
         measure_norm: bool = False,
     ) -> StepResult:
-        """Clip the gradients to a norm, take the step.
+        """Clip the gradients, each value and then the norm of all, take the step.
 
-        The norm is that before clipping, a scalar tensor on the device, measured when clipping or asked for.
+        The norm is that before it is clipped, a scalar tensor on the device, measured when clipping or asked for.
         """
         if self.scaler is not None:
             self.scaler.unscale_(optimizer)
         norm = None
+        if clip_grad_value is not None:
+            nn.utils.clip_grad_value_(_parameters(optimizer), clip_grad_value)
         if clip_grad_norm is not None:
             norm = nn.utils.clip_grad_norm_(_parameters(optimizer), clip_grad_norm)
         elif measure_norm:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,8 @@ from mxtorch.steps import StepOutput, explain_first_batch
 
 if TYPE_CHECKING:
     from mxtorch.trainer import Trainer
+
+Augmentations = str | Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor]]
 
 
 @torch.no_grad()
@@ -59,9 +61,10 @@ def evaluate(trainer: Trainer, data: Iterable[Any], prefix: str) -> dict[str, fl
 
 
 @torch.no_grad()
-def predict(trainer: Trainer, data: Iterable[Any]) -> Any:
+def predict(trainer: Trainer, data: Iterable[Any], tta: Augmentations = ()) -> Any:
     """The outputs of `prediction_step` for all batches, joined; see `Trainer.predict`."""
     check_data(data, "data", passes=1)
+    augmentations = _augmentations(tta)
     parts: list[Any] = []
     with state.preserved_modes(trainer.model), rate_free.evaluation_point(trainer.optimizers):
         trainer.model.eval()
@@ -70,6 +73,8 @@ def predict(trainer: Trainer, data: Iterable[Any]) -> Any:
             try:
                 with trainer.engine.autocast():
                     outputs = trainer.prediction_step(batch)
+                    if augmentations:
+                        outputs = _mean_over(trainer, batch, outputs, augmentations)
             except Exception as error:
                 if not parts:
                     explain_first_batch(error, batch, "prediction_step")
@@ -78,3 +83,29 @@ def predict(trainer: Trainer, data: Iterable[Any]) -> Any:
     if not parts:
         raise ValueError("data: got a loader that yields no batches; give it at least one")
     return batches.concatenate(parts)
+
+
+def _augmentations(tta: Augmentations) -> list[Callable[[Tensor], Tensor]]:
+    if isinstance(tta, str):
+        if tta != "flip":
+            raise ValueError(f"tta: got {tta!r}; give 'flip', or functions of a batch of inputs")
+        return [_flipped]
+    functions = [tta] if callable(tta) else list(tta)
+    if not all(callable(function) for function in functions):
+        raise TypeError(f"tta: got {tta!r}; give 'flip', or functions of a batch of inputs")
+    return functions
+
+
+def _flipped(pictures: Tensor) -> Tensor:
+    if pictures.ndim != 4:
+        raise ValueError(f"tta: 'flip' takes pictures [N, C, H, W]; got {list(pictures.shape)}")
+    return pictures.flip(-1)
+
+
+def _mean_over(trainer: Trainer, batch: Any, outputs: Any, augmentations: list[Callable[[Tensor], Tensor]]) -> Any:
+    """The mean of the outputs of a batch and of its augmentations."""
+    inputs = batch if isinstance(batch, Tensor) else batches.split_batch(batch).inputs[0]
+    given = [outputs, *(trainer.prediction_step((augment(inputs), None)) for augment in augmentations)]
+    if not all(isinstance(one, Tensor) for one in given):
+        raise ValueError(f"tta: the outputs are a {batches.describe(outputs)}; only tensors have a mean")
+    return torch.stack(given).mean(0)

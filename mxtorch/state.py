@@ -280,17 +280,22 @@ def preserved_modes(model: nn.Module) -> Iterator[None]:
 
 
 def set_training_mode(model: nn.Module) -> None:
-    """Training mode, except for normalisation layers that are frozen.
+    """Training mode, except for what is frozen.
 
-    Running statistics are part of a frozen layer: BatchNorm whose parameters all have `requires_grad=False` stays in
-    evaluation mode.
+    A module whose parameters all have `requires_grad=False`, with all inside it, stays in evaluation mode: running
+    statistics are part of what is frozen, and dropout there would be noise that nothing learns to bear.
     """
     model.train()
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase):
-            parameters = list(module.parameters(recurse=False))
-            if parameters and not any(parameter.requires_grad for parameter in parameters):
-                module.eval()
+    _keep_frozen_in_evaluation(model)
+
+
+def _keep_frozen_in_evaluation(module: nn.Module) -> None:
+    parameters = list(module.parameters())
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        module.eval()
+        return
+    for child in module.children():
+        _keep_frozen_in_evaluation(child)
 
 
 def seed_everything(seed: int) -> None:

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from mxtorch import batches, checkpoint, evaluation, rate_free, schedules, several, state, steps
 from mxtorch._validation import positive_rate
+from mxtorch.applications import Applications
 from mxtorch.callbacks import Callback, CallbackList, ProgressBar, TensorBoard
 from mxtorch.checks import check_data, check_integer, check_parameters, length
 from mxtorch.engine import LocalEngine, StepResult
@@ -41,7 +42,7 @@ class RunPlan:
     epoch: int = 0
 
 
-class Trainer:
+class Trainer(Applications):
     """Trains a model, and finds the learning rate to train it with.
 
     Nothing is wrapped or hidden: `trainer.model` is the module that was handed in, `trainer.optimizer` a torch
@@ -65,6 +66,7 @@ class Trainer:
         accumulate: Batches to an optimizer step. Each weighs as many samples as it holds, so a window equals one
             large batch, the last and shorter one too.
         clip_grad_norm: Clip the norm of all gradients together to this.
+        clip_grad_value: Clip every single value of the gradients to this, before the norm.
         channels_last: Memory format for images; `"auto"` uses it for convolutional networks where it pays.
         compile: True, or arguments for `torch.nn.Module.compile`.
         seed: Seeds Python, NumPy and torch now.
@@ -93,6 +95,7 @@ class Trainer:
         precision: Literal["fp32", "bf16", "fp16"] = "fp32",
         accumulate: int = 1,
         clip_grad_norm: float | None = None,
+        clip_grad_value: float | None = None,
         channels_last: bool | Literal["auto"] = "auto",
         compile: bool | dict[str, Any] = False,
         seed: int | None = None,
@@ -103,6 +106,8 @@ class Trainer:
         check_integer(log_every, "log_every")
         if clip_grad_norm is not None:
             clip_grad_norm = positive_rate(clip_grad_norm, "clip_grad_norm")
+        if clip_grad_value is not None:
+            clip_grad_value = positive_rate(clip_grad_value, "clip_grad_value")
         if loss is not None and not callable(loss):
             raise TypeError(f"loss: got {loss!r}; give a function or module of (outputs, targets), or None")
         self._loss_module = loss if isinstance(loss, nn.Module) else None
@@ -129,6 +134,7 @@ class Trainer:
         self.callbacks = CallbackList([*callbacks, *reporters])
         self.accumulate = accumulate
         self.clip_grad_norm = clip_grad_norm
+        self.clip_grad_value = clip_grad_value
         self.log_every = log_every
         self.progress = progress
         self.history = History()
@@ -273,7 +279,12 @@ class Trainer:
             return self._closure_step(window)
         self.optimizer.zero_grad()
         loss = self._backward(window, metrics)
-        result = self.engine.step(self.optimizer, clip_grad_norm=self.clip_grad_norm, measure_norm=measure_norm)
+        result = self.engine.step(
+            self.optimizer,
+            clip_grad_norm=self.clip_grad_norm,
+            clip_grad_value=self.clip_grad_value,
+            measure_norm=measure_norm,
+        )
         return loss, result
 
     def _backward(self, window: batches.Window, metrics: MetricBuffer | None) -> Tensor:
@@ -413,16 +424,18 @@ class Trainer:
         """
         return evaluation.evaluate(self, data, prefix)
 
-    def predict(self, data: Iterable[Any]) -> Any:
+    def predict(self, data: Iterable[Any], *, tta: evaluation.Augmentations = ()) -> Any:
         """The model's outputs for all batches, joined along the first dimension, on the CPU, in float32.
 
         Args:
             data: Batches of inputs, or of `(inputs, targets)`, of which the targets are left out.
+            tta: Test-time augmentation: `"flip"`, or functions of a batch of inputs, such as transforms of torchvision.
+                Outputs are the mean over the inputs as they are and each of these.
 
         Raises:
-            ValueError: The data are empty, or the model can't take the first batch.
+            ValueError: The data are empty, or the model can't take the first batch; an unknown augmentation.
         """
-        return evaluation.predict(self, data)
+        return evaluation.predict(self, data, tta)
 
     # ---------------------------------------------------------------- files
 

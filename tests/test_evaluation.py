@@ -65,3 +65,24 @@ def test_data_that_can_not_be_taken(make, net, method):
         ValueError, match=rf"{step} could not take the first batch, a list of \(float32 tensor \[4, 9\]"
     ):
         call([[torch.ones(4, 9), torch.zeros(4).long()]])
+
+
+def test_augmentation_at_prediction(make):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(2))
+    pictures = torch.randn(6, 3, 5, 5)
+    net(pictures)
+    trainer = make(net, channels_last=False)
+    data = [(pictures[:4], torch.zeros(4)), (pictures[4:], torch.zeros(2))]
+    with torch.no_grad():
+        plain, flipped, turned = net(pictures), net(pictures.flip(-1)), net(pictures.rot90(1, (2, 3)))
+    assert torch.allclose(trainer.predict(data), plain, atol=1e-6)
+    assert torch.allclose(trainer.predict(data, tta="flip"), (plain + flipped) / 2, atol=1e-6)
+    functions = [lambda x: x.flip(-1), lambda x: x.rot90(1, (2, 3))]
+    assert torch.allclose(trainer.predict([pictures], tta=functions), (plain + flipped + turned) / 3, atol=1e-6)
+    with pytest.raises(ValueError, match="tta: got 'flop'"):
+        trainer.predict(data, tta="flop")
+    with pytest.raises(TypeError, match="tta: got"):
+        trainer.predict(data, tta=[3])
+    with pytest.raises(ValueError, match="'flip' takes pictures"):
+        make(nn.Linear(4, 2)).predict([torch.ones(2, 4)], tta="flip")

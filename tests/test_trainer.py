@@ -87,6 +87,15 @@ def test_gradients_are_clipped_to_the_norm(two_moons, make, weights):
     assert trainer.history.records[0]["gradient_norm"] > 0.01
 
 
+def test_gradients_are_clipped_value_by_value(two_moons, make, weights):
+    net = nn.Linear(8, 2)
+    before = torch.cat([w.flatten() for w in weights(net)])
+    make(net, lr=1.0, clip_grad_value=0.01).fit(DataLoader(two_moons, 256))
+    moved = (torch.cat([w.flatten() for w in weights(net)]) - before).abs()
+    assert float(moved.max()) == pytest.approx(0.01, rel=1e-3)
+    assert int((moved > 0.0099).sum()) > 2
+
+
 def test_frozen_batch_norm_stays_frozen(net, loader):
     net[1].requires_grad_(False)
     mean = net[1].running_mean.clone()
@@ -214,6 +223,7 @@ def test_a_first_batch_that_fails_leaves_no_trace(net, case, use):
         ({"precision": "fp32x"}, "did you mean 'fp32'"),
         ({"accumulate": 0}, "accumulate: got 0"),
         ({"clip_grad_norm": -1}, "clip_grad_norm"),
+        ({"clip_grad_value": 0}, "clip_grad_value"),
         ({"log_every": 0}, "log_every"),
         ({"metrics": {"accuracy": len}}, "metrics: got"),
         ({"callbacks": [print]}, "callbacks: got"),

@@ -1,7 +1,21 @@
 """What happens beside the loop: hooks, and the callbacks that come with the library."""
 
+from mxtorch.callbacks.averaging import EMA, SWA
 from mxtorch.callbacks.base import Callback, CallbackList
+from mxtorch.callbacks.early_stopping import BestWeights, EarlyStopping
+from mxtorch.callbacks.freezing import Freeze, Unfreeze
 from mxtorch.callbacks.progress import ProgressBar
 from mxtorch.callbacks.tensorboard import TensorBoard
 
-__all__ = ["Callback", "CallbackList", "ProgressBar", "TensorBoard"]
+__all__ = [
+    "EMA",
+    "SWA",
+    "BestWeights",
+    "Callback",
+    "CallbackList",
+    "EarlyStopping",
+    "Freeze",
+    "ProgressBar",
+    "TensorBoard",
+    "Unfreeze",
+]

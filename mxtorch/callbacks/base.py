@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mxtorch.interpretation import Interpretation
     from mxtorch.lr_finder import LRFinderResult
     from mxtorch.trainer import Trainer
 
@@ -44,6 +45,9 @@ class Callback:
 
     def on_lr_found(self, trainer: Trainer, result: LRFinderResult) -> None:
         """`find_lr` has a result; everything is restored already."""
+
+    def on_interpreted(self, trainer: Trainer, result: Interpretation) -> None:
+        """`interpret` has a result."""
 
     def on_fit_end(self, trainer: Trainer) -> None:
         """Training is over, or was broken off."""

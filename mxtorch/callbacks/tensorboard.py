@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mxtorch.callbacks.base import Callback
 
 if TYPE_CHECKING:
+    from mxtorch.interpretation import Interpretation
     from mxtorch.lr_finder import LRFinderResult
     from mxtorch.trainer import Trainer
 
@@ -78,6 +79,16 @@ class TensorBoard(Callback):
             self.writer.add_scalar("lr_finder/smoothed_loss", row["smoothed"], position)
         self.writer.flush()
 
+    def on_interpreted(self, trainer: Trainer, result: Interpretation) -> None:
+        """Write the plots as figures, and the rows as tables."""
+        self.writer.add_figure("interpretation/overview", result.plot(), trainer.step)
+        if result.pictures:
+            self.writer.add_figure("interpretation/top_losses", result.plot_top_losses(), trainer.step)
+        for name in ("per_class", "most_confused", "top_losses"):
+            self.writer.add_text(f"interpretation/{name}", _table(getattr(result, name)()), trainer.step)
+        self.writer.add_scalar("interpretation/calibration_error", result.calibration_error, trainer.step)
+        self.writer.flush()
+
     def on_fit_end(self, trainer: Trainer) -> None:
         """Mark the run as finished and flush; the writer stays open for a further `fit`."""
         self.writer.file_writer.add_summary(self._finished)
@@ -93,6 +104,15 @@ class TensorBoard(Callback):
 
         figures = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self.writer.file_writer.add_summary(Summary(value=figures), step)
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    """Rows as a table of Markdown, which TensorBoard shows."""
+    if not rows:
+        return "none"
+    lines = [" | ".join(rows[0]), " | ".join("---" for _ in rows[0])]
+    lines += [" | ".join(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()) for row in rows]
+    return "\n".join(f"| {line} |" for line in lines)
 
 
 def _settings(trainer: Trainer) -> dict[str, str | int | float | bool]:

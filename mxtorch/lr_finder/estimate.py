@@ -36,6 +36,7 @@ GAP_OF_FLOOR = 2.1
 BELOW_LONELY_EDGE = 1.2
 # A one-cycle's rate is at its peak for a moment only.
 ONE_CYCLE_FACTOR = 2.15
+LONELY_ONE_CYCLE_FACTOR = 1.5  # a guess is not stretched as far
 # The interval around a suggestion in decades, by what it rests on. Suggestions are rather too low than too high.
 INTERVAL = {"sweep": (-0.4, 0.6), "heats": (-0.3, 0.4)}
 # Losses with targets exchanged stand so far above those with the right ones once a network has learnt something.
@@ -120,10 +121,11 @@ def estimate(
     def within(value: float) -> float:
         return min(max(value, lowest), highest)
 
+    peak_factor = ONE_CYCLE_FACTOR if verdict.status == "ok" else LONELY_ONE_CYCLE_FACTOR
     low, high = INTERVAL["sweep" if raced is None else "heats"]
     suggestions: dict[Use, float] = {
         "constant": within(verdict.rate),
-        "one_cycle": within(verdict.rate * ONE_CYCLE_FACTOR),
+        "one_cycle": within(verdict.rate * peak_factor),
     }
     peak = suggestions["one_cycle"]
     return Estimate(
@@ -145,11 +147,10 @@ class _Verdict(NamedTuple):
 
 def _shape(rate: Floats, loss: Floats, points: tuple[Floats, Floats] | None, ended_early: bool) -> Valley:
     """The shape of the held-out curve, or of the training curve where there is no such."""
-    if points is not None:
-        return valley(*points, width=HELD_OUT_WIDTH)
-    shape = valley(rate, loss, width=TRAINING_WIDTH)
-    if ended_early and not shape.rises:
-        return replace(shape, rises=True, edge=float(rate[-1]))  # it broke away beyond its last point
+    trained = valley(rate, loss, width=TRAINING_WIDTH)
+    shape = trained if points is None else valley(*points, width=HELD_OUT_WIDTH)
+    if ended_early and not shape.rises:  # it broke away in the training loss, before the held-out one was seen to
+        return replace(shape, rises=True, edge=trained.edge if trained.rises else float(rate[-1]))
     return shape
 
 

@@ -106,13 +106,15 @@ def run(*arguments, cwd):
 
 def test_the_script_from_end_to_end(tmp_path):
     toy_breeds.write_dataset(tmp_path / "dogs", train_per_breed=6, val_per_breed=2, size=64)
-    options = ["--data", "dogs", "--image-size", "64", "--epochs", "1", "--workers", "0"]
+    options = ["--data", "dogs", "--image-size", "64", "--epochs", "1", "--unfreeze-epochs", "1", "--workers", "0"]
     result = run(*options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "tensorboard --logdir" in result.stdout
     assert "validation accuracy" in result.stdout
-    for name in ("lr_finder.png", "predictions.png", "model.pt"):
+    assert "2 views of 60 samples" in result.stdout
+    for name in ("lr_finder_head.png", "confusion.png", "hardest.png", "checkpoint.pt", "dogs.safetensors"):
         assert (tmp_path / "runs" / "dogs" / name).stat().st_size > 1000
+    assert "Apache-2.0" in (tmp_path / "runs" / "dogs" / "dogs.md").read_text()
 
 
 def test_the_script_tells_what_is_wrong(tmp_path):

@@ -1,0 +1,31 @@
+"""Predict on the command line: `python -m mxtorch.exporting MODEL PICTURE...`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mxtorch.exporting.predictor import load
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the most probable classes of each picture."""
+    parser = argparse.ArgumentParser(prog="python -m mxtorch.exporting", description="What is in these pictures?")
+    parser.add_argument("model", help="a file that Trainer.export wrote: .safetensors, .pt2 or .onnx")
+    parser.add_argument("pictures", nargs="+")
+    parser.add_argument("--top", type=int, default=3, help="how many classes (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    try:
+        predictor = load(options.model)
+        for picture, row in zip(options.pictures, predictor.predict(options.pictures), strict=True):
+            ranked = sorted(row["probabilities"].items(), key=lambda entry: -entry[1])[: options.top]
+            print(f"{picture}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in ranked))
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"mxtorch.exporting: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

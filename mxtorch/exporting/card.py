@@ -1,0 +1,124 @@
+"""The model card: what a model is, what it was trained on, how, and how well it does, as Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model_zoo.lookup import entry
+from mxtorch._version import __version__
+from mxtorch.exporting.facts import Facts, unwrapped
+
+if TYPE_CHECKING:
+    from mxtorch.trainer import Trainer
+
+# More classes than these are counted, not named.
+MOST_NAMED = 60
+
+
+def model_card(trainer: Trainer, path: Path, facts: Facts, train_data: Any, val_data: Any, about: str) -> str:
+    """The card of the model in a file. What is not known is left out, never guessed."""
+    parts = [
+        f"# {path.stem}",
+        about.strip(),
+        "## Model\n" + _lines(_model(trainer, path, facts)),
+        "## Data\n" + _lines(_data(train_data, val_data, facts)),
+        "## Training\n" + _lines(_training(trainer)),
+        "## Results\n" + _results(trainer),
+        "## Use\n" + _use(path, facts),
+        f"Written by mxtorch {__version__}.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _model(trainer: Trainer, path: Path, facts: Facts) -> list[str]:
+    model: Any = unwrapped(trainer.model)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    lines = [f"Network: {facts.zoo_name or type(model).__name__}, {count / 1e6:.2f} M parameters"]
+    if facts.zoo_name:
+        card = entry(facts.zoo_name)
+        weights = next((each for each in card.weights if each.tag == model.zoo_weights), None)
+        if weights is None:
+            lines.append("Began with random weights, or a file of the user's")
+        else:
+            sources = ", ".join(file.url or file.name for file in weights.files[:1])
+            use = "" if weights.commercial else " (not for commercial use)"
+            lines.append(f"Began with the weights `{weights.tag}`, licence {weights.licence}{use}, from {sources}")
+    if facts.preprocessing is not None:
+        made_for = facts.preprocessing
+        lines.append(
+            f"Input: pictures [{facts.channels}, {made_for.size}, {made_for.size}], the shorter side scaled to "
+            f"{made_for.resize} ({made_for.interpolation}), centre crop, mean {_numbers(made_for.mean)}, std "
+            f"{_numbers(made_for.std)}, {made_for.channels}"
+        )
+    lines.append(f"Output: {facts.outputs} logits")
+    return [*lines, f"File: `{path.name}`"]
+
+
+def _data(train_data: Any, val_data: Any, facts: Facts) -> list[str]:
+    lines = []
+    for name, data in (("Training", train_data), ("Validation", val_data)):
+        dataset = getattr(data, "dataset", None)
+        if dataset is not None:
+            size = f", {len(dataset)} samples" if hasattr(dataset, "__len__") else ""
+            lines.append(f"{name}: {type(dataset).__name__}{size}{_counts(dataset, facts)}")
+    if facts.classes:
+        named = ", ".join(facts.classes) if len(facts.classes) <= MOST_NAMED else "see the file"
+        lines.append(f"Classes ({len(facts.classes)}): {named}")
+    return lines or ["Not described"]
+
+
+def _counts(dataset: Any, facts: Facts) -> str:
+    targets = getattr(dataset, "targets", None)
+    if targets is None or not facts.classes or len(facts.classes) > MOST_NAMED:
+        return ""
+    counts = Counter(int(target) for target in targets)
+    return " (" + ", ".join(f"{name} {counts[index]}" for index, name in enumerate(facts.classes)) + ")"
+
+
+def _training(trainer: Trainer) -> list[str]:
+    optimizer = trainer.optimizer.optimizer
+    group = optimizer.param_groups[0]
+    shown = {name: group[name] for name in ("momentum", "betas", "weight_decay") if group.get(name)}
+    settings = "".join(f", {name} {value}" for name, value in shown.items())
+    loss = type(trainer.loss).__name__ if hasattr(trainer.loss, "forward") else getattr(trainer.loss, "__name__", "own")
+    smoothing = getattr(trainer.loss, "label_smoothing", 0.0)
+    lines = [
+        f"Optimizer: {type(optimizer).__name__}{settings}",
+        f"Loss: {loss}" + (f", label smoothing {smoothing:g}" if smoothing else ""),
+        f"{trainer.epoch} epochs, {trainer.step} steps, precision {trainer.engine.precision}",
+    ]
+    tuned = trainer.fine_tuning
+    if tuned is None:
+        return [*lines, f"Learning rate at the end: {trainer.optimizer.learning_rate:.2e}"]
+    for phase, rate in tuned.rates.items():
+        found = tuned.found.get(phase)
+        how = "given" if found is None else f"find_lr: {found.status}"
+        lines.append(f"Learning rate, {phase}: {rate:.2e} ({how})")
+    return lines
+
+
+def _results(trainer: Trainer) -> str:
+    rows = trainer.history.rows
+    figures = {name: value for name, value in (rows[-1] if rows else {}).items() if "/" in name}
+    if not figures:
+        return "Not measured"
+    table = "\n".join(f"| {name} | {value:.4f} |" for name, value in figures.items() if not math.isnan(value))
+    return f"Of the last epoch, {int(rows[-1]['epoch'])}:\n\n| figure | value |\n|---|---|\n{table}"
+
+
+def _use(path: Path, facts: Facts) -> str:
+    model = "" if facts.zoo_name or path.suffix != ".safetensors" else ", model=net"
+    what = '"picture.jpg"' if facts.preprocessing else "inputs"
+    lines = ["from mxtorch import exporting", "", f'exporting.load("{path.name}"{model}).predict({what})']
+    return "```python\n" + "\n".join(lines) + "\n```"
+
+
+def _lines(lines: list[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{value:g}" for value in values) + ")"

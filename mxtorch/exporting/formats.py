@@ -1,0 +1,107 @@
+"""Writing a model: safetensors (weights and facts), torch.export and ONNX (the computation as well)."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mxtorch._validation import closest
+from mxtorch.checkpoint import atomic_file
+from mxtorch.exporting.facts import KEY, Facts, plain_state, unwrapped
+
+# The file's outputs against the model's, relative to their scale: other kernels round otherwise.
+TOLERANCE = 1e-3
+
+
+def write(model: nn.Module, path: Path, facts: Facts, example: Tensor | None) -> None:
+    """Write a model in the format that the file's ending names, and see that the file computes what the model does.
+
+    Raises:
+        ValueError: The ending is unknown, an example is needed, the model can't be exported, the outputs differ.
+        ModuleNotFoundError: ONNX needs the extra `onnx`.
+    """
+    if path.suffix not in _WRITERS:
+        raise ValueError(f"path: got the ending {path.suffix!r}{closest(path.suffix, _WRITERS)}")
+    if not path.parent.is_dir():
+        raise ValueError(f"path: the folder {path.parent} is not there; create it first")
+    if example is None and path.suffix != ".safetensors":
+        raise ValueError(f"example: {path.suffix} needs a batch of inputs; give val_data, or example=")
+    # A plain copy on the CPU: exporting must not change the model.
+    plain = copy.deepcopy(unwrapped(model)).cpu().eval()
+    plain.to(memory_format=torch.contiguous_format)
+    example = None if example is None else example.detach().cpu().contiguous()
+    _WRITERS[path.suffix](plain, path, facts, example)
+    if example is not None and (path.suffix != ".safetensors" or facts.zoo_name):
+        _check(plain, path, example)
+
+
+def _check(model: nn.Module, path: Path, example: Tensor) -> None:
+    from mxtorch.exporting.predictor import load
+
+    predictor = load(path)
+    for inputs in (example, example[:1]):  # the number of samples is open
+        with torch.no_grad():
+            expected = model(inputs)
+        found = predictor(inputs)
+        difference = float((found - expected).abs().max()) / max(float(expected.abs().max()), 1e-12)
+        if found.shape != expected.shape or not difference <= TOLERANCE:
+            path.unlink()
+            raise ValueError(f"the model can't be exported to {path.suffix}: outputs differ by {difference:.1e}")
+
+
+def _safetensors(model: nn.Module, path: Path, facts: Facts, example: Tensor | None) -> None:
+    from safetensors.torch import save
+
+    with atomic_file(path) as file:
+        file.write(save(plain_state(model), metadata={KEY: facts.to_json()}))
+
+
+def _torch_export(model: nn.Module, path: Path, facts: Facts, example: Tensor | None) -> None:
+    program = _exported(model, example)
+    with atomic_file(path) as file:
+        torch.export.save(program, file, extra_files={KEY: facts.to_json()})
+
+
+def _onnx(model: nn.Module, path: Path, facts: Facts, example: Tensor | None) -> None:
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401 - to load it again
+        import onnxscript  # noqa: F401 - torch.onnx needs it and says so late
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f'{error.name} is missing; pip install "mxtorch[onnx]"') from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its own deprecations
+        program = torch.onnx.export(
+            _exported(model, example), input_names=["inputs"], output_names=["outputs"], dynamo=True, verbose=False
+        )
+    assert program is not None
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, {KEY: facts.to_json()})
+    with atomic_file(path) as file:
+        file.write(proto.SerializeToString())
+
+
+def _exported(model: nn.Module, example: Tensor | None) -> torch.export.ExportedProgram:
+    assert example is not None
+    # Sizes of one are taken for constants, so there must be two samples for their number to stay open.
+    inputs = example if len(example) > 1 else torch.cat([example, example])
+    open_batch = ({0: torch.export.Dim("batch")},)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's own deprecations
+            return torch.export.export(model, (inputs,), dynamic_shapes=open_batch, strict=False)
+    except Exception as error:  # whatever tracing runs into
+        line = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        raise ValueError(f"the model can't be exported: {type(error).__name__}: {line}") from error
+
+
+_WRITERS: dict[str, Callable[[nn.Module, Path, Facts, Tensor | None], None]] = {
+    ".safetensors": _safetensors,
+    ".pt2": _torch_export,
+    ".onnx": _onnx,
+}

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+import model_zoo
+from mxtorch import exporting
+from mxtorch.exporting.__main__ import main
+from mxtorch.exporting.facts import describe_transform, plain_state
+
+FORMATS = (".safetensors", ".pt2", ".onnx")
+
+
+class Pets(Dataset):
+    """Drawn pictures."""
+
+    classes = ("cat", "dog", "emu")
+
+    def __init__(self, transform):
+        self.transform, self.targets = transform, [0, 1, 2, 0, 1, 2]
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return self.transform(Image.new("RGB", (40, 30), (50 * index, 20, 200 - 40 * index))), self.targets[index]
+
+
+@pytest.fixture
+def pets():
+    return DataLoader(Pets(model_zoo.preprocess("resnet10t", size=32)), 2)
+
+
+@pytest.fixture
+def zoo_trainer(make):
+    torch.manual_seed(0)
+    net = model_zoo.create("resnet10t")
+    net.fc = nn.Linear(net.fc.in_features, 3)
+    return make(net, nn.CrossEntropyLoss(label_smoothing=0.1), lr=0.001)
+
+
+@pytest.fixture
+def small_trainer(make):
+    body = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5))
+    net = nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    return make(net, nn.CrossEntropyLoss(label_smoothing=0.1), lr=0.001)
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_a_file_answers_as_the_model_does(zoo_trainer, small_trainer, pets, tmp_path, ending):
+    trainer = zoo_trainer if ending == ".safetensors" else small_trainer
+    trainer.fit(pets, pets)
+    modes = [module.training for module in trainer.model.modules()]
+    path = trainer.export(tmp_path / f"pets{ending}", pets, train_data=pets, about="Three pets.")
+    assert [module.training for module in trainer.model.modules()] == modes
+    predictor = exporting.load(path)
+    assert predictor.classes == ("cat", "dog", "emu")
+    assert predictor.preprocessing.size == 32
+    picture = tmp_path / "pet.png"
+    Image.new("RGB", (60, 40), (250, 130, 10)).save(picture)
+    inputs = pets.dataset.transform(Image.open(picture))[None]
+    trainer.model.eval()
+    with torch.no_grad():
+        expected = trainer.model(inputs).softmax(1)[0]
+    for given in (picture, str(picture), [picture], Image.open(picture), inputs):
+        (row,) = predictor.predict(given)
+        assert list(row["probabilities"].values()) == pytest.approx(expected.tolist(), abs=1e-4)
+        assert row["class"] == predictor.classes[int(expected.argmax())]
+    card = path.with_suffix(".md").read_text()
+    for words in ("Three pets.", "cat 2, dog 2, emu 2", "label smoothing 0.1", "val/loss", path.name):
+        assert words in card
+
+
+def test_the_command_line(zoo_trainer, pets, tmp_path, capsys):
+    path = zoo_trainer.export(tmp_path / "pets.safetensors", pets)
+    picture = tmp_path / "pet.png"
+    Image.new("RGB", (60, 40)).save(picture)
+    assert main([str(path), str(picture), "--top", "2"]) == 0
+    assert capsys.readouterr().out.count("%") == 2
+    assert main([str(tmp_path / "nothing.onnx"), str(picture)]) == 1
+    assert "nothing.onnx is not there" in capsys.readouterr().err
+
+
+def test_the_card_names_the_licence_and_the_rates(make, pets, tmp_path):
+    net = model_zoo.create("resnet10t")
+    net.zoo_weights = "c3_in1k"
+    net.fc = nn.Linear(net.fc.in_features, 3)
+    trainer = make(net)
+    trainer.fine_tune(pets, pets, epochs=0, lr=0.01)
+    trainer.export(tmp_path / "pets.safetensors", pets)
+    card = (tmp_path / "pets.md").read_text()
+    assert "Network: resnet10t" in card
+    assert "`c3_in1k`, licence Apache-2.0" in card
+    assert "Learning rate, head: 1.00e-02 (given)" in card
+    assert "1 epochs, 3 steps" in card
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_models_of_ones_own(make, tmp_path, ending):
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
+    path = make(net).export(tmp_path / f"net{ending}", example=torch.randn(3, 4), classes=["no", "yes"])
+    if ending == ".safetensors":
+        with pytest.raises(ValueError, match="not of the zoo; give load"):
+            exporting.load(path)
+        twin = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
+        predictor = exporting.load(path, model=twin)
+        with pytest.raises(ValueError, match="does not fit the network"):
+            exporting.load(path, model=nn.Linear(4, 2))
+    else:
+        predictor = exporting.load(path)
+    inputs = torch.randn(5, 4)
+    assert torch.allclose(predictor(inputs), net.eval()(inputs), atol=1e-5)
+    assert set(predictor.predict(inputs)[0]["probabilities"]) == {"no", "yes"}
+    with pytest.raises(ValueError, match="does not say how a picture becomes an input"):
+        predictor.predict("x.png")
+
+
+def test_names_are_without_wrappers(make, tmp_path):
+    net = nn.Sequential(nn.Linear(4, 2))
+    names = set(net.state_dict())
+    assert set(plain_state(nn.DataParallel(net))) == names
+    assert set(plain_state(torch.compile(net))) == names
+    inner = nn.Sequential(torch.compile(nn.Linear(4, 2)))
+    assert set(plain_state(inner)) == names
+    exporting.load(make(torch.compile(net)).export(tmp_path / "net.safetensors", example=torch.ones(2, 4)), model=net)
+
+
+def test_a_model_that_can_not_be_exported(make, tmp_path):
+    class Branching(nn.Linear):
+        def forward(self, inputs):
+            return super().forward(inputs) * (2 if float(inputs.sum()) > 0 else 1)
+
+    with pytest.raises(ValueError, match="can't be exported"):
+        make(Branching(4, 2)).export(tmp_path / "net.pt2", example=torch.ones(2, 4))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("net.onxx", {"example": torch.ones(2, 4)}, "did you mean '.onnx'"),
+        ("no/net.onnx", {"example": torch.ones(2, 4)}, "the folder .*no is not there"),
+        ("net.pt2", {}, "needs a batch of inputs"),
+        ("net.pt2", {"example": torch.ones(4)}, "example: got"),
+        ("net.pt2", {"example": torch.ones(2, 4), "classes": ["a"]}, "classes: got 1 names, but the model has 2"),
+    ],
+)
+def test_arguments_that_are_off(make, tmp_path, name, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(nn.Linear(4, 2)).export(tmp_path / name, **options)
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_files_that_are_damaged_or_of_others(tmp_path, ending):
+    (tmp_path / f"net{ending}").write_bytes(b"not at all" * 20)
+    with pytest.raises(ValueError, match=r"damaged|not written by"):
+        exporting.load(tmp_path / f"net{ending}")
+    with pytest.raises(FileNotFoundError):
+        exporting.load(tmp_path / f"nothing{ending}")
+
+
+def test_transforms_are_described():
+    for name in ("resnet50", "efficientnet_lite0", "inceptionv4"):
+        assert describe_transform(model_zoo.preprocess(name)) == model_zoo.info(name).preprocessing
+    with pytest.raises(ValueError, match="RandomHorizontalFlip can't be written"):
+        describe_transform(v2.Compose([v2.RandomHorizontalFlip(), v2.CenterCrop(8)]))
+    with pytest.raises(ValueError, match="no CenterCrop"):
+        describe_transform(v2.Compose([v2.Resize(8)]))

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import model_zoo
+from mxtorch.fine_tuning import CutError, find_cut
+
+
+class Block(nn.Module):
+    """A residual block, with a dropout in its own forward."""
+
+    def __init__(self, width: int = 6, rate: float = 0.0) -> None:
+        super().__init__()
+        self.first, self.second, self.rate = nn.Linear(width, width), nn.Linear(width, width), rate
+
+    def forward(self, inputs):
+        inner = F.dropout(F.relu(self.first(inputs)), self.rate, self.training)
+        return inputs + self.second(inner)
+
+
+class Network(nn.Module):
+    """Parameters of its own, functions between the layers, a dropout before the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((6,), 2.0))
+        self.stem, self.norm = nn.Linear(4, 6), nn.BatchNorm1d(6)
+        self.body = nn.Sequential(Block(), Block())
+        self.pool, self.head = nn.Identity(), nn.Sequential(nn.Dropout(0.4), nn.Linear(6, 3))
+
+    def forward(self, inputs):
+        x = self.body(F.relu(self.norm(self.stem(inputs))) * self.scale)
+        return self.head(F.dropout(self.pool(x), 0.3, self.training)) * 2
+
+
+def trained(net, *names):
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(name.startswith(names))
+    return net
+
+
+def check(net, cut, inputs):
+    """In two parts as in one, in both modes, with the same random numbers and gradients."""
+    from mxtorch import state
+
+    features = cut.features(inputs)
+    assert not features.requires_grad
+    for train in (True, False):
+        results = []
+        for parts in (False, True):
+            torch.manual_seed(5)
+            state.set_training_mode(net) if train else net.eval()
+            net.zero_grad()
+            outputs = cut.outputs(features) if parts else net(inputs)
+            outputs.square().sum().backward()
+            gradients = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
+            results.append((outputs, *gradients, torch.rand(1)))
+        assert len(results[0]) == len(results[1])
+        for whole, two in zip(*results, strict=True):
+            assert torch.allclose(whole, two, rtol=1e-4, atol=1e-5)
+    with cut.in_force():
+        assert torch.allclose(net(features), net(inputs), rtol=1e-4, atol=1e-5)  # it takes inputs as well
+    assert torch.allclose(net(inputs), cut.outputs(features), rtol=1e-4, atol=1e-5)
+    assert "forward" not in vars(net)
+
+
+@pytest.mark.parametrize(
+    ("names", "place"),
+    [
+        (("head",), "the output of 'pool'"),  # the dropout between pool and head must go on
+        (("head", "body.1"), "the input of 'body.1'"),
+        (("head", "body.1.second"), "the input of 'body.1'"),  # its first layer is in a residual branch
+        (("head", "body"), "the input of 'body.0'"),
+    ],
+)
+def test_a_network_is_cut_as_late_as_can_be(names, place):
+    net = trained(Network(), *names)
+    inputs = torch.randn(8, 4)
+    cut = find_cut(net, inputs)
+    assert str(cut) == place
+    check(net, cut, inputs)
+
+
+def test_finding_a_cut_leaves_no_trace():
+    net = trained(Network(), "head", "body.1").train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    modes, random = [module.training for module in net.modules()], torch.get_rng_state()
+    find_cut(net, torch.randn(8, 4, generator=torch.Generator()))
+    assert torch.equal(torch.get_rng_state(), random)
+    assert [module.training for module in net.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert not any("forward" in vars(module) for module in net.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
+class Mixing(nn.Module):
+    """Samples that depend on the others of their batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 6)
+
+    def forward(self, inputs):
+        x = self.inner(inputs)
+        return x - x.mean(0)
+
+
+class Between(nn.Module):
+    """What is frozen is used beside the head as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 6), nn.Linear(6, 6)
+
+    def forward(self, inputs):
+        x = self.body(inputs)
+        return x + self.head(F.relu(x))
+
+
+def test_features_that_are_used_twice():
+    net, inputs = trained(Between(), "head"), torch.randn(8, 4)
+    cut = find_cut(net, inputs)
+    assert str(cut) == "the output of 'body'"
+    check(net, cut, inputs)
+
+
+@pytest.mark.parametrize(
+    ("build", "names", "at", "message"),
+    [
+        (Network, (), None, "nothing is left to train"),
+        (Network, ("",), None, "nothing is frozen"),
+        (Network, ("scale",), None, "belongs to the network itself"),
+        (Network, ("head", "body.1"), "body.1.second", "'body.1.first', which comes before it, is trained"),
+        (Network, ("head", "body.1.second"), "body.1.second", "a residual connection goes past it.*try 'body.1'"),
+        (Network, ("head", "stem"), "head", "'stem', which comes before it, is trained"),
+        (Network, ("head",), "heap", "did you mean 'head'"),
+        (lambda: nn.Sequential(Mixing(), nn.Linear(6, 3)), ("1",), None, "depends on the other samples"),
+        (lambda: nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)), ("1",), None, "the shape of the inputs"),
+        (lambda: nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3)), ("0",), None, "the shape of the inputs"),
+    ],
+)
+def test_where_a_network_can_not_be_cut(build, names, at, message):
+    net = trained(build(), *names) if names != ("",) else build()
+    with pytest.raises(ValueError, match=message) as error:
+        find_cut(net, torch.randn(8, 4), at)
+    assert isinstance(error.value, CutError) or at == "heap"
+
+
+def test_an_earlier_place_can_be_asked_for():
+    net = trained(Network(), "head")
+    inputs = torch.randn(8, 4)
+    cut = find_cut(net, inputs, at="body.1")
+    assert str(cut) == "the input of 'body.1'"
+    assert "body.0.first.weight" in cut.frozen
+    assert "norm.running_mean" in cut.frozen
+    assert "scale" in cut.frozen
+    assert not any(name.startswith(("body.1", "head")) for name in cut.frozen)
+    check(net, cut, inputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "size"),
+    [
+        ("resnet18", "head", 64),
+        ("resnet18", "high", 64),
+        ("efficientnet_lite0", "head", 64),
+        ("efficientnet_b0", "high", 64),  # stochastic depth
+        ("squeezenet1_1", "head", 64),  # a convolution as the head, and layers after it
+        ("densenet121", "head", 64),  # functions between its body and its head
+        ("se_resnet50", "head", 64),  # a dropout in its own forward
+        ("inception_v3", "head", 128),
+        ("vit_small", "high", 224),
+    ],
+)
+def test_networks_of_the_zoo(name, group, size):
+    torch.manual_seed(0)
+    net = model_zoo.create(name, num_classes=5)
+    model_zoo.freeze_to(net, group)
+    inputs = torch.randn(2, 3, size, size)
+    if name == "vit_small":
+        net.train()
+    cut = find_cut(net, inputs)
+    frozen = {name for name, parameter in net.named_parameters() if not parameter.requires_grad}
+    assert frozen <= set(cut.frozen) or group == "high"
+    features = cut.features(inputs)
+    net.eval()
+    with torch.no_grad():
+        assert torch.allclose(cut.outputs(features), net(inputs), rtol=1e-3, atol=1e-4)

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from mxtorch.interpretation import Interpretation
+
+
+@pytest.fixture
+def result():
+    targets = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
+    predictions = torch.tensor([0, 0, 1, 1, 1, 1, 0, 2, 2, 2])
+    logits = F.one_hot(predictions, 4).float() * torch.linspace(0.5, 3, 10)[:, None]
+    return Interpretation(logits.softmax(1), targets, ["cat", "dog", "pig", "owl"])
+
+
+def test_figures_are_those_of_their_definitions(result):
+    assert result.confusion.tolist() == [[2, 2, 0, 0], [1, 2, 0, 0], [0, 0, 3, 0], [0, 0, 0, 0]]
+    assert result.accuracy == pytest.approx(0.7)
+    rows = {row["class"]: row for row in result.per_class()}
+    assert (rows["cat"]["precision"], rows["cat"]["recall"]) == (pytest.approx(2 / 3), pytest.approx(0.5))
+    assert rows["cat"]["f1"] == pytest.approx(4 / 7)
+    assert rows["owl"]["samples"] == 0
+    assert np.isnan(rows["owl"]["recall"])
+    assert [(row["true"], row["predicted"], row["times"], row["part"]) for row in result.most_confused()] == [
+        ("cat", "dog", 2, 0.5),
+        ("dog", "cat", 1, pytest.approx(1 / 3)),
+    ]
+    assert torch.allclose(result.losses, F.nll_loss(result.probabilities.log(), result.targets, reduction="none"))
+    worst = result.top_losses(3)
+    assert [row["sample"] for row in worst] == [6, 3, 2]
+    assert worst[0]["true"] == "dog"
+    assert worst[0]["predicted"] == "cat"
+
+
+def test_calibration_is_that_of_numpy():
+    torch.manual_seed(0)
+    probabilities = (torch.randn(500, 3) * 2).softmax(1)
+    targets = torch.multinomial(probabilities, 1)[:, 0]
+    result = Interpretation(probabilities, targets, ["a", "b", "c"])
+    sure, right = probabilities.max(1).values.numpy(), (probabilities.argmax(1) == targets).numpy()
+    error = 0.0
+    for row in result.calibration():
+        inside = (sure > row["low"]) & (sure <= row["high"])
+        assert row["samples"] == inside.sum()
+        assert row["accuracy"] == pytest.approx(right[inside].mean())
+        error += inside.mean() * abs(sure[inside].mean() - right[inside].mean())
+    assert result.calibration_error == pytest.approx(error, abs=1e-4)
+    assert error < 0.06  # they were drawn from these very probabilities
+
+
+def test_plots_and_files(result, tmp_path):
+    assert [text.get_text() for text in result.plot_confusion().texts] == ["2", "2", "1", "2", "3"]
+    assert "0.700" in result.plot_confusion().get_title(loc="left")
+    assert len(result.plot_per_class().get_yticklabels()) == 3  # no owl
+    assert result.plot_calibration().get_xlabel() == "predicted probability"
+    assert len(result.plot().axes) == 3
+    with pytest.raises(ValueError, match="pictures: there are none"):
+        result.plot_top_losses()
+    paths = result.to_csv(tmp_path / "figures")
+    with open(paths[0], newline="") as file:
+        assert [row["class"] for row in csv.DictReader(file)] == result.classes
+    assert "accuracy 0.7000" in str(result)
+    assert "cat taken for dog: 2 times (50%)" in str(result)
+
+
+@pytest.fixture
+def pictures():
+    labels = torch.arange(20) % 2
+    return TensorDataset(torch.randn(20, 3, 8, 8) + labels[:, None, None, None], labels)
+
+
+def test_from_a_trainer(pictures, make, tmp_path):
+    net = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(192, 2))
+    trainer = make(net, log_dir=tmp_path)
+    data = DataLoader(pictures, 6)
+    result = trainer.interpret(data, classes=["ant", "bee"], pictures=3)
+    net.eval()
+    logits = net(pictures.tensors[0])
+    assert torch.allclose(result.probabilities, logits.softmax(1).detach(), atol=1e-6)
+    worst = F.cross_entropy(logits, pictures.tensors[1], reduction="none").argsort(descending=True)[:3].tolist()
+    assert list(result.pictures) == worst
+    assert torch.equal(result.pictures[worst[0]], pictures.tensors[0][worst[0]])
+    figure = result.plot_top_losses()
+    assert len([axes for axes in figure.axes if axes.images]) == 3
+    trainer.close()
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
+    events.Reload()
+    assert {"interpretation/overview", "interpretation/top_losses"} <= set(events.Tags()["images"])
+    assert "interpretation/calibration_error" in events.Tags()["scalars"]
+    assert "interpretation/per_class/text_summary" in events.Tags()["tensors"]
+
+
+def test_names_of_classes(pictures, make):
+    trainer = make(nn.Sequential(nn.Flatten(), nn.Linear(192, 2)))
+    assert trainer.interpret(DataLoader(pictures, 6), pictures=0).classes == ["0", "1"]
+    pictures.classes = ["ant", "bee"]
+    assert trainer.interpret(DataLoader(pictures, 6)).classes == ["ant", "bee"]
+    with pytest.raises(ValueError, match="classes: got 3 names, but the model has 2 outputs"):
+        trainer.interpret(DataLoader(pictures, 6), classes=["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("net", "batch", "message"),
+    [
+        (nn.Linear(4, 1), (torch.ones(3, 4), torch.zeros(3).long()), r"interpret takes logits"),
+        (nn.Linear(4, 2), (torch.ones(3, 4), torch.zeros(3)), "interpret takes class numbers"),
+        (nn.Linear(4, 2), torch.ones(3, 4), "interpret takes class numbers"),
+    ],
+)
+def test_models_that_are_no_classifiers(net, batch, message, make):
+    with pytest.raises(ValueError, match=message):
+        make(net).interpret([batch])
+    with pytest.raises(ValueError, match="no batches"):
+        make(net).interpret([])
