@@ -11,6 +11,7 @@ from mxtorch.lr_finder.heats import (
     FEWEST_STEPS_FOR_HEATS,
     FIRST_BATCHES,
     FIRST_RATES,
+    HORIZON_POWER,
     SECOND_BATCHES,
     SECOND_RATES,
     SWEEP_STEPS,
@@ -143,7 +144,7 @@ def test_longer_trainings_bear_lower_rates():
     assert best_of(heats, UNTRAINED, 10)[0] == pytest.approx(1e-2), "no heat was longer than that"
     rates = [best_of(heats, UNTRAINED, steps)[0] for steps in (50, 300, 3000, 30000)]
     assert rates == sorted(rates, reverse=True)
-    assert rates[-1] == pytest.approx(1e-2 * (50 / 30000) ** 0.4)
+    assert rates[-1] == pytest.approx(1e-2 * (50 / 30000) ** HORIZON_POWER)
 
 
 def test_without_heats_there_is_nothing_to_say():
