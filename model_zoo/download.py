@@ -50,7 +50,10 @@ def download(url: str, file: WeightFile, folder: Path) -> Path:
     target = folder / file.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(str(folder / f"{file.name}.lock")):
+        lock = folder / f"{file.name}.lock"
+        if lock.is_symlink():  # planted: the lock's file is opened for writing
+            lock.unlink()
+        with filelock.FileLock(str(lock)):
             if target.is_file() and _matches(target, file):
                 return target  # another process was faster
             _fetch_verified(url, file, target)
@@ -114,7 +117,7 @@ def unreachable(urls: list[str]) -> dict[str, str]:
 def _fetch_verified(url: str, file: WeightFile, target: Path) -> None:
     """Fetch into a `.part` file until it is whole, check it, note its hash, and give it its name."""
     part = target.with_name(target.name + ".part")
-    if not file.sha256:
+    if not file.sha256 or part.is_symlink():
         part.unlink(missing_ok=True)  # what is left of an earlier attempt could not be checked
     for attempt in range(1, ATTEMPTS + 1):
         begun = part.stat().st_size if part.is_file() else 0
@@ -130,7 +133,10 @@ def _fetch_verified(url: str, file: WeightFile, target: Path) -> None:
             raise
         digest = _sha256(part)
         if digest.startswith(file.sha256) and digest.startswith(announced):
-            target.with_name(target.name + ".sha256").write_text(digest + "\n")
+            note = target.with_name(target.name + ".sha256")
+            note.unlink(missing_ok=True)
+            with open(note, "w", opener=_not_through_links) as text:
+                text.write(digest + "\n")
             os.replace(part, target)
             return
         kind = " but an HTML page" if part.read_bytes()[:256].lstrip().lower().startswith((b"<html", b"<!doc")) else ""
@@ -145,6 +151,11 @@ def _fetch_verified(url: str, file: WeightFile, target: Path) -> None:
 
 class _BrokeOffError(Exception):
     """The connection ended before the file did."""
+
+
+def _not_through_links(path: str, flags: int) -> int:
+    """For `open`: a symlink at the path itself, which someone else may have planted, is an error."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _fetch(url: str, part: Path) -> str:
@@ -178,7 +189,7 @@ def _fetch(url: str, part: Path) -> str:
             raise OSError(errno.ENOSPC, f"{missing >> 20} MiB are to come")
         total = None if missing is None else start + missing
         with (
-            part.open("ab" if resumed else "wb") as file,
+            open(part, "ab" if resumed else "wb", opener=_not_through_links) as file,
             tqdm(
                 total=total, initial=start, unit="B", unit_scale=True, desc=url.rsplit("/", 1)[-1], disable=None
             ) as bar,

@@ -84,6 +84,17 @@ def to_host(value: Any) -> Any:
     return value
 
 
+def detached(value: Any) -> Any:
+    """The same without its graph; structure kept."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, Mapping):
+        return {key: detached(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return _like(value, [detached(item) for item in value])
+    return value
+
+
 class Window(NamedTuple):
     """The batches that one optimizer step accumulates over.
 

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
+import shutil
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import ModuleType
+from typing import Any, BinaryIO, ClassVar
 
 import torch
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 FORMAT = "mxtorch.checkpoint"
 FORMAT_VERSION = 2
@@ -75,7 +85,7 @@ def write(path: str | Path, content: dict[str, Any]) -> None:
     """
     with atomic_file(path) as file:
         sink = _Sink(file)
-        torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **content}, sink)
+        torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **content}, sink)  # type: ignore[arg-type]
         sink.raise_failure()
 
 
@@ -94,9 +104,12 @@ def read(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str
             _verify(file)
             file.seek(0)
             content = torch.load(file, map_location=map_location, weights_only=True)
-        except OSError:
-            raise
         except Exception as error:  # whatever a damaged or foreign file makes the readers raise
+            if isinstance(error, OSError) and error.errno not in (
+                None,
+                errno.EINVAL,
+            ):  # a place before the file's start
+                raise
             raise CheckpointError(f"{path} is damaged or not a checkpoint: {_first_line(error)}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint written by mxtorch")
@@ -128,6 +141,82 @@ def check_same_tensors(
     ]
     if differences:
         raise CheckpointError(f"{path} is a checkpoint of another {what}: it {'; it '.join(differences)}")
+
+
+def link(path: str | Path, target: str) -> None:
+    """Let `path` be a symlink to the file `target` in the same folder, in one step; a copy where there are none.
+
+    Raises:
+        OSError: Neither can be made.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        os.symlink(target, temporary)
+    except (OSError, NotImplementedError):
+        with open(path.with_name(target), "rb") as source, atomic_file(path) as copy:
+            shutil.copyfileobj(source, copy)
+        return
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise
+
+
+class FolderLock:
+    """A folder that one run has to itself, until `release` or the end of the process.
+
+    The system gives it back when a process dies, however it dies, and processes that it forked do not hold it. Where
+    there are no such locks (Windows), runs of one process alone are kept apart.
+
+    Args:
+        folder: It gets a file `.lock`.
+        seconds: Wait so long for another process.
+
+    Raises:
+        OSError: The file can't be made.
+        ValueError: Another run holds it.
+    """
+
+    _held: ClassVar[set[str]] = set()  # a process's own locks do not keep it out
+
+    def __init__(self, folder: Path, seconds: float) -> None:
+        self._name = str(folder.resolve())
+        self._descriptor: int | None = None
+        if self._name in self._held:
+            raise ValueError(self._message())
+        if fcntl is not None:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._descriptor = os.open(folder / ".lock", flags, 0o666)
+            self._wait(seconds)
+        self._held.add(self._name)
+
+    def release(self) -> None:
+        """Give the folder back."""
+        self._held.discard(self._name)
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _wait(self, seconds: float) -> None:
+        assert fcntl is not None
+        assert self._descriptor is not None
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    return  # a file system without locks
+                if time.monotonic() > end:
+                    os.close(self._descriptor)
+                    raise ValueError(self._message()) from None
+            time.sleep(0.1)
+
+    def _message(self) -> str:
+        return f"folder: another run writes its checkpoints to {self._name!r}; give this one another folder"
 
 
 class _Sink:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import warnings
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mxtorch import batches
+from mxtorch import batches, nonfinite
 from mxtorch._validation import closest
 from mxtorch.optim import ScheduledOptim
 
@@ -22,10 +23,17 @@ _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
 class StepResult(NamedTuple):
-    """What an optimizer step did: whether it was taken (fp16 skips an overflow) and the norm of the gradient."""
+    """What an optimizer step did.
+
+    Attributes:
+        taken: Whether it was taken: fp16 skips an overflow, and `on_nonfinite="skip"` a bad gradient.
+        gradient_norm: The norm of the gradient, where it was measured.
+        bad: On an accelerator, a float on the device that is 1 where the gradient is not finite; nobody has looked.
+    """
 
     taken: bool
     gradient_norm: Tensor | None
+    bad: Tensor | None = None
 
 
 class LocalEngine:
@@ -78,6 +86,7 @@ class LocalEngine:
         self.reads_are_free = self.device.type == "cpu"
         self.memory_format: torch.memory_format | None = None
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
+        self._found = torch.zeros(1, device=self.device)  # 1 once a gradient was not finite
 
     def prepare(self, model: nn.Module, loss: nn.Module | None, *optimizers: ScheduledOptim) -> None:
         """Bring the model, a loss with parameters, and the optimizers' state to the device, in place."""
@@ -137,10 +146,23 @@ class LocalEngine:
         clip_grad_norm: float | None = None,
         clip_grad_value: float | None = None,
         measure_norm: bool = False,
+        on_nonfinite: str | None = None,
     ) -> StepResult:
         """Clip the gradients, each value and then the norm of all, take the step.
 
         The norm is that before it is clipped, a scalar tensor on the device, measured when clipping or asked for.
+
+        Args:
+            optimizer: Its parameters have their gradients.
+            clip_grad_norm: The norm to clip to.
+            clip_grad_value: The absolute value to clip each element to, before that.
+            measure_norm: Measure it also without clipping.
+            on_nonfinite: What a gradient that is not finite means, one of `nonfinite.POLICIES`; None: nothing. Where
+                reading is free it raises. Elsewhere the step is marked as bad; `"skip"` leaves out its effect, and
+                a fused optimizer all effects from then on, until `forget_bad_steps`. fp16 has its own way: it skips.
+
+        Raises:
+            BadNumberError: A gradient is not finite; no parameter has changed.
         """
         if self.scaler is not None:
             self.scaler.unscale_(optimizer)
@@ -152,12 +174,39 @@ class LocalEngine:
         elif measure_norm:
             norm = nn.utils.get_total_norm([p.grad for p in _parameters(optimizer) if p.grad is not None])
         if self.scaler is None:
-            optimizer.step()
-            return StepResult(True, norm)
+            if on_nonfinite is None:
+                optimizer.step()
+                return StepResult(True, norm)
+            if self.reads_are_free:
+                self._raise_if_bad(optimizer, norm)
+                optimizer.step()
+                return StepResult(True, norm)
+            return StepResult(True, norm, self._step_on_accelerator(optimizer, skips=on_nonfinite == "skip"))
         steps_before = optimizer.current_steps
         self.scaler.step(optimizer)
         self.scaler.update()
         return StepResult(optimizer.current_steps > steps_before, norm)
+
+    def forget_bad_steps(self) -> None:
+        """Begin to look for bad gradients anew."""
+        self._found.zero_()
+
+    def _raise_if_bad(self, optimizer: ScheduledOptim, norm: Tensor | None) -> None:
+        if norm is not None:
+            if not math.isfinite(value := norm.item()):
+                raise nonfinite.BadNumberError(f"the norm of the gradient is {value}")
+            return
+        nonfinite.mark_bad_gradients((p.grad for p in _parameters(optimizer) if p.grad is not None), self._found)
+        if self._found.item():
+            self._found.zero_()
+            raise nonfinite.BadNumberError("the loss is finite, its gradient is not")
+
+    def _step_on_accelerator(self, optimizer: ScheduledOptim, *, skips: bool) -> Tensor:
+        if skips:  # each step by itself; otherwise a bad one ends the run, and holds back those that follow it
+            self._found.zero_()
+        nonfinite.mark_bad_gradients((p.grad for p in _parameters(optimizer) if p.grad is not None), self._found)
+        nonfinite.step_unless(self._found, optimizer.optimizer, optimizer.step, keep=skips)
+        return self._found.clone()
 
     def _wants_channels_last(self, model: nn.Module) -> bool:
         if self._channels_last != "auto":

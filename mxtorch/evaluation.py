@@ -34,6 +34,7 @@ def evaluate(trainer: Trainer, data: Iterable[Any], prefix: str) -> dict[str, fl
         trainer.model.eval()
         trainer.first_batch = True
         for host_batch in data:
+            trainer.check_interruption()
             batch = trainer.engine.move(host_batch)
             try:
                 with trainer.engine.autocast():
@@ -69,6 +70,7 @@ def predict(trainer: Trainer, data: Iterable[Any], tta: Augmentations = ()) -> A
     with state.preserved_modes(trainer.model), rate_free.evaluation_point(trainer.optimizers):
         trainer.model.eval()
         for host_batch in data:
+            trainer.check_interruption()
             batch = trainer.engine.move(host_batch)
             try:
                 with trainer.engine.autocast():

@@ -40,6 +40,7 @@ class MetricBuffer:
 
     def __init__(self, metrics: Any) -> None:
         self.metrics = metrics
+        self.metrics.reset()  # of a pass that was broken off
         self._outputs: list[Tensor] = []
         self._targets: list[Tensor] = []
         self._elements = 0
@@ -72,8 +73,45 @@ class MetricBuffer:
         self.metrics.reset()
         return values
 
+    def state_dict(self) -> dict[str, Any]:
+        """The states of all metrics, and the batches that they have not seen yet."""
+        metrics = {
+            name: {"count": metric._update_count, "states": {key: getattr(metric, key) for key in metric._defaults}}
+            for name, metric in self._all_metrics()
+        }
+        return {"metrics": metrics, "outputs": list(self._outputs), "targets": list(self._targets)}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave.
+
+        Raises:
+            ValueError: It is of other metrics.
+        """
+        metrics = dict(self._all_metrics())
+        if list(metrics) != list(saved["metrics"]):
+            raise ValueError(f"train_metrics: got {list(metrics)} instead of {list(saved['metrics'])}")
+        for name, metric in metrics.items():
+            metric._update_count, metric._computed = saved["metrics"][name]["count"], None
+            for key, value in saved["metrics"][name]["states"].items():
+                setattr(metric, key, _to(value, metric.device))
+        device = next(iter(metrics.values())).device
+        self._outputs, self._targets = _to(saved["outputs"], device), _to(saved["targets"], device)
+        self._elements = sum(outputs.numel() for outputs in self._outputs)
+
+    def _all_metrics(self) -> list[tuple[str, Any]]:
+        """With those that wrappers hold."""
+        from torchmetrics import Metric
+
+        return [(name, module) for name, module in self.metrics.named_modules() if isinstance(module, Metric)]
+
     def _flush(self) -> None:
         if self._outputs:
             outputs, targets = torch.cat(self._outputs), torch.cat(self._targets)
             self._outputs, self._targets, self._elements = [], [], 0
             self.metrics.update(outputs, targets)
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    if isinstance(value, list):
+        return [_to(item, device) for item in value]
+    return value.to(device) if isinstance(value, Tensor) else value

@@ -433,7 +433,10 @@ def from_dict(content: dict[str, Any]) -> Schedule:
     known = [field.name for field in dataclasses.fields(schedule)]
     for name in fields:
         if name not in known:
-            raise ValueError(f"{type(schedule).__name__}: got a field {name!r}{closest(name, known)}")
+            raise ValueError(f"{type(schedule).__name__}: got a field {name!r}{closest(str(name), known)}")
+        items = fields[name] if isinstance(fields[name], (list, tuple)) else [fields[name]]
+        if not all(isinstance(item, (type(None), bool, int, float, str)) for item in items):
+            raise ValueError(f"{type(schedule).__name__}: {name} is {fields[name]!r}; it must be a number or a name")
     return dataclasses.replace(schedule, **fields)
 
 

@@ -109,7 +109,7 @@ class TrainingState:
             if self._scaler is not None and self._scaler_attributes is not None:
                 vars(self._scaler).update(copy.deepcopy(self._scaler_attributes))
             for generator, state in self._generators:
-                _set_generator_state(generator, state)
+                set_generator_state(generator, state)
             _set_raw_random_state(self._random)
 
     def set_workers_aside(self) -> None:
@@ -141,8 +141,8 @@ class TrainingState:
         elif isinstance(value, np.ndarray):
             if value.flags.writeable:
                 self._arrays.append((value, value.copy()))
-        elif _is_generator(value):
-            self._generators.append((value, _generator_state(value)))
+        elif is_generator(value):
+            self._generators.append((value, generator_state(value)))
         elif isinstance(value, (dict, list, set, deque)) and id(value) not in self._seen:
             self._seen.add(id(value))
             self._containers.append(_Container(value))
@@ -174,9 +174,9 @@ class TrainingState:
                 self._capture_value(value)
 
     def _capture_loader(self, loader: Any) -> None:
-        for part in _parts_of(loader):
-            if _is_generator(part):
-                self._generators.append((part, _generator_state(part)))
+        for part in parts_of(loader):
+            if is_generator(part):
+                self._generators.append((part, generator_state(part)))
             else:
                 self._containers.append(_Container(vars(part)))
 
@@ -220,24 +220,45 @@ class _Container:
 def random_state() -> dict[str, Any]:
     """The state of every global random number generator, as values that `torch.load(weights_only=True)` takes."""
     state = _raw_random_state()
-    version, internal, next_gaussian = state["python"]
-    state["python"] = [version, list(internal), next_gaussian]
-    state["numpy"]["state"] = {
-        name: torch.from_numpy(value.astype(np.int64)) if isinstance(value, np.ndarray) else value
-        for name, value in state["numpy"]["state"].items()
-    }
+    state["python"] = packed_python_state(state["python"])
+    state["numpy"] = packed_numpy_state(state["numpy"])
     return state
 
 
 def set_random_state(state: dict[str, Any]) -> None:
     """Put back what `random_state` returned."""
-    version, internal, next_gaussian = state["python"]
-    numpy_state = dict(state["numpy"])
-    numpy_state["state"] = {
-        name: value.numpy().astype(np.uint32) if isinstance(value, Tensor) else value
-        for name, value in numpy_state["state"].items()
+    python, numpy = unpacked_python_state(state["python"]), unpacked_numpy_state(state["numpy"])
+    _set_raw_random_state({**state, "python": python, "numpy": numpy})
+
+
+def packed_python_state(state: Any) -> list[Any]:
+    """The state of a `random.Random`, its 625 integers as one tensor."""
+    version, internal, next_gaussian = state
+    return [version, torch.from_numpy(np.array(internal, dtype=np.int64)), next_gaussian]
+
+
+def unpacked_python_state(state: Any) -> tuple[Any, ...]:
+    """What `random.Random.setstate` takes."""
+    version, internal, next_gaussian = state
+    return version, tuple(internal.tolist() if isinstance(internal, Tensor) else internal), next_gaussian
+
+
+def packed_numpy_state(state: dict[str, Any]) -> dict[str, Any]:
+    """The state of a NumPy bit generator, arrays as int64 tensors (its words may have fewer bits, never more)."""
+    inner = {
+        name: torch.from_numpy(value.astype(np.int64)) if isinstance(value, np.ndarray) else value
+        for name, value in state["state"].items()
     }
-    _set_raw_random_state({**state, "python": (version, tuple(internal), next_gaussian), "numpy": numpy_state})
+    return {**state, "state": inner}
+
+
+def unpacked_numpy_state(state: dict[str, Any]) -> dict[str, Any]:
+    """What NumPy takes for what `packed_numpy_state` gave."""
+    inner = {
+        name: value.numpy().astype(np.uint64) if isinstance(value, Tensor) else value
+        for name, value in state["state"].items()
+    }
+    return {**state, "state": inner}
 
 
 def _raw_random_state() -> dict[str, Any]:
@@ -326,7 +347,7 @@ def _copied(items: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
     return [(key, copy.deepcopy(value)) for key, value in items]
 
 
-def _parts_of(loader: Any, deepest: int = DEEPEST_SEARCH) -> list[Any]:
+def parts_of(loader: Any, deepest: int = DEEPEST_SEARCH) -> list[Any]:
     """The objects a loader is made of (samplers, data sets, transforms, generators), breadth first."""
     found: list[Any] = []
     seen: set[int] = set()
@@ -340,7 +361,7 @@ def _parts_of(loader: Any, deepest: int = DEEPEST_SEARCH) -> list[Any]:
             if isinstance(part, (list, tuple, dict)):
                 values = list(part.values()) if isinstance(part, dict) else list(part[:LONGEST_SEARCHED_CONTAINER])
                 next_level += values if len(values) <= LONGEST_SEARCHED_CONTAINER else []
-            elif _is_generator(part):
+            elif is_generator(part):
                 found.append(part)
             elif hasattr(part, "__dict__") and not isinstance(part, _NOT_SEARCHED):
                 found.append(part)
@@ -358,11 +379,13 @@ def _modules_and_optimizers(owner: object) -> list[nn.Module | Optimizer]:
     return found
 
 
-def _is_generator(part: Any) -> bool:
+def is_generator(part: Any) -> bool:
+    """Whether it is a random number generator of torch, Python or NumPy."""
     return isinstance(part, (torch.Generator, random.Random, np.random.Generator, np.random.RandomState))
 
 
-def _generator_state(generator: Any) -> Any:
+def generator_state(generator: Any) -> Any:
+    """The state of a generator, in the form that it itself gives."""
     if isinstance(generator, torch.Generator):
         return generator.get_state()
     if isinstance(generator, random.Random):
@@ -372,7 +395,8 @@ def _generator_state(generator: Any) -> Any:
     return generator.get_state()
 
 
-def _set_generator_state(generator: Any, state: Any) -> None:
+def set_generator_state(generator: Any, state: Any) -> None:
+    """Put back what `generator_state` returned."""
     if isinstance(generator, (torch.Generator, np.random.RandomState)):
         generator.set_state(state)
     elif isinstance(generator, random.Random):

@@ -6,7 +6,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,31 +14,40 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mxtorch import batches, checkpoint, evaluation, rate_free, schedules, several, state, steps
-from mxtorch._validation import positive_rate
+from mxtorch import (
+    batches,
+    checkpoint,
+    diagnosis,
+    evaluation,
+    memory,
+    nonfinite,
+    rate_free,
+    resuming,
+    schedules,
+    several,
+    snapshot,
+    state,
+    steps,
+)
+from mxtorch._validation import closest, positive_rate
 from mxtorch.applications import Applications
-from mxtorch.callbacks import Callback, CallbackList, ProgressBar, TensorBoard
+from mxtorch.callbacks import Callback, CallbackList, Checkpoint, ProgressBar, TensorBoard
 from mxtorch.checks import check_data, check_integer, check_parameters, length
 from mxtorch.engine import LocalEngine, StepResult
+from mxtorch.feed import Feed
 from mxtorch.history import History
 from mxtorch.lr_finder import search
 from mxtorch.lr_finder.result import LRFinderResult
 from mxtorch.lr_finder.search import Request
-from mxtorch.meters import LossMeter, not_finite_message
+from mxtorch.meters import LossMeter
 from mxtorch.metrics import MetricBuffer, as_collection
+from mxtorch.nonfinite import BadNumberError
 from mxtorch.optim import ScheduledOptim
-from mxtorch.rates import RunScheduler, set_rates
+from mxtorch.portable import Attributes
+from mxtorch.rates import set_rates
+from mxtorch.run import Run, RunPlan
+from mxtorch.signals import Interrupted, Interruption
 from mxtorch.steps import StepOutput
-
-
-@dataclass
-class RunPlan:
-    """The lengths of a run and where it is: `epoch` counts from 0 within this `fit`."""
-
-    epochs: int = 0
-    steps_per_epoch: int | None = None
-    validates: bool = False
-    epoch: int = 0
 
 
 class Trainer(Applications):
@@ -69,6 +77,10 @@ class Trainer(Applications):
         clip_grad_value: Clip every single value of the gradients to this, before the norm.
         channels_last: Memory format for images; `"auto"` uses it for convolutional networks where it pays.
         compile: True, or arguments for `torch.nn.Module.compile`.
+        on_nonfinite: A loss or gradient that is NaN or infinite `"raise"`s, and the step, its batches and the first
+            bad layer are named; or the step is left out and counted (`"skip"`; on an accelerator use a fused
+            optimizer, others are undone from a copy of weights and state); or the run goes back to its last
+            checkpoint and on from there at half the rate (`"rollback"`).
         seed: Seeds Python, NumPy and torch now.
         log_every: Steps between two readings of loss, rate, gradient norm and speed. Only then is an accelerator
             waited for.
@@ -98,6 +110,7 @@ class Trainer(Applications):
         clip_grad_value: float | None = None,
         channels_last: bool | Literal["auto"] = "auto",
         compile: bool | dict[str, Any] = False,
+        on_nonfinite: Literal["raise", "skip", "rollback"] = "raise",
         seed: int | None = None,
         log_every: int = 50,
         progress: bool = True,
@@ -108,11 +121,13 @@ class Trainer(Applications):
             clip_grad_norm = positive_rate(clip_grad_norm, "clip_grad_norm")
         if clip_grad_value is not None:
             clip_grad_value = positive_rate(clip_grad_value, "clip_grad_value")
+        if on_nonfinite not in nonfinite.POLICIES:
+            raise ValueError(f"on_nonfinite: got {on_nonfinite!r}{closest(str(on_nonfinite), nonfinite.POLICIES)}")
         if loss is not None and not callable(loss):
             raise TypeError(f"loss: got {loss!r}; give a function or module of (outputs, targets), or None")
-        self._loss_module = loss if isinstance(loss, nn.Module) else None
+        self.loss_module = loss if isinstance(loss, nn.Module) else None
         others = several.scheduled(other_optimizers)
-        check_parameters(model, self._loss_module, optimizer, others.values())
+        check_parameters(model, self.loss_module, optimizer, others.values())
         self.optimizer = optimizer if isinstance(optimizer, ScheduledOptim) else ScheduledOptim(optimizer)
         self.other_optimizers = others
         rate_free.warn_of_norms(model, self.optimizers)
@@ -128,10 +143,13 @@ class Trainer(Applications):
             state.seed_everything(seed)
         self.model = model
         self.loss = loss
-        self.engine.prepare(model, self._loss_module, *self.optimizers)
+        self.engine.prepare(model, self.loss_module, *self.optimizers)
         self.metrics = None if metric_collection is None else metric_collection.to(self.engine.device)
         self.train_metrics = None if train_collection is None else train_collection.to(self.engine.device)
-        self.callbacks = CallbackList([*callbacks, *reporters])
+        # A checkpoint holds what the other callbacks did in the step, so it comes after them.
+        in_order = sorted([*callbacks, *reporters], key=lambda callback: isinstance(callback, Checkpoint))
+        self.callbacks = CallbackList(in_order)
+        self.log_dir = log_dir
         self.accumulate = accumulate
         self.clip_grad_norm = clip_grad_norm
         self.clip_grad_value = clip_grad_value
@@ -139,10 +157,22 @@ class Trainer(Applications):
         self.progress = progress
         self.history = History()
         self.plan = RunPlan()
+        self.run: Run | None = None
         self.step = 0
         self.epoch = 0
+        self.skipped_steps = 0
+        self.on_nonfinite = on_nonfinite
+        self.micro_batches = 1  # the parts in which a batch is taken, for want of memory
+        self.attributes = Attributes(
+            {"model": model} | ({} if self.loss_module is None else {"loss": self.loss_module})
+        )
         self._needs_closure = isinstance(self.optimizer.optimizer, torch.optim.LBFGS)
-        self._stopping = False
+        self._kept_buffers: nonfinite.KeptBuffers | None = None
+        self._interruption = Interruption()
+        self._auto_accumulate = False
+        self.fits = 0
+        self._skips_in_a_row = 0
+        self.stopping = False
         self.sweeping = False
         self.first_batch = True  # until one batch of the current pass went through
 
@@ -178,6 +208,8 @@ class Trainer(Applications):
         schedule: str | schedules.Schedule | Callable[[int], float] | LRScheduler | None = None,
         schedule_every: Literal["step", "epoch"] | None = None,
         steps_per_epoch: int | None = None,
+        resume: str | Path | None = None,
+        auto_accumulate: bool = False,
     ) -> History:
         """Train.
 
@@ -196,104 +228,192 @@ class Trainer(Applications):
             schedule_every: For a torch scheduler, and required there: whether `step()` is meant for every
                 optimizer step or for every epoch.
             steps_per_epoch: Optimizer steps in an epoch, for data without a length; a longer epoch is cut there.
+            resume: A checkpoint of this run, from which it goes on bit for bit, in mid-epoch too; or `"auto"`: the
+                newest whole one that the `Checkpoint` callback finds in its folder, and none begins the run. See
+                docs/checkpoints.md.
+            auto_accumulate: When the device's memory is full, take each batch in two parts, then in four, and so on;
+                the step is that of the whole batch.
 
         Returns:
             The history, also of earlier calls.
 
         Raises:
-            ValueError: An argument is off, the data are empty, or the first batch can't be trained on; nothing
-                has changed then.
-            FloatingPointError: The loss is not finite; the step is named.
+            ValueError: An argument is off, the data are empty, the checkpoint is of another run (CheckpointError), or
+                the first batch can't be trained on; nothing has changed then.
+            FloatingPointError: A loss or gradient is not finite; step, batch and layer are named.
+            torch.OutOfMemoryError: The device's memory is full; the batch size is named.
+            SystemExit: SIGTERM came: the step was finished, the `Checkpoint` callback has saved. The status is 143.
+            KeyboardInterrupt: Likewise after Ctrl-C; a second Ctrl-C raises it at once.
         """
         check_integer(epochs, "epochs")
         check_data(train_data, "train_data", passes=epochs)
         if val_data is not None:
             check_data(val_data, "val_data", passes=epochs)
+        checkpoints = resuming.check_arguments(self.callbacks.callbacks, resume, self.on_nonfinite, schedule)
         steps_per_epoch = self._count_steps(train_data, steps_per_epoch)
         total_steps = None if steps_per_epoch is None else epochs * steps_per_epoch
         with (
             state.preserved_modes(self.model),
+            Interruption() as self._interruption,
             self._undone_without_a_step(train_data),
             rate_free.evaluated_afterwards(self.optimizers),
         ):
             scheduler = set_rates(self.optimizer, lr, schedule, schedule_every, total_steps)
             self.plan = RunPlan(epochs, steps_per_epoch, val_data is not None)
-            self._stopping = False
+            self.fits += 1
+            feed = Feed(train_data, self._interruption.check)
+            validation = None if val_data is None else Feed(val_data)
+            run = self.run = Run(self.fits, self.plan, feed, validation, scheduler, resumes=resume is not None)
+            run.settings = resuming.settings_of(self, run, lr, schedule)
+            self._auto_accumulate, self.stopping = auto_accumulate, False
+            rollback = resuming.Rollback(checkpoints)
             with self.callbacks.running("fit", self):
-                for epoch in range(epochs):
-                    self.plan.epoch = epoch
-                    with self.callbacks.running("epoch", self):
-                        self._run_epoch(train_data, val_data, scheduler)
-                    if self._stopping:
-                        break
+                if resume is not None:
+                    resuming.go_on(self, run, resume, checkpoints)
+                while run.epochs_done < epochs and not self.stopping:
+                    run.begin_epoch()
+                    try:
+                        with self.callbacks.running("epoch", self):
+                            self._run_epoch(run)
+                    except FloatingPointError as error:
+                        if self.on_nonfinite != "rollback":
+                            raise
+                        rollback.go_back(self, run, error)
         return self.history
 
     def stop(self) -> None:
         """End the run after the current epoch; for callbacks."""
-        self._stopping = True
+        self.stopping = True
 
-    def _run_epoch(self, train_data: Any, val_data: Any, scheduler: RunScheduler) -> None:
-        started = time.perf_counter()
-        row = {"epoch": float(self.epoch + 1), **self._train_epoch(train_data, scheduler)}
-        if val_data is not None:
-            row |= self.evaluate(val_data)
-        scheduler.after_epoch(row)
+    def _run_epoch(self, run: Run) -> None:
+        try:
+            figures = run.figures or self._train_epoch(run)
+            row = {"epoch": float(self.epoch + 1), **figures}
+            if run.validation is not None:
+                run.validation.begin_pass()
+                row |= self.evaluate(run.validation.data)
+                run.validation.end_pass()
+        except Interrupted:
+            if run.validation is not None:
+                run.validation.rewind_pass()
+            self.callbacks.call("on_interrupt", self)
+            raise
+        run.scheduler.after_epoch(row)
         self.epoch += 1
         row |= {"step": float(self.step), "learning_rate": self.optimizer.learning_rate}
-        row["seconds"] = time.perf_counter() - started
+        row["seconds"] = time.perf_counter() - run.started
         self.history.rows.append(row)
+        run.end_epoch()
         self.callbacks.call("on_epoch_complete", self, row)
 
-    def _train_epoch(self, train_data: Any, scheduler: RunScheduler) -> dict[str, float]:
+    def _train_epoch(self, run: Run) -> dict[str, float]:
         state.set_training_mode(self.model)
         rate_free.set_training_point(self.optimizers)
         self.first_batch = True
-        meter = LossMeter(first_step=self.step + 1)
-        metrics = None if self.train_metrics is None else MetricBuffer(self.train_metrics)
+        skips = self.on_nonfinite == "skip"
+        self._kept_buffers = nonfinite.KeptBuffers(self._modules()) if skips else None
         on_step = self.callbacks.listeners("on_step")
-        for window in batches.windows(train_data, self.accumulate):
+        if run.trained:
+            run.feed.skip_rest()
+        meter = run.open_meter(self.step + 1, self.train_metrics)
+        for window in () if run.trained else batches.windows(run.feed.open(), self.accumulate):
             last = meter.count + 1 == self.plan.steps_per_epoch
             logs = last or (self.step + 1) % self.log_every == 0
-            loss, result = self.optimizer_step(window, metrics=metrics, measure_norm=logs)
+            loss, result = self.optimizer_step(window, metrics=run.metrics, measure_norm=logs)
             self.step += 1
-            meter.add(loss, window.samples)
+            if loss is None:
+                meter.skip()
+            else:
+                meter.add(loss, window.samples, result.bad)
             if result.taken:
-                scheduler.after_step()
+                run.scheduler.after_step()
             if logs:
                 self._log(meter, result.gradient_norm)
             for listener in on_step:
                 listener(self)
+            self._interruption.check()
             if last:
                 break
         if meter.count == 0:
             raise ValueError("train_data: got a loader that yields no batches; give it at least one")
         if meter.unread:
             self._log(meter, None)
-        return meter.finish() | ({} if metrics is None else metrics.compute("train"))
+        return run.end_training()
 
     def optimizer_step(
         self, window: batches.Window, *, metrics: MetricBuffer | None = None, measure_norm: bool = False
-    ) -> tuple[Tensor, StepResult]:
-        """Gradients of a window of batches, then one step of the optimizer. Returns the window's mean loss."""
+    ) -> tuple[Tensor | None, StepResult]:
+        """Gradients of a window of batches, then one step of the optimizer. Returns the window's mean loss.
+
+        A step that was skipped because of its numbers has no loss. One that the memory can't hold is taken in parts.
+        """
         if self._needs_closure:
             return self._closure_step(window)
+        while True:
+            whole = self.micro_batches == 1
+            try:
+                return self._take_step(
+                    window if whole else memory.split(window, self.micro_batches), metrics, measure_norm
+                )
+            except BadNumberError as error:
+                return None, self._skipped(window, error)
+            except torch.OutOfMemoryError as error:
+                too_small = self.micro_batches >= max(window.sizes)
+                if not self._auto_accumulate or self.sweeping or too_small:
+                    raise memory.explained(error, window, self.step + 1, self.micro_batches) from error
+            self.optimizer.zero_grad()
+            memory.release()
+            if whole:
+                memory.warn_of_batch_norm(self.model)
+            self.micro_batches *= 2
+
+    def _take_step(
+        self, window: batches.Window, metrics: MetricBuffer | None, measure_norm: bool
+    ) -> tuple[Tensor, StepResult]:
+        if self._kept_buffers is not None:
+            self._kept_buffers.keep()
         self.optimizer.zero_grad()
-        loss = self._backward(window, metrics)
+        compared: list[tuple[Any, Any]] | None = None if metrics is None else []
+        loss = self._backward(window, compared)
         result = self.engine.step(
             self.optimizer,
             clip_grad_norm=self.clip_grad_norm,
             clip_grad_value=self.clip_grad_value,
             measure_norm=measure_norm,
+            on_nonfinite=None if self.sweeping else self.on_nonfinite,
         )
+        if result.bad is not None and self._kept_buffers is not None:
+            self._kept_buffers.restore(result.bad)
+        if metrics is not None and compared is not None:
+            for outputs, targets in compared:
+                metrics.update(outputs, targets)
+        self._skips_in_a_row = 0
         return loss, result
 
-    def _backward(self, window: batches.Window, metrics: MetricBuffer | None) -> Tensor:
-        """Accumulate the gradient of the window's mean loss; each batch weighs as many samples as it holds."""
+    def _skipped(self, window: batches.Window, error: BadNumberError) -> StepResult:
+        """Leave a bad step out, or raise what it is."""
+        too_many = self._skips_in_a_row + 1 >= nonfinite.MOST_SKIPS_IN_A_ROW
+        if self._kept_buffers is None or too_many:
+            assert self.run is not None
+            first = self.run.feed.batches - len(window.batches)
+            reason = f"{error}, as in the {self._skips_in_a_row} steps before it" if too_many else str(error)
+            raise FloatingPointError(diagnosis.not_finite(self, window, self.step + 1, first, reason)) from None
+        self._kept_buffers.restore()
+        self.optimizer.zero_grad()
+        self.skipped_steps += 1
+        self._skips_in_a_row += 1
+        return StepResult(False, None)
+
+    def _backward(self, window: batches.Window, compared: list[tuple[Any, Any]] | None) -> Tensor:
+        """Accumulate the gradient of the window's mean loss; each batch weighs as many samples as it holds.
+
+        Outputs and targets, for metrics, are collected in `compared`.
+        """
         total: Tensor | None = None
         for batch, size in zip(window.batches, window.sizes, strict=True):
             loss, outputs, targets = self._forward(self.engine.move(batch))
-            if metrics is not None:
-                metrics.update(outputs, targets)
+            if compared is not None:
+                compared.append((batches.detached(outputs), targets))
             del outputs, targets  # their memory is the backward pass's
             if size != window.samples:
                 loss = loss * (size / window.samples)
@@ -320,7 +440,7 @@ class Trainer(Applications):
         assert loss is not None
         # Reading a number costs nothing on the CPU, so there a bad one is told before it spoils the weights.
         if self.engine.reads_are_free and not self.sweeping and not math.isfinite(value := loss.item()):
-            raise FloatingPointError(not_finite_message(value, self.step + 1))
+            raise BadNumberError(f"the loss is {value}")
         return loss, outputs, targets
 
     def _closure_step(self, window: batches.Window) -> tuple[Tensor, StepResult]:
@@ -331,11 +451,14 @@ class Trainer(Applications):
             losses.append(self._backward(window, None))
             return losses[-1]
 
-        self.optimizer.step(closure)
+        try:
+            self.optimizer.step(closure)
+        except BadNumberError as error:
+            raise FloatingPointError(f"step {self.step + 1} is not finite: {error}; lower the learning rate") from None
         return losses[0], StepResult(True, None)
 
     def _log(self, meter: LossMeter, gradient_norm: Tensor | None) -> None:
-        record = meter.read()
+        record = self._read(meter)
         for index, rate in enumerate(self.optimizer.learning_rates):
             record[f"learning_rate/group{index}"] = rate
         for name, optimizer in self.other_optimizers.items():
@@ -344,6 +467,20 @@ class Trainer(Applications):
             record["gradient_norm"] = float(gradient_norm)
         self.history.records.append({"step": float(self.step), **record})
         self.callbacks.call("on_log", self, record)
+
+    def _read(self, meter: LossMeter) -> dict[str, float]:
+        """The meter's figures; on an accelerator it is here that bad steps come to light."""
+        try:
+            record, bad_steps = meter.read(skips=self.on_nonfinite == "skip")
+        except BadNumberError as error:
+            assert meter.bad_step is not None
+            self.engine.forget_bad_steps()
+            message = diagnosis.not_finite_late(self, meter.bad_step, meter.count, str(error))
+            raise FloatingPointError(message) from None
+        if bad_steps:
+            self.skipped_steps += bad_steps
+            self.optimizer.current_steps -= bad_steps
+        return record
 
     # ---------------------------------------------------------------- the learning rate
 
@@ -440,42 +577,24 @@ class Trainer(Applications):
     # ---------------------------------------------------------------- files
 
     def save(self, path: str | Path) -> None:
-        """Write model, optimizer, schedule, scaler, history and random states into one file, atomically."""
-        content = {
-            "model": self.model.state_dict(),
-            "loss": None if self._loss_module is None else self._loss_module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "other_optimizers": {name: other.state_dict() for name, other in self.other_optimizers.items()},
-            "scaler": None if self.engine.scaler is None else self.engine.scaler.state_dict(),
-            "step": self.step,
-            "epoch": self.epoch,
-            "history": {"rows": self.history.rows, "records": self.history.records},
-            "random": state.random_state(),
-        }
-        checkpoint.write(path, content)
+        """Write model, optimizer, schedule, scaler, history, callbacks and random states into one file, atomically.
+
+        Called by a callback within `fit`, the place in the run is saved too, and `fit(resume=path)` goes on there.
+
+        Raises:
+            OSError: The file can't be written; an older one at `path` is untouched.
+        """
+        checkpoint.write(path, snapshot.content(self))
 
     def load(self, path: str | Path) -> None:
-        """Go on where `save` was called.
+        """Go on where `save` was called, with a new run.
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is no checkpoint, or one of another model or optimizer; nothing has changed then.
+            CheckpointError: A ValueError: it is no checkpoint, is damaged, or one of another model or optimizer;
+                nothing has changed then.
         """
-        content = checkpoint.read(path)
-        checkpoint.check_same_tensors(self.model.state_dict(), content["model"], path)
-        loss = None if content["loss"] is None else self._loss_module
-        if loss is not None:
-            checkpoint.check_same_tensors(loss.state_dict(), content["loss"], path)
-        states = several.states_of(content, self.optimizer, self.other_optimizers, path)
-        several.load_states(states)  # refuses another one's before anything has changed
-        self.model.load_state_dict(content["model"])
-        if loss is not None:
-            loss.load_state_dict(content["loss"])
-        if self.engine.scaler is not None and content["scaler"]:
-            self.engine.scaler.load_state_dict(content["scaler"])
-        self.step, self.epoch = content["step"], content["epoch"]
-        self.history.rows, self.history.records = content["history"]["rows"], content["history"]["records"]
-        state.set_random_state(content["random"])
+        snapshot.load(self, path)
 
     def close(self) -> None:
         """Close what callbacks hold open (TensorBoard's file). The trainer can't be used for training after that."""
@@ -512,11 +631,18 @@ class Trainer(Applications):
         check_integer(steps_per_epoch, "steps_per_epoch")
         return steps_per_epoch if available is None else min(steps_per_epoch, available)
 
-    def snapshot(self, loader: Any, *, before_first_step: bool = False) -> state.TrainingState:
-        """All that training steps on this loader change; see `mxtorch.state`."""
-        modules = [self.model] if self._loss_module is None else [self.model, self._loss_module]
+    def _modules(self) -> list[nn.Module]:
+        return [self.model] if self.loss_module is None else [self.model, self.loss_module]
+
+    def check_interruption(self) -> None:
+        """Raise if a signal came while a run validates; for `mxtorch.evaluation`."""
+        if self.run is not None and self.run.validating:
+            self._interruption.check()
+
+    def capture(self, loader: Any, *, before_first_step: bool = False) -> state.TrainingState:
+        """A copy of all that steps change, to be put back."""
         return state.TrainingState(
-            modules,
+            self._modules(),
             self.optimizer,
             scaler=self.engine.scaler,
             loader=loader,
@@ -528,7 +654,7 @@ class Trainer(Applications):
     def _undone_without_a_step(self, loader: Any) -> Iterator[None]:
         """Undo everything when an error comes before the first optimizer step was taken."""
         # A training_step steps the other optimizers itself, before the first step that is counted here.
-        before, step = self.snapshot(loader, before_first_step=not self.other_optimizers), self.step
+        before, step = self.capture(loader, before_first_step=not self.other_optimizers), self.step
         try:
             yield
         except Exception:

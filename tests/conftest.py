@@ -16,6 +16,11 @@ from mxtorch import Callback, ScheduledOptim, Trainer
 matplotlib.use("Agg")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--kills", type=int, default=20, help="runs that tests/faults kills and resumes")
+    parser.addoption("--fuzz", type=int, default=400, help="damaged and foreign files that tests/faults reads")
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     random.seed(0)

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import contextlib
+import copy
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from mxtorch import Trainer, schedules
+from mxtorch.checkpoint import CheckpointError, atomic_file
 
 
 def test_save_and_load_go_on_bit_for_bit(two_moons, tmp_path, make, weights):
@@ -67,6 +73,39 @@ def test_a_file_that_can_not_be_written_leaves_the_old_one(make, net, tmp_path, 
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
 
 
+def test_a_file_of_the_first_format_is_read(make, net, loader, tmp_path, weights):
+    """As it was written before there were callbacks, attributes and a place in the run."""
+    trainer = make(net)
+    trainer.fit(loader)
+    version, internal, gaussian = random.getstate()
+    key = np.random.get_state(legacy=False)
+    key["state"] = {"key": torch.from_numpy(key["state"]["key"].astype(np.int64)), "pos": key["state"]["pos"]}
+    content = {
+        "format": "mxtorch.checkpoint",
+        "format_version": 1,
+        "model": net.state_dict(),
+        "loss": None,
+        "optimizer": trainer.optimizer.state_dict(),
+        "scaler": None,
+        "step": 8,
+        "epoch": 1,
+        "history": {"rows": trainer.history.rows, "records": trainer.history.records},
+        "random": {"python": [version, list(internal), gaussian], "numpy": key, "torch": torch.get_rng_state()},
+    }
+    torch.save(content, tmp_path / "old.pt")
+    before = weights(net), random.random()
+    again = make(copy.deepcopy(net))
+    nn.init.zeros_(again.model[0].weight)
+    again.load(tmp_path / "old.pt")
+    assert all(torch.equal(a, b) for a, b in zip(weights(again.model), before[0], strict=True))
+    assert random.random() == before[1]
+    assert (again.step, again.epoch, again.history.rows) == (8, 1, trainer.history.rows)
+    del content["optimizer"]
+    torch.save(content, tmp_path / "old.pt")
+    with pytest.raises(CheckpointError, match="lacks 'optimizer'"):
+        again.load(tmp_path / "old.pt")
+
+
 def test_a_newer_format_is_told(make, net, tmp_path):
     trainer = make(net)
     trainer.save(tmp_path / "model.pt")
@@ -76,3 +115,20 @@ def test_a_newer_format_is_told(make, net, tmp_path):
         trainer.load(tmp_path / "model.pt")
     with pytest.raises(FileNotFoundError):
         trainer.load(tmp_path / "absent.pt")
+
+
+def test_an_atomic_file_is_whole_or_not_there(tmp_path):
+    path, victim = tmp_path / "file", tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    path.symlink_to(victim)
+    with contextlib.suppress(KeyError), atomic_file(path) as file:
+        file.write(b"half")
+        raise KeyError
+    assert path.is_symlink()
+    with atomic_file(path) as file:
+        file.write(b"whole")
+    assert path.read_bytes() == b"whole"
+    assert victim.read_bytes() == b"precious"
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["file", "victim"]
+    with pytest.raises(FileNotFoundError, match=r"while writing.*absent"), atomic_file(tmp_path / "absent" / "file"):
+        pass

@@ -173,7 +173,9 @@ def test_a_loss_gone_bad_is_named(net, two_moons, make):
     inputs, labels = two_moons.tensors
     poisoned = inputs.clone()
     poisoned[100] = math.nan
-    with pytest.raises(FloatingPointError, match="step 4 is nan"):
+    with pytest.raises(
+        FloatingPointError, match=r"step 4 is not finite \(batch 3 of the epoch\): the loss is nan; the batch itself"
+    ):
         make(net).fit(DataLoader(TensorDataset(poisoned, labels), 32))
 
 

@@ -2,6 +2,7 @@
 
 from mxtorch.callbacks.averaging import EMA, SWA
 from mxtorch.callbacks.base import Callback, CallbackList
+from mxtorch.callbacks.checkpoint import Checkpoint
 from mxtorch.callbacks.early_stopping import BestWeights, EarlyStopping
 from mxtorch.callbacks.freezing import Freeze, Unfreeze
 from mxtorch.callbacks.progress import ProgressBar
@@ -13,6 +14,7 @@ __all__ = [
     "BestWeights",
     "Callback",
     "CallbackList",
+    "Checkpoint",
     "EarlyStopping",
     "Freeze",
     "ProgressBar",

@@ -43,6 +43,9 @@ class Callback:
     def on_epoch_end(self, trainer: Trainer) -> None:
         """The epoch is over, or was broken off."""
 
+    def on_interrupt(self, trainer: Trainer) -> None:
+        """SIGTERM or Ctrl-C ends the run; the step is finished, or the validation to be begun anew."""
+
     def on_lr_found(self, trainer: Trainer, result: LRFinderResult) -> None:
         """`find_lr` has a result; everything is restored already."""
 

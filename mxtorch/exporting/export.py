@@ -62,7 +62,7 @@ def _example(trainer: Trainer, model: Any, val_data: Any, preprocessing: Any, ex
             raise ValueError(f"example: got a {batches.describe(example)}; give a batch of inputs [N, ...]")
         return example
     if val_data is not None:
-        before = trainer.snapshot(val_data)
+        before = trainer.capture(val_data)
         try:
             inputs = batches.split_batch(next(iter(val_data))).inputs
         finally:

@@ -114,7 +114,7 @@ class FeatureCache:
         """
         check_integer(views, "views")
         samples.check_loader(data)
-        before = self.trainer.snapshot(data)
+        before = self.trainer.capture(data)
         try:
             if self.cut is None:
                 self.cut = find_cut(self.trainer.model, self._probe(data.dataset), self.at)
@@ -223,7 +223,7 @@ class FeatureCache:
         started = time.perf_counter()
         bar = progress_bar(len(bank.features), "features") if self.trainer.progress else None
         wanted = set(samples.checked_indices(len(dataset))) if bank.views == 1 else set()
-        before = self.trainer.snapshot(None)
+        before = self.trainer.capture(None)
         try:
             for view in range(bank.views):
                 row = view

@@ -29,7 +29,7 @@ SECOND_BATCHES = 7
 MOVEMENT = 0.01
 # Where nothing moves: of the highest stable rate.
 STABLE_SHARE = 0.5
-HORIZON_POWER = 0.4
+HORIZON_POWER = 0.5
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mxtorch import batches, rate_free, schedules, state
+from mxtorch import batches, memory, rate_free, schedules, state
 from mxtorch.callbacks.progress import progress_bar
 from mxtorch.lr_finder.estimate import DEFAULT_TRAINING_STEPS, estimate
 from mxtorch.lr_finder.heats import (
@@ -53,7 +53,7 @@ def find_lr(
     sweep_steps = SWEEP_STEPS if with_heats else request.num_steps
     training_steps = request.training_steps or DEFAULT_TRAINING_STEPS
     bar = progress_bar(request.num_steps, "find_lr") if trainer.progress else None
-    before = trainer.snapshot(train_data)
+    before = trainer.capture(train_data)
     search = _Search(trainer, request, before, None if bar is None else lambda: bar.update(1))
     heats: list[Heat] = []
     exchanged_loss = None
@@ -156,6 +156,7 @@ class _Search:
         swept, watch = self._request.optimizer, self._request.watch
         steps_before = swept.current_steps
         loss, _ = self._trainer.optimizer_step(window)
+        assert loss is not None  # none is skipped while sweeping
         watched = loss if watch is None else torch.as_tensor(watch())
         return self._trainer.engine.read_later(watched), swept.current_steps > steps_before
 
@@ -207,6 +208,9 @@ class _Search:
         try:
             with self._trainer.engine.autocast():
                 output = self._trainer.evaluation_step(batch)
+        except torch.OutOfMemoryError as error:
+            size = batches.batch_size(batch) or 1
+            raise memory.explained(error, batches.Window([batch], [size], size), self._trainer.step + 1, 1) from error
         except Exception as error:
             explain_first_batch(error, batch, "evaluation_step")
             raise

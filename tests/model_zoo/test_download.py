@@ -206,3 +206,16 @@ def test_a_proxy_is_asked_in_place_of_the_server(monkeypatch):
     monkeypatch.setattr(socket, "create_connection", lambda address, timeout: asked.append(address) or socket.socket())
     assert download.unreachable(["https://a.invalid/1", "https://b.invalid/2"]) == {}
     assert asked == [("proxy.invalid", 3128)]
+
+
+def test_planted_symlinks_are_not_written_through(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    planted = tmp_path / "weights.part"
+    planted.symlink_to(victim)
+    with (
+        pytest.raises(OSError, match="symbolic link"),
+        open(planted, "wb", opener=download._not_through_links) as file,
+    ):
+        file.write(b"weights")
+    assert victim.read_text() == "precious"

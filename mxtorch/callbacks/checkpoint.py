@@ -1,0 +1,271 @@
+"""Checkpoints while training: written beside it, the newest and the best kept."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import threading
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mxtorch import checkpoint, snapshot
+from mxtorch._validation import closest
+from mxtorch.callbacks.base import Callback
+from mxtorch.checks import check_integer
+
+if TYPE_CHECKING:
+    from mxtorch.trainer import Trainer
+
+_NAME = re.compile(r"step-(\d{8,})\.ckpt")
+# A run that was told to end saves first, while the next one starts.
+LOCK_SECONDS = 5.0
+
+
+class Checkpoint(Callback):
+    """Saves all that `fit(resume=...)` needs, in files `step-00000100.ckpt` that are whole or not there.
+
+    `last.ckpt` and `best.ckpt` point to the newest file and to that with the best monitored figure. Files are written
+    by a thread beside the training, from a copy. A file that can't be written is an error at the next step, and the
+    trainer stays as it is.
+
+    Args:
+        folder: Where; `<log_dir>/checkpoints` when left out. It belongs to one run: a second run is refused, also
+            while the first one's files are there and `fit` is not told to resume.
+        every: Optimizer steps between two checkpoints, or `"epoch"`. A run also saves at its end, after an epoch
+            that is the best so far, and when SIGTERM or Ctrl-C ends it.
+        keep: So many of the newest stay. The best is kept besides.
+        monitor: The figure of the history that tells the best epoch; with the default, runs without validation have
+            no best.
+        mode: `"min"` or `"max"`: which is better.
+
+    Raises:
+        ValueError: An argument is off.
+        TypeError: `every` or `keep` is no integer.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        *,
+        every: int | Literal["epoch"] = "epoch",
+        keep: int = 3,
+        monitor: str = "val/loss",
+        mode: Literal["min", "max"] = "min",
+    ) -> None:
+        if isinstance(every, str) and every != "epoch":
+            raise ValueError(f"every: got {every!r}; give a number of steps, or 'epoch'")
+        if every != "epoch":
+            check_integer(every, "every")
+        check_integer(keep, "keep")
+        if not isinstance(monitor, str) or not monitor:
+            raise TypeError(f"monitor: got {monitor!r}; give the name of a figure of the history, as 'val/loss'")
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode: got {mode!r}{closest(str(mode), ('min', 'max'))}")
+        if folder is not None and not isinstance(folder, (str, os.PathLike)):
+            raise TypeError(f"folder: got {folder!r}; give a path")
+        self.folder = None if folder is None else Path(folder)
+        self.every, self.keep, self.monitor, self.mode = every, keep, monitor, mode
+        self.best: float | None = None
+        self._best_name: str | None = None
+        self._lock: checkpoint.FolderLock | None = None
+        self._writing: _Writing | None = None
+        self._owner: Trainer | None = None
+        self._saved: tuple[int, int] | None = None  # the step and the epochs done of the newest file
+        self._look_for_newer = False
+
+    # ---------------------------------------------------------------- files that are there
+
+    def paths(self) -> list[Path]:
+        """The checkpoints in the folder, newest first: by step, not by the clock, which may jump."""
+        if self.folder is None or not self.folder.is_dir():
+            return []
+        found = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name) and not path.is_symlink()]
+        return sorted(found, key=_step_of, reverse=True)
+
+    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint that is whole, read; None where there is none. Damaged ones are told and set aside.
+
+        Raises:
+            CheckpointError: There are checkpoints, and all are damaged.
+        """
+        self._finish()
+        damaged: list[str] = []
+        for path in self.paths():
+            try:
+                content = snapshot.read(path)
+            except (checkpoint.CheckpointError, OSError) as error:
+                damaged.append(str(error))
+                continue
+            if damaged:
+                warnings.warn(f"Going on from {path}, the newest whole one: {'; '.join(damaged)}", stacklevel=2)
+            return path, content
+        if damaged:
+            raise checkpoint.CheckpointError(f"no checkpoint in {self.folder} is whole: {'; '.join(damaged)}")
+        return None
+
+    # ---------------------------------------------------------------- hooks
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        """Take the folder."""
+        if self.monitor.startswith("val/") and self.monitor != "val/loss" and not trainer.plan.validates:
+            raise ValueError(f"monitor: got {self.monitor!r}, but fit was given no val_data")
+        self.locate(trainer)
+        assert self.folder is not None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = checkpoint.FolderLock(self.folder, LOCK_SECONDS)
+        except OSError as error:
+            raise ValueError(f"folder: {str(self.folder)!r} can't be written ({error}); give another folder") from error
+        resumes = trainer.run is not None and trainer.run.resumes
+        if not resumes and self._owner is not trainer and (files := self.paths()):
+            lock.release()
+            raise ValueError(
+                f"folder: {str(self.folder)!r} has checkpoints of an earlier run, as {files[0].name}; "
+                "fit(resume='auto') goes on from them; else give another folder, or delete them"
+            )
+        self._lock, self._owner, self._saved = lock, trainer, None
+        self._look_for_newer = resumes
+        for left in self.folder.glob(".step-*.tmp"):  # of a process that was killed while it wrote
+            left.unlink(missing_ok=True)
+
+    def on_epoch_start(self, trainer: Trainer) -> None:
+        """After a run was resumed, set aside what is newer: damaged files, or a way that was given up."""
+        if self._look_for_newer:
+            self._look_for_newer = False
+            for path in self.paths():
+                if _step_of(path) > trainer.step:
+                    os.replace(path, path.with_name(path.name + ".aside"))
+
+    def on_step(self, trainer: Trainer) -> None:
+        """Save if it is time."""
+        if self._writing is not None and not self._writing.is_alive():
+            self._finish()
+        if self.every != "epoch" and trainer.step % self.every == 0:
+            self.save(trainer)
+
+    def on_epoch_complete(self, trainer: Trainer, row: Mapping[str, float]) -> None:
+        """Save if it is time or the epoch is the best."""
+        is_best = self._is_best(trainer, row)
+        if is_best or self.every == "epoch":
+            self.save(trainer, is_best=is_best)
+
+    def on_interrupt(self, trainer: Trainer) -> None:
+        """Save, and wait for the file."""
+        self.save(trainer)
+        self._finish()
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        """Save the state of a run that came to its end; wait for the file; give the folder back."""
+        try:
+            run = trainer.run
+            if run is not None and run.complete and (trainer.stopping or run.epochs_done >= run.plan.epochs):
+                self.save(trainer)
+            self._finish()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best so far."""
+        return {"best": self.best, "best_name": self._best_name}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the best so far.
+
+        Raises:
+            ValueError: It is malformed.
+        """
+        best, name = state["best"], state["best_name"]
+        if not isinstance(best, (float, type(None))) or not (name is None or _NAME.fullmatch(name)):
+            raise ValueError(f"the best checkpoint is {name!r}, with {best!r}")
+        self.best, self._best_name = best, name
+
+    # ---------------------------------------------------------------- saving
+
+    def locate(self, trainer: Trainer) -> None:
+        """Settle the folder.
+
+        Raises:
+            ValueError: None was given, and the trainer has no log_dir either.
+        """
+        if self.folder is None:
+            if trainer.log_dir is None:
+                raise ValueError("folder: Checkpoint was given none, and the Trainer has no log_dir; give one of them")
+            self.folder = Path(trainer.log_dir) / "checkpoints"
+
+    def save(self, trainer: Trainer, *, is_best: bool = False) -> None:
+        """Copy the state now, and begin to write it."""
+        assert self.folder is not None
+        assert trainer.run is not None
+        place = (trainer.step, trainer.run.epochs_done)
+        if place == self._saved and not is_best:
+            return
+        name = f"step-{trainer.step:08d}.ckpt"
+        if is_best:
+            self._best_name = name
+        content = snapshot.content(trainer)
+        self._finish()  # one file at a time, so that a slow disk holds the training back and not the memory
+        self._writing = _Writing(self.folder, name, content, self._best_name, self.keep)
+        self._saved = place
+
+    def _finish(self) -> None:
+        """Wait for the file that is being written, and raise what went wrong."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.join()
+            if writing.failure is not None:
+                self._saved = None
+                raise writing.failure
+
+    def _is_best(self, trainer: Trainer, row: Mapping[str, float]) -> bool:
+        if self.monitor not in row:
+            if self.monitor == "val/loss" and not trainer.plan.validates:
+                return False
+            raise ValueError(f"monitor: got {self.monitor!r}{closest(self.monitor, row)}")
+        value = row[self.monitor]
+        if math.isnan(value):
+            return False
+        if self.best is None or (value < self.best if self.mode == "min" else value > self.best):
+            self.best = float(value)
+            return True
+        return False
+
+
+class _Writing(threading.Thread):
+    """Writes one checkpoint, then brings links and older files up to date."""
+
+    def __init__(self, folder: Path, name: str, content: dict[str, Any], best: str | None, keep: int) -> None:
+        super().__init__(name=f"writes {name}")
+        self.failure: BaseException | None = None
+        self._folder, self._file_name, self._content, self._best, self._keep = folder, name, content, best, keep
+        self.start()
+
+    def run(self) -> None:
+        try:
+            checkpoint.write(self._folder / self._file_name, self._content)
+            checkpoint.link(self._folder / "last.ckpt", self._file_name)
+            if self._best is not None and (self._folder / self._best).exists():
+                checkpoint.link(self._folder / "best.ckpt", self._best)
+            self._delete_old()
+        except BaseException as failure:  # told on the training thread
+            self.failure = failure
+        finally:
+            self._content = {}
+
+    def _delete_old(self) -> None:
+        found = sorted((path for path in self._folder.iterdir() if _NAME.fullmatch(path.name)), key=_step_of)
+        for path in found[: -self._keep]:
+            if path.name not in (self._best, self._file_name):
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink()
+
+
+def _step_of(path: Path) -> int:
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])

@@ -1,0 +1,77 @@
+"""A batch that does not fit into the device's memory: told, or taken in parts."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mxtorch import batches
+
+
+def split(window: batches.Window, parts: int) -> batches.Window:
+    """Each batch of a window in so many parts along the first dimension, weighed by their samples.
+
+    A batch of fewer samples gives as many parts as it has samples.
+    """
+    pieces, sizes = [], []
+    for batch, size in zip(window.batches, window.sizes, strict=True):
+        length = -(-size // parts)
+        for start in range(0, size, length):
+            stop = min(start + length, size)
+            pieces.append(_part(batch, size, start, stop))
+            sizes.append(stop - start)
+    return batches.Window(pieces, sizes, window.samples)
+
+
+def explained(error: torch.OutOfMemoryError, window: batches.Window, step: int, parts: int) -> torch.OutOfMemoryError:
+    """The error with what there was to hold, and what to try."""
+    largest = max(window.sizes)
+    now = f"a batch of {largest} samples" if parts == 1 else f"{-(-largest // parts)} samples at a time"
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else "no details"
+    return torch.OutOfMemoryError(
+        f"step {step} does not fit into the device's memory with {now} ({reason}). Give the loader a smaller "
+        "batch_size and the Trainer a larger accumulate, let fit(auto_accumulate=True) do both, use precision='bf16', "
+        "or free what else is on the device."
+    )
+
+
+def release() -> None:
+    """Give the device back what a step that failed still held."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def warn_of_batch_norm(model: nn.Module) -> None:
+    """Say why halves of a batch are not the batch to BatchNorm."""
+    norms = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+    ]
+    if norms:
+        warnings.warn(
+            f"auto_accumulate: the batch is taken in parts from here on, and {norms[0]} (BatchNorm) normalises each "
+            "part by its own mean and variance: the training is not that of the whole batch. Group or layer "
+            "normalisation would keep it.",
+            stacklevel=2,
+        )
+
+
+def _part(value: Any, size: int, start: int, stop: int) -> Any:
+    if isinstance(value, Tensor):
+        return value[start:stop] if value.ndim and value.shape[0] == size else value
+    if isinstance(value, Mapping):
+        return {key: _part(item, size, start, stop) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_part(item, size, start, stop) for item in value))
+    if isinstance(value, (tuple, list)):
+        if value and len(value) == size and not any(isinstance(item, (Tensor, Mapping, tuple, list)) for item in value):
+            return value[start:stop]  # one entry a sample, as names of files
+        return type(value)(_part(item, size, start, stop) for item in value)
+    return value

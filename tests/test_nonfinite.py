@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from mxtorch import Trainer, nonfinite
+from mxtorch.callbacks import Checkpoint
+
+
+class Spoilt(nn.Module):
+    """Gives NaN, or a gradient that is NaN, for samples whose first number is 99 and -99."""
+
+    def forward(self, inputs):
+        bad = inputs[:, :1]
+        outputs = torch.where(bad == 99, inputs * math.nan, inputs)
+        return outputs + torch.where(bad == -99, (inputs - inputs.detach()).abs().sqrt(), torch.zeros(()))
+
+
+def data(**bad):
+    """Ten batches of four; `bad={batch: value}` plants a sample."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(40, 8, generator=generator)
+    for batch, value in bad.get("bad", {}).items():
+        inputs[4 * batch + 1, 0] = value
+    return DataLoader(TensorDataset(inputs, torch.arange(40) % 2), 4)
+
+
+def build(make, **options):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.BatchNorm1d(8), Spoilt(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    net[0].weight.requires_grad_(False)
+    net[0] = nn.Identity()
+    return make(net, **options)
+
+
+def test_a_bad_loss_names_step_batch_and_layer(make):
+    trainer = build(make)
+    with pytest.raises(
+        FloatingPointError, match=r"step 4 .*\(batch 3 of the epoch\): the loss is nan; .*layer is 1 \(Spoilt\)"
+    ):
+        trainer.fit(data(bad={3: 99}))
+    assert trainer.step == 3
+
+
+def test_a_bad_gradient_names_its_parameter_and_changes_no_weight(make):
+    trainer = build(make)
+    trainer.model[0] = nn.Linear(8, 8)
+    nn.init.eye_(trainer.model[0].weight)
+    nn.init.zeros_(trainer.model[0].bias)
+    trainer.optimizer.add_param_group({"params": trainer.model[0].parameters(), "lr": 1e-12})
+    before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    with pytest.raises(
+        FloatingPointError, match=r"step 1 .*its gradient is not; the first bad gradient.* is that of 0\.(weight|bias)"
+    ):
+        trainer.fit(data(bad={0: -99}))
+    assert all(torch.equal(a, b) for a, b in zip(trainer.model.parameters(), before, strict=True))
+    assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_bad_steps_are_skipped_and_counted(make, clip):
+    """The skipped run is the run without those batches."""
+    torch.manual_seed(1)
+
+    def net():
+        torch.manual_seed(1)
+        return nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+
+    bad = data()
+    inputs, labels = bad.dataset.tensors
+    poisoned = inputs.clone()
+    poisoned[13, 2] = math.nan
+    poisoned[30, 0] = math.inf
+    skipping = make(net(), on_nonfinite="skip", clip_grad_norm=clip)
+    history = skipping.fit(DataLoader(TensorDataset(poisoned, labels), 4), schedule="constant")
+    clean = make(net(), clip_grad_norm=clip)
+    kept = [i for i in range(40) if i // 4 not in (3, 7)]
+    expected = clean.fit(DataLoader(TensorDataset(inputs[kept], labels[kept]), 4), schedule="constant")
+    for (name, a), b in zip(skipping.model.state_dict().items(), clean.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert skipping.skipped_steps == 2
+    assert skipping.step == 10
+    assert skipping.optimizer.current_steps == 8
+    assert history["train/loss"] == expected["train/loss"]
+
+
+def test_a_model_that_has_gone_bad_is_not_skipped_for_ever(make):
+    trainer = build(make, on_nonfinite="skip")
+    with torch.no_grad():
+        trainer.model[2].weight.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match=r"39 steps before it; the parameter 2\.weight was not finite"):
+        trainer.fit(data(), epochs=10)
+
+
+def test_accumulated_batches_are_told_apart(make):
+    trainer = build(make, accumulate=4)
+    with pytest.raises(FloatingPointError, match=r"batches 4 to 7 of the epoch.*in batch 2 of the 4"):
+        trainer.fit(data(bad={5: 99}))
+
+
+def test_a_loss_that_is_bad_of_itself(make):
+    trainer = make(nn.Linear(8, 2), lambda outputs, targets: (outputs.sum() - outputs.sum()).log())
+    with pytest.raises(FloatingPointError, match="all layers' outputs are finite, the loss made of them is not"):
+        trainer.fit(data())
+
+
+def test_the_diagnosis_leaves_no_trace(make):
+    trainer = build(make)
+    trainer.fit(data())
+    random = torch.get_rng_state()
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    with pytest.raises(FloatingPointError, match="step 11 "):
+        trainer.fit(data(bad={0: 99}))
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+    assert not any(module._forward_hooks for module in trainer.model.modules())
+    del random
+
+
+def test_rollback_goes_on_at_half_the_rate(make, tmp_path):
+    class Diverging(Trainer):
+        def training_step(self, batch):
+            output = super().training_step(batch)
+            if self.step == 5 and self.optimizer.learning_rate > 0.03:
+                output = output._replace(loss=output.loss * math.inf)
+            return output
+
+    trainer = build(make, callbacks=[Checkpoint(tmp_path, every=2)], on_nonfinite="rollback")
+    trainer.__class__ = Diverging
+    with pytest.warns(UserWarning, match=r"step-00000004.ckpt, with the rate times 0\.(5|25)") as told:
+        history = trainer.fit(data(), lr=0.1)
+    assert len(told) == 2
+    assert trainer.optimizer.base_learning_rate == pytest.approx(0.025)
+    assert trainer.step == 10
+    assert len(history) == 1
+
+
+def test_rollback_ends_where_it_does_not_help(make, tmp_path):
+    trainer = build(make, callbacks=[Checkpoint(tmp_path, every=2)], on_nonfinite="rollback")
+    with pytest.warns(UserWarning, match="Rolled back"), pytest.raises(FloatingPointError, match="step 6 "):
+        trainer.fit(data(bad={5: 99}))
+
+
+def test_rollback_needs_a_checkpoint(make, tmp_path):
+    with pytest.raises(ValueError, match="needs a Checkpoint"):
+        build(make, on_nonfinite="rollback").fit(data())
+    with pytest.raises(ValueError, match="did you mean 'skip'"):
+        build(make, on_nonfinite="skipp")
+
+
+def test_gradients_of_every_kind_are_looked_at():
+    found = torch.zeros(1)
+    good = [torch.ones(3), torch.ones(2, dtype=torch.float64), torch.ones(2, dtype=torch.complex64)]
+    good.append(torch.sparse_coo_tensor([[0]], [1.0], (4,), check_invariants=True))
+    nonfinite.mark_bad_gradients(good, found)
+    assert not found
+    for index in range(len(good)):
+        bad = [gradient.clone() for gradient in good]
+        bad[index] = bad[index] * math.inf
+        found.zero_()
+        nonfinite.mark_bad_gradients(bad, found)
+        assert found
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop])
+def test_a_step_is_undone_without_looking_at_the_flag(kind):
+    """What accelerators do, on the CPU."""
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = kind([parameter], lr=0.1, **({"momentum": 0.9} if kind is torch.optim.SGD else {}))
+    for bad in (1.0, 0.0, 1.0, 0.0):
+        parameter.grad = torch.full((3,), math.nan if bad else 1.0)
+        before = parameter.detach().clone()
+        nonfinite.step_unless(torch.tensor([bad]), optimizer, optimizer.step, keep=True)
+        assert torch.equal(parameter, before) == bool(bad)
+        assert torch.isfinite(parameter).all()
+    twin = nn.Parameter(torch.ones(3))
+    other = kind([twin], lr=0.1, **({"momentum": 0.9} if kind is torch.optim.SGD else {}))
+    for _ in range(2):
+        twin.grad = torch.ones(3)
+        other.step()
+    assert torch.equal(twin, parameter)

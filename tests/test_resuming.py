@@ -1,0 +1,530 @@
+"""The promise of fit(resume=...): a run that was broken off and resumed is the run that never was, bit for bit."""
+
+from __future__ import annotations
+
+import random
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torchdata.stateful_dataloader import StatefulDataLoader
+from torchmetrics import MeanSquaredError
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from mxtorch import Callback, ScheduledOptim, Trainer, state
+from mxtorch.callbacks import Checkpoint
+from mxtorch.checkpoint import CheckpointError
+
+pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # by torchdata
+
+TIMES = ("seconds", "samples_per_second")
+
+
+@pytest.fixture(autouse=True)
+def _without_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
+class Augmented(Dataset):
+    """Each of the three global generators adds noise to every sample, as random augmentation does."""
+
+    def __init__(self, count=90):
+        self.inputs = torch.arange(count * 8, dtype=torch.float32).reshape(count, 8).sin()
+        self.own = np.random.default_rng(7)
+        self.uses_own = False
+        self.taken = 0
+
+    def __len__(self):
+        return len(self.inputs)
+
+    def __getitem__(self, index):
+        self.taken += 1
+        noise = random.random() + np.random.rand() + float(torch.rand(()))
+        noise += self.own.random() + 1e-3 * self.taken if self.uses_own else 0.0
+        return self.inputs[index] + 0.01 * noise, int(self.inputs[index].sum() > 0)
+
+
+class Counting(nn.Module):
+    """State that no state_dict has: a counter, a tensor, a list, a generator, a buffer that is not persistent."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+        self.last = torch.zeros(1)
+        self.seen = [0.0, 0.0]
+        self.noise = torch.Generator().manual_seed(2)
+        self.register_buffer("mean", torch.zeros(16), persistent=False)
+
+    def forward(self, inputs):
+        if self.training:
+            self.calls += 1
+            self.last.copy_(inputs.detach().mean())
+            self.mean = 0.9 * self.mean + 0.1 * inputs.detach().mean(0)
+            self.seen.append(float(self.last))
+            del self.seen[0]
+        noise = torch.rand((), generator=self.noise)
+        return inputs - 0.1 * self.mean + 1e-3 * (self.calls + sum(self.seen) + noise) + self.last
+
+
+class Average(Callback):
+    """An average of the weights, as EMA keeps: state of a callback, moved in every step."""
+
+    def __init__(self):
+        self.average = None
+
+    def on_step(self, trainer):
+        now = torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
+        self.average = now.clone() if self.average is None else 0.9 * self.average + 0.1 * now
+
+    def state_dict(self):
+        return {} if self.average is None else {"average": self.average}
+
+    def load_state_dict(self, state):
+        self.average = state["average"]
+
+
+class KilledError(Exception):
+    """The process ends here."""
+
+
+class Kill(Callback):
+    def __init__(self, step):
+        self.at = step
+
+    def on_step(self, trainer):
+        if trainer.step == self.at:
+            raise KilledError
+
+
+def build(folder, kill=None, *, every=1, callbacks=(), optimizer=torch.optim.SGD, **options):
+    """A trainer as a new process would make it; it dies in the step after `kill`."""
+    state.seed_everything(3)
+    net = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), Counting(), nn.Linear(16, 2))
+    settings = {"momentum": 0.9} if optimizer is torch.optim.SGD else {}
+    groups = [{"params": net[0].parameters(), "lr": 0.02}, {"params": net[1:].parameters(), "lr": 0.05}]
+    callbacks = [Checkpoint(folder, every=every), Average(), *callbacks]
+    if kill is not None:
+        callbacks.insert(0, Kill(kill + 1))
+    return Trainer(
+        net,
+        nn.CrossEntropyLoss(),
+        ScheduledOptim(optimizer(groups, **settings)),
+        callbacks=callbacks,
+        **({"device": "cpu", "progress": False, "log_every": 4} | options),
+    )
+
+
+def everything(trainer):
+    """All numbers that training left, by name."""
+    counting = trainer.model[4]
+    average = next(callback for callback in trainer.callbacks.callbacks if isinstance(callback, Average))
+    found = {f"model {name}": value.clone() for name, value in trainer.model.state_dict().items()}
+    found |= {"calls": counting.calls, "last": counting.last, "mean": counting.mean, "seen": list(counting.seen)}
+    for index, entry in enumerate(trainer.optimizer.state.values()):
+        found |= {f"optimizer {index} {name}": value for name, value in entry.items()}
+    found |= {"rates": trainer.optimizer.learning_rates, "steps": trainer.optimizer.current_steps}
+    found |= {"step": trainer.step, "epoch": trainer.epoch, "average": average.average}
+    found |= {"torch": torch.get_rng_state(), "python": random.random(), "numpy": np.random.rand()}
+    if trainer.engine.scaler is not None:
+        found["scale"] = trainer.engine.scaler.get_scale()
+    for name in ("rows", "records"):
+        rows = getattr(trainer.history, name)
+        found[name] = [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+    return found
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        same = torch.equal(value, second[name]) if isinstance(value, torch.Tensor) else value == second[name]
+        assert same, f"{name} differs: {value} {second[name]}"
+
+
+def check(folder, make_data, kill, *, val=None, fit=None, epochs=3, expect_warning=None, again=None, **options):
+    """Train whole; train, die, resume; compare."""
+    fit = {"lr": 0.05, "schedule": "one_cycle"} if fit is None else fit
+
+    loaders = []
+
+    def go(name, kill, resume):
+        end_workers()
+        trainer = build(folder / name, kill, **options)
+        data = make_data()
+        val_data = None if val is None else val()
+        loaders.extend([data, val_data])
+        arguments = {key: value(trainer) if callable(value) else value for key, value in fit.items()}
+        state.seed_everything(5)
+        trainer.fit(data, val_data, epochs=epochs, resume=resume, **arguments)
+        return everything(trainer)
+
+    def end_workers():
+        """As the end of their process does."""
+        for loader in loaders:
+            if hasattr(getattr(loader, "_iterator", None), "_shutdown_workers"):
+                loader._iterator._shutdown_workers()
+        loaders.clear()
+
+    whole = go("whole", None, None)
+    with pytest.raises(KilledError):
+        go("broken", kill, "auto")
+    if again is not None:
+        with pytest.raises(KilledError):
+            go("broken", again, "auto")
+    if expect_warning:
+        with pytest.warns(UserWarning, match=expect_warning):
+            go("broken", None, "auto")
+        return
+    assert_same(whole, go("broken", None, "auto"))
+    end_workers()
+
+
+def plain(**settings):
+    return lambda: DataLoader(Augmented(), 16, shuffle=True, **settings)  # 6 batches an epoch, the last one short
+
+
+@pytest.mark.parametrize("kill", [1, 5, 6, 7, 11, 12, 17])
+def test_a_plain_shuffling_loader(tmp_path, kill):
+    check(tmp_path, plain(), kill)
+
+
+@pytest.mark.parametrize("kill", [4, 6, 9])
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_with_random_augmentation(tmp_path, kill, persistent):
+    check(tmp_path, plain(num_workers=2, persistent_workers=persistent), kill, val=plain(num_workers=1))
+
+
+def test_persistent_workers_in_the_validation_loader_too(tmp_path):
+    data = plain(num_workers=1, persistent_workers=True)
+    check(tmp_path, data, 14, val=data, again=15)
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_workers": 2}], ids=["no workers", "workers"])
+def test_stateful_data_loader(tmp_path, settings):
+    check(tmp_path, lambda: StatefulDataLoader(Augmented(), 16, shuffle=True, **settings), 8)
+
+
+class Stream(IterableDataset):
+    """An endless stream that knows its place."""
+
+    def __init__(self):
+        self.place = 0
+
+    def __iter__(self):
+        while True:
+            self.place += 1
+            yield torch.full((8,), float(self.place)).sin() + 0.1 * torch.rand(8), self.place % 2
+
+    def state_dict(self):
+        return {"place": self.place}
+
+    def load_state_dict(self, saved):
+        self.place = saved["place"]
+
+
+@pytest.mark.parametrize("kill", [3, 5, 7])
+def test_a_stream_with_a_state(tmp_path, kill):
+    fit = {"steps_per_epoch": 5, "lr": 0.05, "schedule": "one_cycle"}
+    check(tmp_path, lambda: StatefulDataLoader(Stream(), 4), kill, fit=fit)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"accumulate": 4},
+        {"precision": "fp16"},
+        {"precision": "bf16", "accumulate": 2},
+        {"clip_grad_norm": 0.1},
+        {"on_nonfinite": "skip"},
+        {"optimizer": torch.optim.Adam},
+        {"optimizer": torch.optim.RMSprop},
+    ],
+    ids=str,
+)
+def test_settings_of_the_step(tmp_path, options):
+    check(tmp_path, plain(), 4, **options)
+
+
+def test_a_window_that_was_half_done(tmp_path):
+    """Dead in the second batch of a window of four: the window is taken anew."""
+
+    class InTheWindow(Augmented):
+        def __getitem__(self, index):
+            if self.taken == 5 * 16 + 90 and self.dies:
+                raise KilledError
+            return super().__getitem__(index)
+
+    def data(dies):
+        loader = plain()()
+        loader.dataset.__class__ = InTheWindow
+        loader.dataset.dies = dies
+        return loader
+
+    whole = build(tmp_path / "whole", accumulate=4)
+    state.seed_everything(5)
+    whole.fit(data(False), epochs=3)
+    expected = everything(whole)
+    broken = build(tmp_path / "broken", accumulate=4)
+    state.seed_everything(5)
+    with pytest.raises(KilledError):
+        broken.fit(data(True), epochs=3)
+    resumed = build(tmp_path / "broken", accumulate=4)
+    resumed.fit(data(False), epochs=3, resume="auto")
+    assert_same(expected, everything(resumed))
+
+
+def test_metrics_of_an_epoch_half_done(tmp_path):
+    """More batches than the metrics are handed at once, and states that are sums, counts and matrices."""
+
+    def metrics():
+        return {
+            "accuracy": MulticlassAccuracy(num_classes=2),
+            "recall": MulticlassAccuracy(num_classes=2, average="macro"),
+            "matrix": MulticlassConfusionMatrix(num_classes=2),
+        }
+
+    for kill in (40, 70):
+        check(
+            tmp_path / str(kill),
+            lambda: DataLoader(Augmented(), 2, shuffle=True),  # the metrics see 32 batches at once
+            kill,
+            val=plain(),
+            fit={"lr": 0.05},
+            train_metrics=metrics(),
+            metrics=metrics(),
+        )
+
+
+def test_a_metric_in_float32_sums_in_the_same_order(tmp_path):
+    class Regression(Trainer):
+        def training_step(self, batch):
+            output = super().training_step(batch)
+            return output._replace(outputs=output.outputs[:, 0], targets=output.targets.float())
+
+    def go(name, kill, resume):
+        trainer = build(tmp_path / name, kill, train_metrics=MeanSquaredError())
+        trainer.__class__ = Regression
+        trainer.fit(DataLoader(Augmented(), 2, shuffle=True), epochs=1, resume=resume)
+        return trainer.history.rows[0]["train/meansquarederror"]
+
+    whole = go("whole", None, None)
+    with pytest.raises(KilledError):
+        go("broken", 40, None)
+    assert go("broken", None, "auto") == whole
+
+
+@pytest.mark.parametrize("kind", ["ExponentialLR", "OneCycleLR", "ReduceLROnPlateau", "SequentialLR"])
+def test_torch_schedulers(tmp_path, kind):
+    schedulers = torch.optim.lr_scheduler
+
+    def make(trainer):
+        if kind == "ExponentialLR":
+            return schedulers.ExponentialLR(trainer.optimizer, 0.9)
+        if kind == "OneCycleLR":
+            return schedulers.OneCycleLR(trainer.optimizer, 0.1, total_steps=18)
+        if kind == "ReduceLROnPlateau":
+            return schedulers.ReduceLROnPlateau(trainer.optimizer, patience=0, threshold=0.5)
+        parts = [schedulers.ConstantLR(trainer.optimizer, 0.5, 3), schedulers.ExponentialLR(trainer.optimizer, 0.9)]
+        return schedulers.SequentialLR(trainer.optimizer, parts, [3])
+
+    every = "epoch" if kind == "ReduceLROnPlateau" else "step"
+    check(tmp_path, plain(), 8, val=plain(), fit={"schedule": make, "schedule_every": every})
+
+
+def test_generators_and_counters_of_the_data_set(tmp_path):
+    def data():
+        loader = DataLoader(Augmented(), 16, shuffle=True, generator=torch.Generator().manual_seed(11))
+        loader.dataset.uses_own = True
+        return loader
+
+    check(tmp_path, data, 8)
+
+
+def test_from_a_checkpoint_that_is_some_steps_old(tmp_path):
+    check(tmp_path, plain(), 11, every=4)
+
+
+def test_it_dies_again_and_again(tmp_path):
+    check(tmp_path, plain(), 4, again=9, val=plain())
+
+
+def test_a_list_of_batches_and_an_iterator(tmp_path):
+    batches = [
+        (inputs[None].repeat(4, 1) + i, torch.tensor([0, 1, 0, 1])) for i, inputs in enumerate(Augmented().inputs)
+    ]
+    check(tmp_path / "list", lambda: batches, 40, fit={}, epochs=1)
+    check(tmp_path / "iterator", lambda: iter(batches), 40, fit={}, epochs=1)
+
+
+def test_data_in_an_order_that_nothing_tells_are_told(tmp_path):
+    class Entropy(IterableDataset):
+        def __iter__(self):
+            own = np.random.Generator(np.random.PCG64())  # seeded by the system
+            for _ in range(60):
+                yield torch.from_numpy(own.standard_normal(8)).float(), int(own.integers(2))
+
+    def data():
+        return DataLoader(Entropy(), 10)
+
+    check(tmp_path, data, 3, fit={"steps_per_epoch": 6}, expect_warning="can't go on exactly: batch 3")
+
+
+def test_data_that_have_become_shorter(tmp_path):
+    with pytest.raises(KilledError):
+        build(tmp_path, 8).fit(DataLoader(Stream(), 4), epochs=1, steps_per_epoch=20)
+    trainer = build(tmp_path)
+    short = [(torch.ones(4, 8), torch.tensor([0, 1, 0, 1]))] * 3
+    with pytest.raises(CheckpointError, match=r"batches is 3 here, None there"):
+        trainer.fit(short, epochs=1, steps_per_epoch=20, resume="auto")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizer": torch.optim.Adam}, "optimizer is 'Adam' here, 'SGD' there"),
+        ({"precision": "bf16"}, "precision is 'bf16' here, 'fp32' there"),
+        ({"accumulate": 2}, "accumulate is 2 here, 1 there"),
+        ({"batch": 8}, "batches is 12 here, 6 there"),
+        ({"count": 89}, "samples is 89 here, 90 there"),
+        ({"schedule": "constant"}, "schedule is .Constant.* here, .OneCycle"),
+        ({"epochs": 4}, r"total_steps=24.*total_steps=18"),
+        ({"lr": 0.1}, "lr is 0.1 here, 0.05 there; lr='keep'"),
+        ({"momentum": 0.8}, "momentum 0.8 here, 0.9 there, in group 1"),
+        ({"width": 17}, "another model: it has shapes"),
+        ({"groups": 1}, "parameter groups is 1 here, 2 there"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_checkpoint_of_another_run_is_refused_and_changes_nothing(tmp_path, change, message):
+    with pytest.raises(KilledError):
+        build(tmp_path, 8).fit(plain()(), epochs=3, lr=0.05, schedule="one_cycle")
+    options = {key: value for key, value in change.items() if key in ("optimizer", "precision", "accumulate")}
+    trainer = build(tmp_path, **options)
+    if "width" in change:
+        trainer.model[5] = nn.Linear(16, 3)
+    if "momentum" in change:
+        trainer.optimizer.param_groups[1]["momentum"] = change["momentum"]
+    if "groups" in change:
+        del trainer.optimizer.param_groups[1]
+    data = DataLoader(Augmented(change.get("count", 90)), change.get("batch", 16), shuffle=True)
+    fit = {"epochs": 3, "lr": 0.05, "schedule": "one_cycle"}
+    fit |= {key: value for key, value in change.items() if key in fit}
+    state.seed_everything(5)
+    before = everything(trainer)
+    state.seed_everything(5)
+    with pytest.raises(CheckpointError, match=message):
+        trainer.fit(data, resume="auto", **fit)
+    assert_same(before, everything(trainer))
+    assert trainer.optimizer.schedule is None
+
+
+def test_what_makes_it_another_run_a_little_is_told(tmp_path):
+    with pytest.raises(KilledError):
+        build(tmp_path, 8).fit(plain()(), epochs=3)
+    with pytest.warns(UserWarning, match="go") as told:
+        build(tmp_path).fit(plain(num_workers=1)(), epochs=3, resume="auto")
+    assert "not bit for bit" in str(told[0].message)
+    assert "num_workers is 1, was 0" in str(told[0].message)
+    assert "batch 2 of train_data is not the one that the run saw" in str(told[1].message)
+
+
+def test_more_epochs_than_before(tmp_path):
+    whole = build(tmp_path / "whole")
+    whole.fit(plain()(), epochs=4, lr=0.05)
+    expected = everything(whole)
+    first = build(tmp_path / "two")
+    first.fit(plain()(), epochs=2, lr=0.05)
+    second = build(tmp_path / "two")
+    second.fit(plain()(), epochs=4, lr=0.05, resume="auto")
+    assert_same(expected, everything(second))
+
+
+def test_a_run_that_is_complete_stays_so(tmp_path):
+    first = build(tmp_path)
+    first.fit(plain()(), epochs=2)
+    second = build(tmp_path)
+    history = second.fit(plain()(), epochs=2, resume="auto")
+    assert_same(everything(first) | {"python": 0, "numpy": 0}, everything(second) | {"python": 0, "numpy": 0})
+    assert len(history) == 2
+
+
+@pytest.mark.parametrize("kill", [3, 12, 15, 20])
+def test_a_script_of_two_runs(tmp_path, kill):
+    """The script is started again as it is: what is over is passed by."""
+
+    def script(name, kill):
+        trainer = build(tmp_path / name, kill)
+        trainer.fit(plain()(), epochs=2, lr=0.05, resume="auto")
+        trainer.fit(plain()(), epochs=2, lr=0.01, schedule="one_cycle", resume="auto")
+        return everything(trainer)
+
+    whole = script("whole", None)
+    with pytest.raises(KilledError):
+        script("broken", kill)
+    assert_same(whole, script("broken", None))
+
+
+def test_a_path(tmp_path):
+    whole = build(tmp_path / "whole")
+    whole.fit(plain()(), epochs=2)
+    expected = everything(whole)
+    with pytest.raises(KilledError):
+        build(tmp_path / "broken", 8).fit(plain()(), epochs=2)
+    other = build(tmp_path / "other")
+    other.fit(plain()(), epochs=2, resume=tmp_path / "broken" / "last.ckpt")
+    assert_same(expected, everything(other))
+
+
+def test_stopped_runs_stay_stopped(tmp_path):
+    class Stop(Callback):
+        def on_epoch_complete(self, trainer, row):
+            trainer.stop()
+
+    build(tmp_path, callbacks=[Stop()]).fit(plain()(), epochs=5)
+    again = build(tmp_path)
+    assert len(again.fit(plain()(), epochs=5, resume="auto")) == 1
+
+
+def test_requires_grad_flags_come_back(tmp_path):
+    class Freeze(Callback):
+        def on_epoch_start(self, trainer):
+            if trainer.epoch == 1:
+                trainer.model[0].requires_grad_(False)
+
+    check(tmp_path, plain(), 9, callbacks=[Freeze()])
+    with pytest.raises(KilledError):
+        build(tmp_path / "frozen", 9, callbacks=[Freeze()]).fit(plain()(), epochs=3)
+    again = build(tmp_path / "frozen")
+    again.fit(plain()(), epochs=3, resume="auto")
+    assert not again.model[0].weight.requires_grad
+
+
+def test_a_callback_that_is_gone_is_told(tmp_path):
+    with pytest.raises(KilledError):
+        build(tmp_path, 8).fit(plain()(), epochs=3)
+    trainer = build(tmp_path)
+    trainer.callbacks.callbacks = [one for one in trainer.callbacks.callbacks if not isinstance(one, Average)]
+    with pytest.warns(UserWarning, match="Average has a state in the checkpoint"):
+        trainer.fit(plain()(), epochs=3, resume="auto")
+
+
+def test_arguments(tmp_path, make, net, loader):
+    with pytest.raises(ValueError, match="no callback is a Checkpoint"):
+        make(net).fit(loader, resume="auto")
+    with pytest.raises(TypeError, match="resume: got 3"):
+        make(net).fit(loader, resume=3)
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        make(net).fit(loader, resume=tmp_path / "absent.ckpt")
+    trainer = make(net)
+    trainer.save(tmp_path / "between.ckpt")
+    with pytest.raises(CheckpointError, match="no place to resume at"):
+        trainer.fit(loader, resume=tmp_path / "between.ckpt")
+
+
+def test_nothing_is_warned_of_in_an_ordinary_run(tmp_path, two_moons):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = DataLoader(TensorDataset(*two_moons.tensors), 32, shuffle=True, num_workers=1)
+        build(tmp_path).fit(data, epochs=1, resume="auto")
