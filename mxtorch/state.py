@@ -86,7 +86,10 @@ class TrainingState:
             self._containers.append(_Container(vars(owner)))
             for value in () if before_first_step else vars(owner).values():
                 self._capture_value(value)
-        self._capture_loader(loader, fresh_workers=not before_first_step)
+        self._loader = loader
+        self._capture_loader(loader)
+        if not before_first_step:
+            self.set_workers_aside()
         self._random = _raw_random_state()
 
     def restore(self) -> None:
@@ -108,6 +111,11 @@ class TrainingState:
             for generator, state in self._generators:
                 set_generator_state(generator, state)
             _set_raw_random_state(self._random)
+
+    def set_workers_aside(self) -> None:
+        """Give the loader's next pass fresh workers: persistent ones carry random states. `restore` returns them."""
+        if isinstance(self._loader, DataLoader) and getattr(self._loader, "_iterator", None) is not None:
+            vars(self._loader)["_iterator"] = None
 
     def _capture_module(self, root: nn.Module, *, whole: bool) -> None:
         for module in root.modules():
@@ -165,15 +173,12 @@ class TrainingState:
             elif whole and name not in ("param_groups", "state"):
                 self._capture_value(value)
 
-    def _capture_loader(self, loader: Any, *, fresh_workers: bool) -> None:
+    def _capture_loader(self, loader: Any) -> None:
         for part in parts_of(loader):
             if is_generator(part):
                 self._generators.append((part, generator_state(part)))
             else:
                 self._containers.append(_Container(vars(part)))
-        if fresh_workers and isinstance(loader, DataLoader) and getattr(loader, "_iterator", None) is not None:
-            # Persistent workers carry random states of their own: the sweep gets fresh ones instead.
-            vars(loader)["_iterator"] = None
 
 
 class LoaderState(TrainingState):

@@ -611,8 +611,12 @@ class Trainer(Applications):
     @property
     def can_evaluate(self) -> bool:
         """Whether `evaluation_step` goes with `training_step`: both are the trainer's own, or it was overridden."""
-        own = type(self)
-        return own.evaluation_step is not Trainer.evaluation_step or own.training_step is Trainer.training_step
+        return self.has_own_evaluation_step or type(self).training_step is Trainer.training_step
+
+    @property
+    def has_own_evaluation_step(self) -> bool:
+        """Whether `evaluation_step` was overridden."""
+        return type(self).evaluation_step is not Trainer.evaluation_step
 
     @property
     def _should_check_labels(self) -> bool:

@@ -63,9 +63,9 @@ class TensorBoard(Callback):
         self._write({name: row[name] for name in names}, trainer.step)
 
     def on_lr_found(self, trainer: Trainer, result: LRFinderResult) -> None:
-        """Write the range test as a figure and as a scalar.
+        """Write the search as a figure, and its curves as scalars.
 
-        The scalar's steps are thousandths of a decade: -3000 is the rate 1e-3, 1000 is 10.
+        The scalars' steps are thousandths of a decade: -3000 is the rate 1e-3, 1000 is 10.
         """
         from matplotlib.figure import Figure
 
@@ -74,9 +74,11 @@ class TensorBoard(Callback):
         self.writer.add_figure("lr_finder/curve", figure, trainer.step)
         self.writer.add_text("lr_finder/result", str(result), trainer.step)
         for row in result.rows():
-            position = round(1000 * math.log10(row["learning_rate"]))
+            position = _position(row["learning_rate"])
             self.writer.add_scalar("lr_finder/loss", row["loss"], position)
             self.writer.add_scalar("lr_finder/smoothed_loss", row["smoothed"], position)
+        for rate, loss in result.held_out:
+            self.writer.add_scalar("lr_finder/held_out_loss", loss, _position(rate))
         self.writer.flush()
 
     def on_interpreted(self, trainer: Trainer, result: Interpretation) -> None:
@@ -113,6 +115,11 @@ def _table(rows: list[dict[str, Any]]) -> str:
     lines = [" | ".join(rows[0]), " | ".join("---" for _ in rows[0])]
     lines += [" | ".join(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()) for row in rows]
     return "\n".join(f"| {line} |" for line in lines)
+
+
+def _position(rate: float) -> int:
+    """A rate as a step: thousandths of a decade."""
+    return round(1000 * math.log10(rate))
 
 
 def _settings(trainer: Trainer) -> dict[str, str | int | float | bool]:

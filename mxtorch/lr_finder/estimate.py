@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -47,6 +47,10 @@ FARTHEST_FROM_SWEEP = 3.0
 DEFAULT_TRAINING_STEPS = 300
 # Smith (2015, sec. 3.3) sets the lower bound of a cycle to a third or a quarter of the upper one.
 CYCLE_RATIO = 4
+ALREADY_TRAINED = (
+    "The network has learnt this already, and no rate makes its loss fall. To go on training, set a rate by hand, well "
+    "below the one where the curve rises."
+)
 _CHECK = "mxtorch.init.check(net, batch) tells whether signals vanish or explode."
 
 
@@ -104,85 +108,120 @@ def estimate(
     ended_early = ended_early or len(loss) < len(losses)
     fault = _too_short(loss.tolist(), losses, ended_early)
     if fault is not None:
-        return Estimate(*fault, smoothed=smoothed)
-
-    points = _held_out_curve(held_out)
-    shape = valley(rate, loss, width=TRAINING_WIDTH) if points is None else valley(*points, width=HELD_OUT_WIDTH)
-    if ended_early and not shape.rises:  # it broke away in the training loss, before the held-out one was seen to
-        trained = valley(rate, loss, width=TRAINING_WIDTH)
-        shape = replace(shape, rises=True, edge=trained.edge if trained.rises else float(rate[-1]))
+        return Estimate(fault.status, fault.advice, smoothed=smoothed)
+    shape = _shape(rate, loss, _held_out_curve(held_out), ended_early)
+    raced = _of_heats(heats, shape, exchanged_loss, training_steps)
+    verdict = raced or _of_curve(shape, rate, exchanged_loss)
     edge = shape.edge if shape.rises else None
-    raced = best_of(heats, shape.start, training_steps)
-    if raced is not None:
-        suggestion, moved = raced
-        status: Status = "ok" if moved else "edge_only"
-        advice = (
-            "Short trainings, judged on held-out samples, speak for it."
-            if moved
-            else "No short training moved the loss: half of the highest stable rate, and no more than a guess. "
-            + _CHECK
-        )
-    else:
-        fault = _no_evidence(shape, rate, exchanged_loss)
-        if fault is not None:
-            return Estimate(*fault, edge=edge, smoothed=smoothed)
-        if _is_flat(shape):
-            status, suggestion = "edge_only", shape.edge * 10**-BELOW_LONELY_EDGE
-            advice = (
-                f"The loss falls at no rate and breaks away at {shape.edge:.2g}: a fraction of that, and no more than "
-                f"a guess. num_steps=500 tries rates. {_CHECK}"
-            )
-        else:
-            status, suggestion = "ok", _from_shape(shape)
-            advice = f"The loss falls from {shape.falls_from:.2g} and is lowest at {shape.lowest:.2g}."
+    if verdict.rate is None:
+        return Estimate(verdict.status, verdict.advice, edge=edge, smoothed=smoothed)
 
     lowest, highest = float(rate[0]), float(max(rates))
-    peak_factor = ONE_CYCLE_FACTOR if status == "ok" else LONELY_ONE_CYCLE_FACTOR
+
+    def within(value: float) -> float:
+        return min(max(value, lowest), highest)
+
+    peak_factor = ONE_CYCLE_FACTOR if verdict.status == "ok" else LONELY_ONE_CYCLE_FACTOR
     low, high = INTERVAL["sweep" if raced is None else "heats"]
     suggestions: dict[Use, float] = {
-        "constant": min(max(suggestion, lowest), highest),
-        "one_cycle": min(max(suggestion * peak_factor, lowest), highest),
+        "constant": within(verdict.rate),
+        "one_cycle": within(verdict.rate * peak_factor),
     }
     peak = suggestions["one_cycle"]
     return Estimate(
-        status,
-        advice,
+        verdict.status,
+        verdict.advice,
         suggestions=suggestions,
-        intervals={use: (value * 10**low, value * 10**high) for use, value in suggestions.items()},
-        bounds=(peak / CYCLE_RATIO, peak),
+        intervals={use: (within(value * 10**low), within(value * 10**high)) for use, value in suggestions.items()},
+        bounds=(within(peak / CYCLE_RATIO), peak),
         edge=edge,
         smoothed=smoothed,
     )
 
 
-def _too_short(usable: Sequence[float], losses: Sequence[float], ended_early: bool) -> tuple[Status, str] | None:
+class _Verdict(NamedTuple):
+    status: Status
+    advice: str
+    rate: float | None = None
+
+
+def _shape(rate: Floats, loss: Floats, points: tuple[Floats, Floats] | None, ended_early: bool) -> Valley:
+    """The shape of the held-out curve, or of the training curve where there is no such."""
+    trained = valley(rate, loss, width=TRAINING_WIDTH)
+    shape = trained if points is None else valley(*points, width=HELD_OUT_WIDTH)
+    if ended_early and not shape.rises:  # it broke away in the training loss, before the held-out one was seen to
+        return replace(shape, rises=True, edge=trained.edge if trained.rises else float(rate[-1]))
+    return shape
+
+
+def _of_heats(
+    heats: Sequence[Heat], shape: Valley, exchanged_loss: float | None, training_steps: int
+) -> _Verdict | None:
+    """What the short trainings say; None where there were none."""
+    raced = best_of(heats, shape.start, training_steps)
+    if raced is None:
+        return None
+    rate, moved = raced
+    if moved:
+        return _Verdict("ok", "Short trainings, judged on held-out samples, speak for it.", rate)
+    if _knows_something(shape, exchanged_loss):
+        return _Verdict("already_trained", ALREADY_TRAINED)
+    if rate is None:
+        lowest = min(heat.rate for heat in heats)
+        return _Verdict(
+            "no_signal", f"Every short training made the loss worse, down to a rate of {lowest:.2g}. {_CHECK}"
+        )
+    advice = f"No short training moved the loss: half of the highest stable rate, and no more than a guess. {_CHECK}"
+    return _Verdict("edge_only", advice, rate)
+
+
+def _of_curve(shape: Valley, rate: Floats, exchanged_loss: float | None) -> _Verdict:
+    """What the range test says."""
+    fault = _no_evidence(shape, rate, exchanged_loss)
+    if fault is not None:
+        return fault
+    if _is_flat(shape):
+        advice = (
+            f"The loss falls at no rate and breaks away at {shape.edge:.2g}: a fraction of that, and no more than "
+            f"a guess. num_steps=500 tries rates. {_CHECK}"
+        )
+        return _Verdict("edge_only", advice, shape.edge * 10**-BELOW_LONELY_EDGE)
+    advice = f"The loss falls from {shape.falls_from:.2g} and is lowest at {shape.lowest:.2g}."
+    return _Verdict("ok", advice, _from_shape(shape))
+
+
+def _too_short(usable: Sequence[float], losses: Sequence[float], ended_early: bool) -> _Verdict | None:
     """Why there are too few losses to be read, if so."""
     if len(usable) >= FEWEST_STEPS:
         return None
     if not usable and len(losses):
-        return "not_finite", "The loss is not finite from the start: look at data and model."
+        return _Verdict("not_finite", "The loss is not finite from the start: look at data and model.")
     if usable and ended_early:
-        return "range_too_short", "The loss broke away almost at once: lower start_lr by a factor of 100."
-    return "too_few_steps", f"Only {len(usable)} usable steps: raise num_steps to 100."
+        return _Verdict("range_too_short", "The loss broke away almost at once: lower start_lr by a factor of 100.")
+    return _Verdict("too_few_steps", f"Only {len(usable)} usable steps: raise num_steps to 100.")
 
 
-def _no_evidence(shape: Valley, rate: Floats, exchanged_loss: float | None) -> tuple[Status, str] | None:
+def _no_evidence(shape: Valley, rate: Floats, exchanged_loss: float | None) -> _Verdict | None:
     """Why the curve carries no number, if so."""
     flat = _is_flat(shape)
     first_tenth = float(rate[0]) * (float(rate[-1]) / float(rate[0])) ** 0.1
-    if shape.rises and shape.edge <= first_tenth:
-        return "range_too_short", f"The loss rises from the start: lower start_lr (now {rate[0]:.3g})."
-    if flat and exchanged_loss is not None and exchanged_loss - shape.start > KNOWS_SOMETHING * abs(exchanged_loss):
-        return "already_trained", (
-            "The network has learnt this already, and no rate makes its loss fall. To go on training, set a rate by "
-            "hand, well below the one where the curve rises."
-        )
+    lonely_edge_too_low = flat and shape.edge * 10**-BELOW_LONELY_EDGE < rate[0]
+    if shape.rises and (shape.edge <= first_tenth or lonely_edge_too_low):
+        return _Verdict("range_too_short", f"The loss rises from the start: lower start_lr (now {rate[0]:.3g}).")
+    if flat and _knows_something(shape, exchanged_loss):
+        return _Verdict("already_trained", ALREADY_TRAINED)
     if flat and not shape.rises:
         if shape.drop > SMALLEST_RELATIVE_DROP * abs(shape.start):
-            return "noise", "The loss is noise: try a larger batch, accumulate=, validation data, or num_steps=500."
-        return "no_signal", f"The loss does not change clearly at any rate: raise end_lr (now {rate[-1]:.3g}). {_CHECK}"
+            return _Verdict(
+                "noise", "The loss is noise: try a larger batch, accumulate=, validation data, or num_steps=500."
+            )
+        return _Verdict(
+            "no_signal", f"The loss does not change clearly at any rate: raise end_lr (now {rate[-1]:.3g}). {_CHECK}"
+        )
     if not flat and not shape.rises and shape.lowest >= shape.rates[-2]:
-        return "range_too_short", f"The loss still falls at the highest rate: raise end_lr (now {rate[-1]:.3g})."
+        return _Verdict(
+            "range_too_short", f"The loss still falls at the highest rate: raise end_lr (now {rate[-1]:.3g})."
+        )
     return None
 
 
@@ -190,9 +229,13 @@ def _is_flat(shape: Valley) -> bool:
     return shape.drop <= max(DROP_IN_NOISE * shape.noise, SMALLEST_RELATIVE_DROP * abs(shape.start))
 
 
+def _knows_something(shape: Valley, exchanged_loss: float | None) -> bool:
+    return exchanged_loss is not None and exchanged_loss - shape.start > KNOWS_SOMETHING * abs(exchanged_loss)
+
+
 def _held_out_curve(held_out: Sequence[tuple[float, float]]) -> tuple[Floats, Floats] | None:
     """Rates and losses in the order of the rates; None where there are too few to be read."""
-    points = sorted(point for point in held_out if math.isfinite(point[0]) and not math.isnan(point[1]))
+    points = sorted(point for point in held_out if 0 < point[0] < math.inf and not math.isnan(point[1]))
     if len(points) < FEWEST_HELD_OUT or not math.isfinite(points[0][1]):
         return None
     rates, losses = np.array(points, dtype=np.float64).T

@@ -84,8 +84,10 @@ def run_heats(
     return first + second
 
 
-def best_of(heats: Sequence[Heat], untrained: float, training_steps: int) -> tuple[float, bool] | None:
+def best_of(heats: Sequence[Heat], untrained: float, training_steps: int) -> tuple[float | None, bool] | None:
     """The rate that the last round speaks for, and whether any loss has moved there; None without heats.
+
+    The rate is None where every heat of both rounds made the loss worse.
 
     The best constant rate falls with the square root of a training's length: of the bound D^2 / (2 rate steps) + rate
     G^2 / 2 on the error of stochastic gradient descent (Nemirovski et al. 2009, sec. 2.2) the lowest point is at
@@ -96,12 +98,14 @@ def best_of(heats: Sequence[Heat], untrained: float, training_steps: int) -> tup
         untrained: The held-out loss before them.
         training_steps: The length of the training that the rate is for.
     """
+    heats = [heat for heat in heats if 0 < heat.rate < math.inf and not math.isnan(heat.loss)]
     last = sorted((heat for heat in heats if heat.round == 2), key=lambda heat: -heat.rate)
     if not last:
         return None
     if min(heat.loss for heat in last) > untrained - 2 * MOVEMENT * abs(untrained):
         stable = [heat.rate for heat in last if _is_stable(heat, untrained)]
-        return STABLE_SHARE * (stable[0] if stable else last[-1].rate), False
+        stable = stable or [heat.rate for heat in heats if _is_stable(heat, untrained)]
+        return (STABLE_SHARE * max(stable), False) if stable else (None, False)
     steps = last[0].steps
     return _lowest_of_parabola(last) * (steps / max(training_steps, steps)) ** HORIZON_POWER, True
 
@@ -140,9 +144,11 @@ def _lowest_of_parabola(heats: list[Heat]) -> float:
     (right, right_rise), (left, left_rise) = (
         (math.log(heat.rate) - middle, heat.loss - heats[best].loss) for heat in (heats[best - 1], heats[best + 1])
     )
+    if not left < 0 < right:
+        return heats[best].rate  # the same rate twice
     bend = right_rise / right - left_rise / left
-    if not math.isfinite(bend) or bend <= 0:
-        return heats[best].rate
     slope = (right_rise / right * -left + left_rise / left * right) / (right - left)
+    if not (0 < bend < math.inf and math.isfinite(slope)):
+        return heats[best].rate
     vertex = -slope * (right - left) / (2 * bend)
     return math.exp(middle + min(max(vertex, left), right))

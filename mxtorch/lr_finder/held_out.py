@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, Subset
+from torch.utils.data import DataLoader, IterableDataset
 
 from mxtorch import batches, state
+from mxtorch.checks import length
 
-# Of training data without validation data, at most this share of a pass, and so many windows, are held out.
-LARGEST_SHARE = 1 / 3
+# Of training data without validation data, at most one window in so many, and so many in all, are held out.
+LARGEST_SHARE = 3
 MOST_WINDOWS = 12
 
 
@@ -39,10 +40,13 @@ class HeldOutData:
         self._left_out = 0
         if val_data is not None:
             order = state.LoaderState(val_data)
-            self.batches = list(itertools.islice(_spread(val_data, wanted), wanted))
-            order.restore()
+            order.set_workers_aside()
+            try:
+                self.batches = list(itertools.islice(_spread(val_data, wanted), wanted))
+            finally:
+                order.restore()
             return
-        windows = list(itertools.islice(batches.windows(train_data, accumulate), self._affordable(wanted)))
+        windows = self._first_windows(wanted)
         self._order.restore()
         self._left_out = len(windows)
         self.batches = [batch for window in windows for batch in window.batches][:wanted]
@@ -59,13 +63,18 @@ class HeldOutData:
         now.restore_global_generators()
         return itertools.chain(first, windows)
 
-    def _affordable(self, wanted: int) -> int:
-        try:
-            count = -(-len(self._data) // self._accumulate)  # type: ignore[arg-type]
-        except TypeError:
-            count = 10 * MOST_WINDOWS  # without a length, taken to be long
-        windows_wanted = -(-wanted // self._accumulate)
-        return max(min(windows_wanted, MOST_WINDOWS, int(LARGEST_SHARE * count)), 1 if count > 2 else 0)
+    def _first_windows(self, wanted: int) -> list[batches.Window]:
+        """The windows to hold out: the first ones, a third of a pass at most."""
+        most = min(-(-wanted // self._accumulate), MOST_WINDOWS)
+        batch_count = length(self._data)
+        if batch_count is not None:
+            affordable = min(most, -(-batch_count // self._accumulate) // LARGEST_SHARE)
+            return list(itertools.islice(batches.windows(self._data, self._accumulate), affordable))
+        # Without a length, look whether there are as many windows as are needed beside them.
+        windows = iter(batches.windows(self._data, self._accumulate))
+        first = list(itertools.islice(windows, most))
+        count = len(first) + sum(1 for _ in itertools.islice(windows, (LARGEST_SHARE - 1) * most))
+        return first[: count // LARGEST_SHARE]
 
 
 def _spread(val_data: Iterable[Any], wanted: int) -> Iterable[Any]:
@@ -74,9 +83,11 @@ def _spread(val_data: Iterable[Any], wanted: int) -> Iterable[Any]:
         return val_data
     if isinstance(val_data.dataset, IterableDataset):
         return val_data
-    count = len(val_data.dataset)  # type: ignore[arg-type]
-    chosen = torch.linspace(0, count - 1, min(wanted * val_data.batch_size, count)).long()
+    # The sampler tells which samples are for validation: the data set may hold those for training too.
+    samples = list(itertools.islice(val_data.sampler, len(val_data.dataset)))  # type: ignore[arg-type]
+    places = torch.linspace(0, len(samples) - 1, min(wanted * val_data.batch_size, len(samples)), dtype=torch.float64)
+    chosen = [samples[place] for place in places.long().tolist()]
     # Neighbours in the data set go to different batches: each batch is spread over all of it.
     batch_count = -(-len(chosen) // val_data.batch_size)
-    order = torch.cat([chosen[start::batch_count] for start in range(batch_count)]).tolist()
-    return DataLoader(Subset(val_data.dataset, order), val_data.batch_size, collate_fn=val_data.collate_fn)
+    spread = [chosen[start::batch_count] for start in range(batch_count)]
+    return DataLoader(val_data.dataset, batch_sampler=spread, collate_fn=val_data.collate_fn)

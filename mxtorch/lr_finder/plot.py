@@ -1,7 +1,8 @@
-"""The picture of a range test."""
+"""The picture of a search: the range test's curves, the heats, the suggestion."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,34 +12,65 @@ if TYPE_CHECKING:
 
     from mxtorch.lr_finder.result import LRFinderResult
 
+# Blue for what was trained on, green for what was not, orange for what is said.
+TRAINING, SMOOTHED, HELD_OUT, HEATS, SUGGESTION = "#c3d3dd", "#5b8db3", "#12664f", "#9b2c5f", "#e07a1f"
+
 
 def plot_curve(result: LRFinderResult, axes: Axes | None = None) -> Axes:
-    """Draw the loss over the rate; see `LRFinderResult.plot`."""
+    """Draw the losses over the rate; see `LRFinderResult.plot`."""
     if axes is None:
         import matplotlib.pyplot as plt
 
-        _, axes = plt.subplots(figsize=(7, 4.2))
-    axes.plot(result.rates, result.losses, color="#9db4c0", linewidth=1, label="loss")
-    axes.plot(
-        result.rates[: len(result.smoothed)],
-        result.smoothed,
-        color="#1f4e79",
-        linewidth=2,
-        label="median of 7",
-    )
+        _, axes = plt.subplots(figsize=(7, 4.2), layout="tight")
+    axes.plot(result.rates, result.losses, color=TRAINING, linewidth=1, label="training loss")
+    smoothed_rates = result.rates[: len(result.smoothed)]
+    axes.plot(smoothed_rates, result.smoothed, color=SMOOTHED, linewidth=1.4, label="its median of 7")
+    held_out = [point for point in result.held_out if math.isfinite(point[1])]
+    if held_out:
+        axes.plot(
+            *zip(*held_out, strict=True), "o-", color=HELD_OUT, markersize=3.5, linewidth=1.8, label="held-out loss"
+        )
+    _draw_heats(axes, result)
     if result.suggestion is not None and result.interval is not None:
-        axes.axvspan(*result.interval, color="#e07a1f", alpha=0.15, linewidth=0, label="likely range")
+        axes.axvspan(*result.interval, color=SUGGESTION, alpha=0.13, linewidth=0, label="likely range")
         label = f"suggestion {result.suggestion:.1e}"
-        axes.axvline(result.suggestion, color="#e07a1f", linewidth=1.8, label=label)
+        axes.axvline(result.suggestion, color=SUGGESTION, linewidth=1.8, label=label)
     axes.set_xscale("log")
     axes.set_xlabel("learning rate")
-    axes.set_ylabel("training loss")
-    axes.set_title(f"Learning-rate range test: {result.status.replace('_', ' ')}", loc="left", fontsize=11)
-    if result.smoothed:
-        # A diverged tail would squeeze the part that is of interest into a line.
-        low, start = min(result.smoothed), float(np.median(result.smoothed[:5]))
-        span = max(start - low, 0.05 * abs(start), 1e-12)
-        axes.set_ylim(low - 0.35 * span, max(start + 0.8 * span, low + span))
+    axes.set_ylabel("loss")
+    axes.set_title(f"Learning rate, {result.use.replace('_', '-')}: {result.status.replace('_', ' ')}", loc="left")
+    limits = _limits(result)
+    if limits is not None:
+        axes.set_ylim(*limits)
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize=9)
+    # Losses start on a plateau at the upper left and fall from there: what is free is below it.
+    axes.legend(loc="lower left", fontsize=9, framealpha=0.85, edgecolor="none")
     return axes
+
+
+def _draw_heats(axes: Axes, result: LRFinderResult) -> None:
+    for number, marker, face in ((1, "D", "white"), (2, "D", HEATS)):
+        heats = [heat for heat in result.heats if heat.round == number and math.isfinite(heat.loss)]
+        if heats:
+            axes.scatter(
+                [heat.rate for heat in heats],
+                [heat.loss for heat in heats],
+                marker=marker,
+                s=34,
+                facecolor=face,
+                edgecolor=HEATS,
+                linewidth=1.3,
+                zorder=4,
+                label=f"after {heats[0].steps} steps at this rate",
+            )
+
+
+def _limits(result: LRFinderResult) -> tuple[float, float] | None:
+    """Losses to show: a diverged tail would squeeze the part that is of interest into a line."""
+    curve = [loss for _, loss in result.held_out if math.isfinite(loss)] or list(result.smoothed)
+    if not curve:
+        return None
+    start = float(np.median(curve[:5]))
+    low = min([*curve, *(heat.loss for heat in result.heats)])
+    span = max(start - low, 0.3 * abs(start), 1e-12)  # noise on a flat curve is not to fill the picture
+    return start - 1.15 * span, start + 0.6 * span

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
@@ -91,7 +92,11 @@ class LRFinderResult:
 
     @property
     def status(self) -> Status:
-        """`ok`, `no_signal`, `range_too_short`, `too_few_steps` or `not_finite`."""
+        """What the suggestion rests on, `ok` or `edge_only` (a guess); or why there is none.
+
+        That is `no_signal`, `noise`, `already_trained`, `range_too_short`, `too_few_steps` or `not_finite`; see
+        `docs/lr-finder.md`.
+        """
         return self.reading.status
 
     @property
@@ -133,7 +138,10 @@ class LRFinderResult:
             writer.writerows(self.rows())
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """All of the result as JSON; written to `path` too when one is given."""
+        """All of the result as JSON; written to `path` too when one is given.
+
+        A loss that is not finite, which JSON has no word for, is null.
+        """
         content: dict[str, Any] = {
             "suggestion": self.suggestion,
             "interval": self.interval,
@@ -141,16 +149,18 @@ class LRFinderResult:
             "use": self.use,
             "rates": self.rates,
             "losses": self.losses,
+            "held_out": self.held_out,
+            "heats": [asdict(heat) for heat in self.heats],
             **asdict(self.reading),
             "rules": self.rules,
         }
-        text = json.dumps(content, indent=1)
+        text = json.dumps(_finite(content), indent=1, allow_nan=False)
         if path is not None:
             Path(path).write_text(text + "\n")
         return text
 
     def plot(self, axes: Axes | None = None) -> Axes:
-        """Draw the loss over the rate, with the suggestion and its interval.
+        """Draw the losses over the rate: of training, held out, and of heats; the suggestion and its interval.
 
         Args:
             axes: Where to draw; a new figure when left out.
@@ -165,10 +175,15 @@ class LRFinderResult:
         ended = _STOP_REASONS[self.stop_reason]
         return (
             f"Learning rate, {self.use.replace('_', '-')}: {rate}{interval}, status {self.status}. {self.advice} "
-            f"{len(self.rates)} steps; ended because {ended}."
+            f"{len(self.rates)} steps of the sweep, which ended because {ended}{self._heats_in_words()}."
         )
 
     __repr__ = __str__
+
+    def _heats_in_words(self) -> str:
+        if not self.heats:
+            return ""
+        return f"; {len(self.heats)} short trainings, {sum(heat.steps for heat in self.heats)} steps"
 
     def _repr_html_(self) -> str:
         import base64
@@ -182,6 +197,15 @@ class LRFinderResult:
         figure.savefig(buffer, format="png", bbox_inches="tight")
         picture = base64.b64encode(buffer.getvalue()).decode()
         return f'<p>{escape(str(self))}</p><img alt="loss over learning rate" src="data:image/png;base64,{picture}">'
+
+
+def _finite(value: Any) -> Any:
+    """The same content with None for numbers that are not finite."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def use_of(schedule: str | schedules.Schedule) -> Use:

@@ -58,8 +58,8 @@ def find_lr(
     heats: list[Heat] = []
     exchanged_loss = None
     try:
-        search.begin()
         search.open(train_data, val_data, wanted=SECOND_BATCHES if with_heats else PROBE_BATCHES)
+        search.begin()
         sweep = range_test(
             search.step,
             search.windows,
@@ -73,7 +73,7 @@ def find_lr(
             search.begin()
             exchanged_loss = search.exchanged_loss()
         reading = estimate(sweep.rates, sweep.losses, sweep.held_out, ended_early=sweep.stop_reason != "completed")
-        if with_heats and search.judges:
+        if with_heats and search.judges and sweep.losses:
             untrained = search.held_out_loss(SECOND_BATCHES)()
             heats = run_heats(
                 search.heat,
@@ -110,6 +110,7 @@ class _Search:
         self._before = before
         self.advance = advance or (lambda: None)
         self._held_out: list[Any] = []
+        self._batch_statistics = True
         # A step of one's own may do anything; without an evaluation step beside it nothing can be judged.
         self._may_judge = request.watch is None and trainer.can_evaluate
 
@@ -132,6 +133,7 @@ class _Search:
         """The state of the snapshot, ready for training."""
         trainer = self._trainer
         self._before.restore()
+        self._before.set_workers_aside()
         state.set_training_mode(trainer.model)
         rate_free.set_training_point(trainer.optimizers)
         trainer.sweeping = trainer.first_batch = True
@@ -144,7 +146,10 @@ class _Search:
             return
         data = HeldOutData(train_data, val_data, accumulate, wanted)
         self._held_out = [self._trainer.engine.move(batch) for batch in data.batches]
+        self._batch_statistics = all(batches.batch_size(batch) != 1 for batch in self._held_out)
         self.windows = data.windows
+        if self._held_out and self._trainer.has_own_evaluation_step and self._first_output().loss is None:
+            self._held_out = []  # a step for metrics alone
 
     def step(self, window: batches.Window) -> tuple[Callable[[], float], bool]:
         """One optimizer step; returns a function that reads the loss, and whether the step was taken."""
@@ -171,23 +176,33 @@ class _Search:
     def held_out_loss(self, count: int) -> Callable[[], float]:
         """A function that reads the mean loss on the first held-out batches."""
         held_out = self._held_out[:count]
-        with _evaluating(self._trainer.model):
-            losses = [self._output(batch).loss for batch in held_out]
         sizes = [batches.batch_size(batch) or 1 for batch in held_out]
-        total = sum(loss.detach().float() * size for loss, size in zip(losses, sizes, strict=True) if loss is not None)
-        return self._trainer.engine.read_later(torch.as_tensor(total / sum(sizes)))
+        total = torch.zeros(())
+        with _evaluating(self._trainer.model, self._batch_statistics):
+            for batch, size in zip(held_out, sizes, strict=True):
+                loss = self._output(batch).loss
+                if loss is None:
+                    raise ValueError("evaluation_step: got a loss for the first batch and none for a later one")
+                total = loss.detach().float() * size + total
+        return self._trainer.engine.read_later(total / sum(sizes))
 
     @torch.no_grad()
     def exchanged_loss(self) -> float | None:
         """The loss of the first held-out batch with the targets of other samples; None where that means nothing."""
         loss = self._trainer.loss
-        with _evaluating(self._trainer.model):
-            output = self._output(self._held_out[0])
+        if loss is None or self._trainer.has_own_evaluation_step:
+            return None  # outputs of an evaluation step of one's own are for metrics, and need not suit the loss
+        output = self._first_output()
         targets = output.targets
-        if loss is None or not isinstance(targets, Tensor) or targets.ndim == 0 or len(targets) < 4:
+        if not isinstance(targets, Tensor) or targets.ndim == 0 or len(targets) < 4:
             return None
         with self._trainer.engine.autocast():
             return float(loss(output.outputs, targets.roll(len(targets) // 2, 0)))
+
+    @torch.no_grad()
+    def _first_output(self) -> StepOutput:
+        with _evaluating(self._trainer.model, self._batch_statistics):
+            return self._output(self._held_out[0])
 
     def _output(self, batch: Any) -> StepOutput:
         try:
@@ -203,15 +218,21 @@ class _Search:
 
 
 class _evaluating:  # noqa: N801 - a context manager
-    """Evaluation mode, but batch statistics: running ones lag behind weights that change this fast."""
+    """Evaluation mode, but batch statistics: running ones lag behind weights that change this fast.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        model: Is in training mode before and after.
+        batch_statistics: False for batches of one sample, which have none.
+    """
+
+    def __init__(self, model: nn.Module, batch_statistics: bool) -> None:
         self._model = model
+        self._batch_statistics = batch_statistics
 
     def __enter__(self) -> None:
         training = [module for module in self._model.modules() if isinstance(module, _BATCH_NORM) and module.training]
         self._model.eval()
-        for module in training:
+        for module in training if self._batch_statistics else ():
             module.train()
 
     def __exit__(self, *error: object) -> None:

@@ -99,6 +99,8 @@ def test_a_server_shows_everything(server):
     curve = scalars("lr_finder/loss")
     assert [10 ** (position / 1000) for _, position, _ in curve] == pytest.approx(found.rates, rel=2e-3)
     assert [value for _, _, value in curve] == pytest.approx(found.losses, rel=1e-5)
+    held_out = scalars("lr_finder/held_out_loss")
+    assert [value for _, _, value in held_out] == pytest.approx([loss for _, loss in found.held_out], rel=1e-5)
     assert "lr_finder/curve" in ask("plugin/images/tags")["moons"]
     experiment = ask.post("plugin/hparams/experiment", {"experimentName": ""})
     names = {entry["name"] for entry in experiment["hparamInfos"]}

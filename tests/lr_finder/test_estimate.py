@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import math
 
 import numpy as np
@@ -6,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxtorch.lr_finder import estimate
+from mxtorch.lr_finder.heats import Heat
 from mxtorch.lr_finder.sweep import geometric_rates
 
 RATES = geometric_rates(1e-6, 1, 100)
@@ -19,14 +22,23 @@ def curve(fall_at=1e-3, rise_at=1e-1, drop=1.5, noise=0.03, seed=0):
     return (2.3 - fall + rise + noise * np.random.default_rng(seed).standard_normal(100)).tolist()
 
 
+def held_out(losses, every=4):
+    return list(zip(RATES, losses, strict=True))[::every]
+
+
+def race(losses, first=(), steps=50, top=0.1):
+    """Heats half a decade apart, from `top` down."""
+    rates = [top * 10 ** (-0.5 * index) for index in range(6)]
+    rounds = ((1, first), (2, losses))
+    return [Heat(number, rate, steps, loss) for number, part in rounds for rate, loss in zip(rates, part, strict=False)]
+
+
 def test_a_clear_curve():
     found = estimate(RATES, curve())
     assert found.status == "ok"
     assert 1e-3 < found.suggestions["constant"] < found.suggestions["one_cycle"] < 2e-1
-    for use, suggestion in found.suggestions.items():
-        low, high = found.intervals[use]
-        assert low <= suggestion <= high
-    assert found.bounds[0] < found.bounds[1]
+    assert found.bounds == pytest.approx((found.suggestions["one_cycle"] / 4, found.suggestions["one_cycle"]))
+    assert 5e-2 < found.edge < 1, "where the loss rises"
 
 
 def test_a_spike_does_not_win():
@@ -36,11 +48,19 @@ def test_a_spike_does_not_win():
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_noise_is_no_signal(seed):
+def test_noise_carries_no_rate(seed):
     losses = 2.3 + 0.1 * np.random.default_rng(seed).standard_normal(100)
     found = estimate(RATES, losses.tolist())
-    assert found.status == "no_signal"
+    assert found.status in ("no_signal", "noise")
     assert not found.suggestions
+    assert found.bounds is None
+
+
+def test_what_is_flat_is_no_signal_and_what_dips_by_chance_is_noise():
+    chance = np.random.default_rng(1)
+    assert estimate(RATES, (2.3 + 0.002 * chance.standard_normal(100)).tolist()).status == "no_signal"
+    noisy = [2.3 + 0.5 * chance.standard_normal() for _ in RATES]
+    assert estimate(RATES, noisy).status == "noise"
 
 
 def test_a_range_that_ends_too_soon_and_one_that_starts_too_late():
@@ -51,6 +71,7 @@ def test_a_range_that_ends_too_soon_and_one_that_starts_too_late():
     found = estimate(RATES[:30], rising, ended_early=True)
     assert found.status == "range_too_short"
     assert "lower start_lr" in found.advice
+    assert "lower start_lr" in estimate(RATES[:8], rising[:8], ended_early=True).advice
 
 
 def test_few_and_broken_points():
@@ -65,15 +86,132 @@ def test_few_and_broken_points():
         estimate([0.1, -1.0], [1.0, 2.0])
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.data())
-def test_any_curve_gives_rates_within_the_sweep_or_none(data):
-    count = data.draw(st.integers(0, 60))
-    rates = data.draw(st.lists(st.floats(1e-9, 10), min_size=count, max_size=count))
-    losses = data.draw(st.lists(st.floats(width=32), min_size=count, max_size=count))
-    found = estimate(rates, losses, ended_early=data.draw(st.booleans()))
+def test_held_out_losses_are_read_where_there_are_enough():
+    """Training losses go on falling, held-out ones do not."""
+    training = curve(fall_at=1e-2, rise_at=3e-1, drop=2.2)
+    judged = held_out(curve(fall_at=1e-4, rise_at=1e-3, noise=0.0))
+    by_held_out = estimate(RATES, training, judged)
+    assert by_held_out.status == "ok"
+    assert by_held_out.suggestions["constant"] < 1e-3 < estimate(RATES, training).suggestions["constant"]
+    assert estimate(RATES, training, judged[:5]) == estimate(RATES, training)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_the_unit_of_the_loss_does_not_matter(scale):
+    judged = held_out(curve(noise=0.0))
+    scaled = [(rate, loss * scale) for rate, loss in judged]
+    training = [loss * scale for loss in curve()]
+    assert estimate(RATES, training, scaled).suggestions == pytest.approx(estimate(RATES, curve(), judged).suggestions)
+
+
+def test_a_held_out_loss_that_becomes_infinite_is_an_edge():
+    judged = [(rate, loss if rate < 1e-1 else math.inf) for rate, loss in held_out(curve(rise_at=10, noise=0.0))]
+    found = estimate(RATES, curve(), judged)
+    assert found.status == "ok"
+    assert found.edge <= 1e-1
+    assert found.suggestions["constant"] < 1e-1
+
+
+def test_with_nothing_but_an_edge_the_rate_is_a_guess_below_it():
+    flat = curve(drop=0.0, noise=0.001)
+    found = estimate(RATES, flat)
+    assert found.status == "edge_only"
+    assert "guess" in found.advice
+    assert found.edge / 100 < found.suggestions["constant"] < found.edge / 3
+
+
+def test_a_network_that_tells_targets_apart_is_trained_already():
+    flat = [0.1 * loss for loss in curve(drop=0.0, noise=0.001)]
+    assert estimate(RATES, flat, exchanged_loss=8.0).status == "already_trained"
+    assert estimate(RATES, flat, exchanged_loss=0.23).status == "edge_only", "it is as good for any targets"
+    assert estimate(RATES, curve(), exchanged_loss=8.0).status == "ok", "it has more to learn"
+    still = race([0.24, 0.23, 0.23, 0.23])
+    assert estimate(RATES, flat, exchanged_loss=8.0, heats=still).status == "already_trained", "heats find no more"
+
+
+def test_heats_have_the_last_word():
+    judged = held_out(curve(noise=0.0))
+    found = estimate(RATES, curve(), judged, heats=race([1.5, 0.7, 0.5, 0.7]), training_steps=50)
+    assert found.status == "ok"
+    assert found.suggestions["constant"] == pytest.approx(1e-2)
+    low, high = found.intervals["constant"]
+    wide = estimate(RATES, curve(), judged).intervals["constant"]
+    assert high / low < wide[1] / wide[0], "they are surer than a sweep"
+    longer = estimate(RATES, curve(), judged, heats=race([1.5, 0.7, 0.5, 0.7]), training_steps=5000)
+    assert longer.suggestions["constant"] < found.suggestions["constant"]
+
+
+def test_heats_that_do_not_move_the_loss():
+    still = estimate(RATES, curve(), heats=race([9.0, 2.3, 2.3, 2.3]))
+    assert still.status == "edge_only"
+    assert still.suggestions["constant"] == pytest.approx(0.1 * 10**-0.5 / 2), "half of the highest stable rate"
+    first = estimate(RATES, curve(), heats=race([9.0] * 4, first=[9.0] * 5 + [2.3]))
+    assert first.suggestions["constant"] == pytest.approx(0.1 * 10**-2.5 / 2), "stable in the first round alone"
+    worse = estimate(RATES, curve(), heats=race([math.inf] * 4, first=[9.0] * 6))
+    assert worse.status == "no_signal"
+    assert not worse.suggestions
+    assert "worse" in worse.advice
+
+
+LOSSES = st.one_of(
+    st.floats(width=32),
+    st.floats(-10, 10),
+    st.sampled_from([0.0, 1.0, -1.0, math.nan, math.inf, -math.inf, 1e308, -1e308]),
+)
+RATE = st.one_of(st.floats(1e-9, 10), st.sampled_from([1e-7, 1e-3, 1.0]))
+
+
+@st.composite
+def smooth_curves(draw, count):
+    """Constant, rising, falling, valleys, with noise: what is not rejected at the first look."""
+    offset, slope, bend = (draw(st.floats(-10, 10)) for _ in range(3))
+    noise = draw(st.sampled_from([0.0, 1e-3, 0.3]))
+    places = np.linspace(-1, 1, count)
+    chance = np.random.default_rng(draw(st.integers(0, 99)))
+    return (offset + slope * places + bend * places**2 + noise * chance.standard_normal(count)).tolist()
+
+
+@st.composite
+def searches(draw):
+    count = draw(st.one_of(st.just(3), st.integers(0, 80)))
+    rates = draw(
+        st.one_of(
+            st.just(geometric_rates(1e-7, 10.0, max(count, 2))[:count]),
+            st.lists(RATE, min_size=count, max_size=count),
+        )
+    )
+    losses = draw(st.one_of(smooth_curves(count), st.lists(LOSSES, min_size=count, max_size=count)))
+    probes = draw(st.integers(0, 30))
+    probe_rates = draw(
+        st.one_of(st.just(geometric_rates(1e-7, 10.0, max(probes, 2))[:probes]), st.lists(RATE, max_size=30))
+    )
+    probed = draw(
+        st.one_of(
+            smooth_curves(len(probe_rates)), st.lists(LOSSES, min_size=len(probe_rates), max_size=len(probe_rates))
+        )
+    )
+    heats = draw(st.lists(st.builds(Heat, st.sampled_from([1, 2]), RATE, st.integers(1, 100), LOSSES), max_size=10))
+    measured = {
+        "ended_early": draw(st.booleans()),
+        "exchanged_loss": draw(st.one_of(st.none(), LOSSES)),
+        "heats": heats,
+        "held_out_samples": draw(st.integers(0, 1000)),
+        "training_steps": draw(st.integers(1, 10**6)),
+    }
+    return rates, losses, list(zip(probe_rates, probed, strict=True)), measured
+
+
+@settings(max_examples=600, deadline=None)
+@given(searches())
+def test_any_search_gives_rates_within_the_sweep_or_none(search):
+    rates, losses, probed, measured = search
+    found = estimate(rates, losses, probed, **measured)
     assert found.advice
-    for rate in [*found.suggestions.values(), *(found.bounds or ())]:
-        assert math.isfinite(rate)
-        assert min(rates) / 4 * 0.999 <= rate <= max(rates) * 1.001
-    assert bool(found.suggestions) == (found.status == "ok")
+    assert bool(found.suggestions) == (found.status in ("ok", "edge_only")) == (found.bounds is not None)
+    assert set(found.suggestions) == set(found.intervals)
+    for use, suggestion in found.suggestions.items():
+        low, high = found.intervals[use]
+        assert min(rates) <= low <= suggestion <= high <= max(rates)
+    if found.bounds is not None:
+        assert min(rates) <= found.bounds[0] <= found.bounds[1] <= max(rates)
+    assert found.edge is None or 0 < found.edge < math.inf

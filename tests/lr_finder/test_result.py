@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -6,6 +7,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mxtorch import ScheduledOptim, Trainer, schedules
+from mxtorch.lr_finder import LRFinderResult
+from mxtorch.lr_finder.heats import Heat
+from mxtorch.lr_finder.sweep import Sweep
 
 
 def make(net, lr=0.1, **options):
@@ -34,7 +38,48 @@ def test_the_whole_result(found, tmp_path):
     assert content["losses"] == list(found.losses)
     axes = found.plot()
     assert axes.get_xscale() == "log"
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert {"training loss", "held-out loss", f"suggestion {found.suggestion:.1e}"} <= set(labels)
+    bottom, top = axes.get_ylim()
+    assert all(bottom < loss < top for rate, loss in found.held_out if rate < found.suggestion)
     assert "data:image/png;base64" in found._repr_html_()
+
+
+def test_heats_are_in_all_of_it(net, loader):
+    found = make(net).find_lr(loader, loader, num_steps=260)
+    assert [heat.round for heat in found.heats] == [1] * 6 + [2] * 4
+    content = json.loads(found.to_json())
+    assert content["heats"] == [vars(heat) for heat in found.heats]
+    assert content["held_out"] == [list(point) for point in found.held_out]
+    assert f"10 short trainings, {sum(heat.steps for heat in found.heats)} steps" in str(found)
+    axes = found.plot()
+    drawn = [tuple(place) for points in axes.collections for place in points.get_offsets()]
+    for heat in found.heats:
+        assert any(place == pytest.approx((heat.rate, heat.loss)) for place in drawn), heat
+    assert axes.get_ylim()[0] < min(heat.loss for heat in found.heats)
+
+
+def test_json_has_no_numbers_that_it_does_not_know():
+    sweep = Sweep([0.1 * index for index in range(1, 31)], [1.0] * 30, "diverged", [(0.1, 1.0), (0.2, math.inf)])
+    found = LRFinderResult.of(sweep, "constant", [Heat(1, 0.1, 5, math.inf)])
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    content = json.loads(found.to_json(), parse_constant=refuse)
+    assert content["held_out"] == [[0.1, 1.0], [0.2, None]]
+    assert content["heats"][0]["loss"] is None
+    assert found.plot().get_legend() is not None
+
+
+@pytest.mark.parametrize("losses", [[], [math.nan] * 30, [-5.0] * 30, [0.0] * 30, [1e30, *[1.0] * 29]])
+@pytest.mark.parametrize("stop_reason", ["completed", "diverged", "non_finite", "overflow"])
+def test_any_result_can_be_looked_at(losses, stop_reason):
+    rates = [10 ** (-index / 5) for index in range(len(losses), 0, -1)]
+    found = LRFinderResult.of(Sweep(rates, losses, stop_reason, []), "one_cycle")
+    assert found.status in str(found)
+    assert "data:image/png" in found._repr_html_()
+    assert json.loads(found.to_json())["suggestion"] == found.suggestion
 
 
 def test_a_rate_that_was_not_found_is_not_trained_with(net, loader):
