@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import statistics
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -20,17 +21,19 @@ from benchmarks.lr_bench.oracle import USES, oracles
 from benchmarks.lr_bench.report import REGRET_OF_NO_RATE
 from benchmarks.lr_bench.suggestions import collect
 from benchmarks.lr_bench.tasks import TASKS
-from mxtorch.lr_finder import estimate as estimating
 from mxtorch.lr_finder import heats as racing
+from mxtorch.lr_finder.estimate import Estimate, estimate
 from mxtorch.lr_finder.heats import Heat
 
-Reading = Callable[[dict[str, Any], Any], estimating.Estimate]
+Reading = Callable[[dict[str, Any], Any], Estimate]
+# The package has a function of the module's name.
+estimating = importlib.import_module("mxtorch.lr_finder.estimate")
 FAR = 99.0  # decades: a threshold that is never reached
 
 
-def read(search: dict[str, Any], held_out: Any, *, heats: bool = True) -> estimating.Estimate:
+def read(search: dict[str, Any], held_out: Any, *, heats: bool = True) -> Estimate:
     """The estimate of a recorded search."""
-    return estimating.estimate(
+    return estimate(
         search["rates"],
         search["losses"],
         [tuple(point) for point in held_out],
@@ -40,12 +43,12 @@ def read(search: dict[str, Any], held_out: Any, *, heats: bool = True) -> estima
     )
 
 
-def without_held_out(search: dict[str, Any], held_out: Any) -> estimating.Estimate:
+def without_held_out(search: dict[str, Any], held_out: Any) -> Estimate:
     """Read off the training loss."""
     return read(search, [])
 
 
-def without_heats(search: dict[str, Any], held_out: Any) -> estimating.Estimate:
+def without_heats(search: dict[str, Any], held_out: Any) -> Estimate:
     """The sweep alone."""
     return read(search, held_out, heats=False)
 
@@ -53,7 +56,9 @@ def without_heats(search: dict[str, Any], held_out: Any) -> estimating.Estimate:
 @contextlib.contextmanager
 def changed(module: Any, **constants: float) -> Iterator[None]:
     """Constants of a module set to other values."""
-    with mock.patch.multiple(module, **constants):
+    with contextlib.ExitStack() as patches:
+        for name, value in constants.items():
+            patches.enter_context(mock.patch.object(module, name, value))
         yield
 
 
@@ -70,7 +75,7 @@ HEATS: dict[str, tuple[Reading, Any]] = {
     "as it is": (read, {}),
     "without heats: a sweep of 80 steps": (without_heats, {}),
     "without the correction for the horizon": (read, {"HORIZON_POWER": 0.0}),
-    "the power one half, as the bound says": (read, {"HORIZON_POWER": 0.5}),
+    "the power one third, as in language models": (read, {"HORIZON_POWER": 1 / 3}),
     "one rate for both uses": (read, {"ONE_CYCLE_FACTOR": 1.0}),
 }
 

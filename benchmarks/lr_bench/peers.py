@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import io
 import logging
 import math
@@ -70,7 +71,8 @@ def fastai(task: Task, setup: Setup, *, rule: str) -> Suggestions:
     from fastai.optimizer import OptimWrapper
 
     placeholder = setup.optimizer
-    settings = {name: value for name, value in placeholder.defaults.items() if name != "lr"}
+    accepted = inspect.signature(type(placeholder)).parameters  # AdamW's defaults hold more than it takes
+    settings = {name: value for name, value in placeholder.defaults.items() if name in accepted and name != "lr"}
 
     def make_optimizer(parameters: Any, lr: float, **_: Any) -> OptimWrapper:
         return OptimWrapper(parameters, type(placeholder), lr=lr, **settings)

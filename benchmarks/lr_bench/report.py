@@ -145,6 +145,7 @@ def figure(tasks: Sequence[Task], best: dict[str, Oracle], found: Found, path: P
                 values, [-0.08 - 0.06 * index] * len(values), "|", markersize=9, color=colours(index % 10), label=finder
             )
         panel.set_ylim(-0.08 - 0.06 * len(shown), 1.15)
+        panel.set_yticks([0, 0.5, 1])
         panel.set_xlim(1e-7, 20)
         panel.set_title(f"{task.name} ({task.half})", fontsize=9, loc="left")
         panel.grid(alpha=0.2)
@@ -153,4 +154,4 @@ def figure(tasks: Sequence[Task], best: dict[str, Oracle], found: Found, path: P
     handles, labels = axes.flat[0].get_legend_handles_labels()
     pictures.legend(handles, labels, loc="lower center", ncols=6, frameon=False)
     pictures.tight_layout(rect=(0, 0.03, 1, 1))
-    pictures.savefig(path, dpi=80)
+    pictures.savefig(path, dpi=60)
