@@ -197,7 +197,7 @@ def _too_short(usable: Sequence[float], losses: Sequence[float], ended_early: bo
     """Why there are too few losses to be read, if so."""
     if len(usable) >= FEWEST_STEPS:
         return None
-    if not usable and len(losses):
+    if not usable and (len(losses) or ended_early):
         return _Verdict("not_finite", "The loss is not finite from the start: look at data and model.")
     if usable and ended_early:
         return _Verdict("range_too_short", "The loss broke away almost at once: lower start_lr by a factor of 100.")

@@ -87,7 +87,7 @@ def find_lr(
         before.restore()
         if bar is not None:
             bar.close()
-    if not sweep.losses and trainer.engine.scaler is None:
+    if sweep.stop_reason == "overflow" and trainer.engine.scaler is None:  # no step was seen, and not for fp16's sake
         raise ValueError("optimizer: training_step took no step with it; call its step() there, or sweep another")
     return LRFinderResult.of(
         sweep,
