@@ -89,7 +89,7 @@ def valley(rates: Floats, losses: Floats, *, width: int) -> Valley:
         drop,
         _first_below(rates, smoothed, start - 0.1 * drop, lowest),
         _first_below(rates, smoothed, start - 0.5 * drop, lowest),
-        float(rates[np.flatnonzero(smoothed <= max(start - MOSTLY * drop, smoothed[lowest]))[0]]),
+        float(rates[int(np.argmax(smoothed[: lowest + 1] <= start - MOSTLY * drop)) if drop > 0 else lowest]),
         float(rates[lowest]),
         float(rates[edge]),
         rises,

@@ -76,6 +76,7 @@ class Estimate:
     smoothed: tuple[float, ...] = ()
 
 
+@np.errstate(over="ignore", invalid="ignore")  # losses near the largest float are no fault of the reading
 def estimate(
     rates: Sequence[float],
     losses: Sequence[float],
@@ -107,7 +108,7 @@ def estimate(
     shape = _shape(rate, loss, _held_out_curve(held_out), ended_early)
     raced = _of_heats(heats, shape, exchanged_loss, training_steps)
     trained = _shape(rate, loss, None, ended_early)
-    verdict = raced or _lower(_of_curve(shape, rate, exchanged_loss), _of_curve(trained, rate, None))
+    verdict = raced or _lower(_of_curve(shape, rate, exchanged_loss), _of_curve(trained, rate, None), ended_early)
     edge = shape.edge if shape.rises else None
     if verdict.rate is None:
         return Estimate(verdict.status, verdict.advice, edge=edge, smoothed=smoothed)
@@ -171,11 +172,16 @@ def _of_heats(
     return _Verdict("edge_only", advice, rate)
 
 
-def _lower(held_out: _Verdict, trained: _Verdict) -> _Verdict:
-    """The lower of two rates, as too high a rate costs far more than one that is too low."""
-    if held_out.status == "already_trained" or trained.rate is None:
+def _lower(held_out: _Verdict, trained: _Verdict, diverged: bool) -> _Verdict:
+    """The lower of two rates, as too high a rate costs far more than one that is too low.
+
+    What the held-out loss has no rate for, the training loss may tell where it diverged; else it would be noise.
+    """
+    if trained.rate is None:
         return held_out
-    return held_out if held_out.rate is not None and held_out.rate <= trained.rate else trained
+    if held_out.rate is None:
+        return trained if diverged and held_out.status in ("no_signal", "noise") else held_out
+    return held_out if held_out.rate <= trained.rate else trained
 
 
 def _of_curve(shape: Valley, rate: Floats, exchanged_loss: float | None) -> _Verdict:
