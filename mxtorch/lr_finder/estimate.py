@@ -41,6 +41,8 @@ LONELY_ONE_CYCLE_FACTOR = 1.5  # a guess is not stretched as far
 INTERVAL = {"sweep": (-0.4, 0.6), "heats": (-0.3, 0.4)}
 # Losses with targets exchanged stand so far above those with the right ones once a network has learnt something.
 KNOWS_SOMETHING = 0.2
+# Below this share of that loss there is nothing left to learn: what still changes are the last digits of a zero.
+NOTHING_LEFT = 1e-4
 # Heats that were judged by fewer samples may not leave the rate of the sweep by more than this factor.
 FEW_SAMPLES = 128
 FARTHEST_FROM_SWEEP = 3.0
@@ -112,6 +114,8 @@ def estimate(
     shape = _shape(rate, loss, _held_out_curve(held_out), ended_early)
     raced = _of_heats(heats, shape, exchanged_loss, training_steps)
     verdict = raced or _of_curve(shape, rate, exchanged_loss)
+    if exchanged_loss is not None and 0 <= shape.start < NOTHING_LEFT * exchanged_loss:
+        verdict = _Verdict("already_trained", ALREADY_TRAINED)
     edge = shape.edge if shape.rises else None
     if verdict.rate is None:
         return Estimate(verdict.status, verdict.advice, edge=edge, smoothed=smoothed)
