@@ -43,9 +43,6 @@ INTERVAL = {"sweep": (-0.4, 0.6), "heats": (-0.3, 0.4)}
 KNOWS_SOMETHING = 0.2
 # Below this share of that loss there is nothing left to learn: what still changes are the last digits of a zero.
 NOTHING_LEFT = 1e-4
-# Heats that were judged by fewer samples may not leave the rate of the sweep by more than this factor.
-FEW_SAMPLES = 128
-FARTHEST_FROM_SWEEP = 3.0
 DEFAULT_TRAINING_STEPS = 300
 # Smith (2015, sec. 3.3) sets the lower bound of a cycle to a third or a quarter of the upper one.
 CYCLE_RATIO = 4
@@ -89,7 +86,6 @@ def estimate(
     ended_early: bool = False,
     exchanged_loss: float | None = None,
     heats: Sequence[Heat] = (),
-    held_out_samples: int = 0,
     training_steps: int = DEFAULT_TRAINING_STEPS,
 ) -> Estimate:
     """Read a learning rate off a range test, and off heats where there were any.
@@ -97,12 +93,11 @@ def estimate(
     Args:
         rates: The learning rates, rising.
         losses: The training loss at each of them; cut at the first that is not finite.
-        held_out: Rates, and the held-out loss after the step at each. Where there are enough, they are read instead.
+        held_out: Rates, and the held-out loss after the step at each. They are read beside the losses.
         ended_early: Whether the sweep was stopped by divergence, so that the curve does reach its edge.
         exchanged_loss: The held-out loss at the start with the targets of other samples: far above the true one only
             for a network that knows something.
         heats: What was trained after the sweep.
-        held_out_samples: How many samples judged the heats.
         training_steps: Optimizer steps of the training that the rate is for.
     """
     rate, loss = clean(rates, losses)
@@ -113,7 +108,8 @@ def estimate(
         return Estimate(fault.status, fault.advice, smoothed=smoothed)
     shape = _shape(rate, loss, _held_out_curve(held_out), ended_early)
     raced = _of_heats(heats, shape, exchanged_loss, training_steps)
-    verdict = raced or _of_curve(shape, rate, exchanged_loss)
+    trained = _shape(rate, loss, None, ended_early)
+    verdict = raced or _lower(_of_curve(shape, rate, exchanged_loss), _of_curve(trained, rate, None))
     if exchanged_loss is not None and 0 <= shape.start < NOTHING_LEFT * exchanged_loss:
         verdict = _Verdict("already_trained", ALREADY_TRAINED)
     edge = shape.edge if shape.rises else None
@@ -177,6 +173,15 @@ def _of_heats(
         )
     advice = f"No short training moved the loss: half of the highest stable rate, and no more than a guess. {_CHECK}"
     return _Verdict("edge_only", advice, rate)
+
+
+def _lower(held_out: _Verdict, trained: _Verdict) -> _Verdict:
+    """The lower of two rates, as too high a rate costs far more than one that is too low."""
+    if held_out.status == "already_trained" or trained.rate is None:
+        return held_out
+    if held_out.status == "no_signal" and trained.status == "edge_only":
+        return held_out  # losses of other batches every time rise by chance
+    return held_out if held_out.rate is not None and held_out.rate <= trained.rate else trained
 
 
 def _of_curve(shape: Valley, rate: Floats, exchanged_loss: float | None) -> _Verdict:

@@ -94,7 +94,6 @@ def find_lr(
         request.schedule,
         heats,
         exchanged_loss=exchanged_loss,
-        held_out_samples=search.samples,
         training_steps=training_steps,
     )
 
@@ -118,11 +117,6 @@ class _Search:
     def judges(self) -> bool:
         """Whether there are held-out batches."""
         return bool(self._held_out)
-
-    @property
-    def samples(self) -> int:
-        """How many samples are held out."""
-        return sum(batches.batch_size(batch) or 1 for batch in self._held_out)
 
     @property
     def probe_batches(self) -> int:

@@ -198,7 +198,6 @@ def searches(draw):
         "ended_early": draw(st.booleans()),
         "exchanged_loss": draw(st.one_of(st.none(), LOSSES)),
         "heats": heats,
-        "held_out_samples": draw(st.integers(0, 1000)),
         "training_steps": draw(st.integers(1, 10**6)),
     }
     return rates, losses, list(zip(probe_rates, probed, strict=True)), measured
