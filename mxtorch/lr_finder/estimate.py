@@ -177,7 +177,7 @@ def _of_heats(
 
 def _lower(held_out: _Verdict, trained: _Verdict) -> _Verdict:
     """The lower of two rates, as too high a rate costs far more than one that is too low."""
-    if held_out.status == "already_trained" or trained.rate is None:
+    if held_out.status in ("already_trained", "range_too_short") or trained.rate is None:
         return held_out
     if held_out.status == "no_signal" and trained.status == "edge_only":
         return held_out  # losses of other batches every time rise by chance
