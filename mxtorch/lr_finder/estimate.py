@@ -41,6 +41,8 @@ LONELY_ONE_CYCLE_FACTOR = 1.5  # a guess is not stretched as far
 INTERVAL = {"sweep": (-0.4, 0.6), "heats": (-0.3, 0.4)}
 # Losses with targets exchanged stand so far above those with the right ones once a network has learnt something.
 KNOWS_SOMETHING = 0.2
+# Below this share of that loss there is nothing left to learn: what still changes are the last digits of a zero.
+NOTHING_LEFT = 1e-4
 DEFAULT_TRAINING_STEPS = 300
 # Smith (2015, sec. 3.3) sets the lower bound of a cycle to a third or a quarter of the upper one.
 CYCLE_RATIO = 4
@@ -109,6 +111,8 @@ def estimate(
     raced = _of_heats(heats, shape, exchanged_loss, training_steps)
     trained = _shape(rate, loss, None, ended_early)
     verdict = raced or _lower(_of_curve(shape, rate, exchanged_loss), _of_curve(trained, rate, None), ended_early)
+    if exchanged_loss is not None and 0 <= shape.start < NOTHING_LEFT * exchanged_loss:
+        verdict = _Verdict("already_trained", ALREADY_TRAINED)
     edge = shape.edge if shape.rises else None
     if verdict.rate is None:
         return Estimate(verdict.status, verdict.advice, edge=edge, smoothed=smoothed)

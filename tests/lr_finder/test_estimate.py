@@ -125,6 +125,9 @@ def test_a_network_that_tells_targets_apart_is_trained_already():
     assert estimate(RATES, flat, exchanged_loss=8.0).status == "already_trained"
     assert estimate(RATES, flat, exchanged_loss=0.23).status == "edge_only", "it is as good for any targets"
     assert estimate(RATES, curve(), exchanged_loss=8.0).status == "ok", "it has more to learn"
+    tiny = [1e-6 * loss for loss in curve()]
+    assert estimate(RATES, tiny, exchanged_loss=8.0).status == "already_trained", "the last digits of a zero"
+    assert estimate(RATES, tiny, exchanged_loss=2.3e-6).status == "ok", "losses may be small"
     still = race([0.24, 0.23, 0.23, 0.23])
     assert estimate(RATES, flat, exchanged_loss=8.0, heats=still).status == "already_trained", "heats find no more"
 
