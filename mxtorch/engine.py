@@ -86,7 +86,7 @@ class LocalEngine:
         self.reads_are_free = self.device.type == "cpu"
         self.memory_format: torch.memory_format | None = None
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
-        self._found = torch.zeros(1, device=self.device)  # 1 once a gradient was not finite
+        self._found = torch.zeros(1, dtype=torch.float32, device=self.device)  # 1 once a gradient was not finite
 
     def prepare(self, model: nn.Module, loss: nn.Module | None, *optimizers: ScheduledOptim) -> None:
         """Bring the model, a loss with parameters, and the optimizers' state to the device, in place."""

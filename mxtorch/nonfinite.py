@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -33,9 +34,14 @@ def mark_bad_gradients(gradients: Iterable[Tensor], found: Tensor) -> None:
         kinds.setdefault((gradient.device, gradient.dtype), []).append(gradient)
     for (device, _), tensors in kinds.items():
         mine = found if device == found.device else torch.zeros_like(found, device=device)
-        torch._amp_foreach_non_finite_check_and_unscale_(tensors, mine, torch.ones_like(mine).squeeze())
+        torch._amp_foreach_non_finite_check_and_unscale_(tensors, mine, _one(device))
         if mine is not found:
             found.copy_(torch.maximum(found, mine.to(found.device)))
+
+
+@functools.cache
+def _one(device: torch.device) -> Tensor:
+    return torch.ones((), dtype=torch.float32, device=device)
 
 
 def step_unless(bad: Tensor, optimizer: Optimizer, step: Callable[[], Any], *, keep: bool) -> None:

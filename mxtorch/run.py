@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from mxtorch import state
+from mxtorch.checks import check_integer, length
 from mxtorch.feed import Feed
 from mxtorch.meters import LossMeter
 from mxtorch.metrics import MetricBuffer
@@ -141,3 +143,13 @@ class Run:
             state.set_random_state(random)
         self.feed.load_state_dict(saved["feed"])
         state.set_random_state(random)
+
+
+def steps_in_epoch(data: Any, accumulate: int, wanted: int | None) -> int | None:
+    """Optimizer steps in an epoch: what the data give, or fewer if fewer are wanted; None where it isn't known."""
+    batch_count = length(data)
+    available = None if batch_count is None else math.ceil(batch_count / accumulate)
+    if wanted is None:
+        return available
+    check_integer(wanted, "steps_per_epoch")
+    return wanted if available is None else min(wanted, available)

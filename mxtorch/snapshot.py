@@ -167,6 +167,20 @@ def all_or_nothing(trainer: Trainer, path: str | Path, *others: Any) -> Iterator
         raise CheckpointError(f"{path} can't be loaded here: {type(error).__name__}: {error}") from error
 
 
+@contextlib.contextmanager
+def undone_without_a_step(trainer: Trainer, loader: Any) -> Iterator[None]:
+    """Undo everything when an error comes before the first optimizer step was taken."""
+    # A training_step steps the other optimizers itself, before the first step that is counted here.
+    before = trainer.capture(loader, before_first_step=not trainer.other_optimizers)
+    step = trainer.step
+    try:
+        yield
+    except Exception:
+        if trainer.step == step:
+            before.restore()
+        raise
+
+
 def _apply(trainer: Trainer, saved: dict[str, Any], path: str | Path) -> list[str]:
     """Put everything back but the place in a run; returns the names of callbacks that are left over."""
     check_same_tensors(trainer.model.state_dict(), _dictionary(saved, "model"), path)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from mxtorch import (
     batches,
     checkpoint,
-    diagnosis,
     evaluation,
-    memory,
     nonfinite,
     rate_free,
     resuming,
@@ -27,12 +23,13 @@ from mxtorch import (
     several,
     snapshot,
     state,
+    stepping,
     steps,
 )
 from mxtorch._validation import closest, positive_rate
 from mxtorch.applications import Applications
 from mxtorch.callbacks import Callback, CallbackList, Checkpoint, ProgressBar, TensorBoard
-from mxtorch.checks import check_data, check_integer, check_parameters, length
+from mxtorch.checks import check_data, check_integer, check_parameters
 from mxtorch.engine import LocalEngine, StepResult
 from mxtorch.feed import Feed
 from mxtorch.history import History
@@ -41,11 +38,10 @@ from mxtorch.lr_finder.result import LRFinderResult
 from mxtorch.lr_finder.search import Request
 from mxtorch.meters import LossMeter
 from mxtorch.metrics import MetricBuffer, as_collection
-from mxtorch.nonfinite import BadNumberError
 from mxtorch.optim import ScheduledOptim
 from mxtorch.portable import Attributes
 from mxtorch.rates import set_rates
-from mxtorch.run import Run, RunPlan
+from mxtorch.run import Run, RunPlan, steps_in_epoch
 from mxtorch.signals import Interrupted, Interruption
 from mxtorch.steps import StepOutput
 
@@ -158,20 +154,17 @@ class Trainer(Applications):
         self.history = History()
         self.plan = RunPlan()
         self.run: Run | None = None
-        self.step = 0
-        self.epoch = 0
-        self.skipped_steps = 0
+        self.step = self.epoch = self.skipped_steps = 0
         self.on_nonfinite = on_nonfinite
         self.micro_batches = 1  # the parts in which a batch is taken, for want of memory
         self.attributes = Attributes(
             {"model": model} | ({} if self.loss_module is None else {"loss": self.loss_module})
         )
-        self._needs_closure = isinstance(self.optimizer.optimizer, torch.optim.LBFGS)
-        self._kept_buffers: nonfinite.KeptBuffers | None = None
+        self.kept_buffers: nonfinite.KeptBuffers | None = None
         self._interruption = Interruption()
-        self._auto_accumulate = False
+        self.auto_accumulate = False
         self.fits = 0
-        self._skips_in_a_row = 0
+        self.skips_in_a_row = 0
         self.stopping = False
         self.sweeping = False
         self.first_batch = True  # until one batch of the current pass went through
@@ -250,12 +243,12 @@ class Trainer(Applications):
         if val_data is not None:
             check_data(val_data, "val_data", passes=epochs)
         checkpoints = resuming.check_arguments(self.callbacks.callbacks, resume, self.on_nonfinite, schedule)
-        steps_per_epoch = self._count_steps(train_data, steps_per_epoch)
+        steps_per_epoch = steps_in_epoch(train_data, self.accumulate, steps_per_epoch)
         total_steps = None if steps_per_epoch is None else epochs * steps_per_epoch
         with (
             state.preserved_modes(self.model),
             Interruption() as self._interruption,
-            self._undone_without_a_step(train_data),
+            snapshot.undone_without_a_step(self, train_data),
             rate_free.evaluated_afterwards(self.optimizers),
         ):
             scheduler = set_rates(self.optimizer, lr, schedule, schedule_every, total_steps)
@@ -265,7 +258,7 @@ class Trainer(Applications):
             validation = None if val_data is None else Feed(val_data)
             run = self.run = Run(self.fits, self.plan, feed, validation, scheduler, resumes=resume is not None)
             run.settings = resuming.settings_of(self, run, lr, schedule)
-            self._auto_accumulate, self.stopping = auto_accumulate, False
+            self.auto_accumulate, self.stopping = auto_accumulate, False
             rollback = resuming.Rollback(checkpoints)
             with self.callbacks.running("fit", self):
                 if resume is not None:
@@ -311,7 +304,7 @@ class Trainer(Applications):
         rate_free.set_training_point(self.optimizers)
         self.first_batch = True
         skips = self.on_nonfinite == "skip"
-        self._kept_buffers = nonfinite.KeptBuffers(self._modules()) if skips else None
+        self.kept_buffers = nonfinite.KeptBuffers(self._modules()) if skips else None
         on_step = self.callbacks.listeners("on_step")
         if run.trained:
             run.feed.skip_rest()
@@ -347,118 +340,10 @@ class Trainer(Applications):
 
         A step that was skipped because of its numbers has no loss. One that the memory can't hold is taken in parts.
         """
-        if self._needs_closure:
-            return self._closure_step(window)
-        while True:
-            whole = self.micro_batches == 1
-            try:
-                return self._take_step(
-                    window if whole else memory.split(window, self.micro_batches), metrics, measure_norm
-                )
-            except BadNumberError as error:
-                return None, self._skipped(window, error)
-            except torch.OutOfMemoryError as error:
-                too_small = self.micro_batches >= max(window.sizes)
-                if not self._auto_accumulate or self.sweeping or too_small:
-                    raise memory.explained(error, window, self.step + 1, self.micro_batches) from error
-            self.optimizer.zero_grad()
-            memory.release()
-            if whole:
-                memory.warn_of_batch_norm(self.model)
-            self.micro_batches *= 2
-
-    def _take_step(
-        self, window: batches.Window, metrics: MetricBuffer | None, measure_norm: bool
-    ) -> tuple[Tensor, StepResult]:
-        if self._kept_buffers is not None:
-            self._kept_buffers.keep()
-        self.optimizer.zero_grad()
-        compared: list[tuple[Any, Any]] | None = None if metrics is None else []
-        loss = self._backward(window, compared)
-        result = self.engine.step(
-            self.optimizer,
-            clip_grad_norm=self.clip_grad_norm,
-            clip_grad_value=self.clip_grad_value,
-            measure_norm=measure_norm,
-            on_nonfinite=None if self.sweeping else self.on_nonfinite,
-        )
-        if result.bad is not None and self._kept_buffers is not None:
-            self._kept_buffers.restore(result.bad)
-        if metrics is not None and compared is not None:
-            for outputs, targets in compared:
-                metrics.update(outputs, targets)
-        self._skips_in_a_row = 0
-        return loss, result
-
-    def _skipped(self, window: batches.Window, error: BadNumberError) -> StepResult:
-        """Leave a bad step out, or raise what it is."""
-        too_many = self._skips_in_a_row + 1 >= nonfinite.MOST_SKIPS_IN_A_ROW
-        if self._kept_buffers is None or too_many:
-            assert self.run is not None
-            first = self.run.feed.batches - len(window.batches)
-            reason = f"{error}, as in the {self._skips_in_a_row} steps before it" if too_many else str(error)
-            raise FloatingPointError(diagnosis.not_finite(self, window, self.step + 1, first, reason)) from None
-        self._kept_buffers.restore()
-        self.optimizer.zero_grad()
-        self.skipped_steps += 1
-        self._skips_in_a_row += 1
-        return StepResult(False, None)
-
-    def _backward(self, window: batches.Window, compared: list[tuple[Any, Any]] | None) -> Tensor:
-        """Accumulate the gradient of the window's mean loss; each batch weighs as many samples as it holds.
-
-        Outputs and targets, for metrics, are collected in `compared`.
-        """
-        total: Tensor | None = None
-        for batch, size in zip(window.batches, window.sizes, strict=True):
-            loss, outputs, targets = self._forward(self.engine.move(batch))
-            if compared is not None:
-                compared.append((batches.detached(outputs), targets))
-            del outputs, targets  # their memory is the backward pass's
-            if size != window.samples:
-                loss = loss * (size / window.samples)
-            self.engine.backward(loss)
-            total = loss.detach() if total is None else total + loss.detach()
-        assert total is not None
-        return total
-
-    def _forward(self, batch: Any) -> tuple[Tensor, Any, Any]:
-        """Loss, outputs and targets of a batch; the first one of a pass is looked at closely."""
-        try:
-            with self.engine.autocast():
-                output = self.training_step(batch)
-            if isinstance(output, Tensor):
-                output = StepOutput(output)
-            if self.first_batch:
-                steps.check_loss(output, wants_outputs=self.train_metrics is not None and not self.sweeping)
-        except Exception as error:
-            if self.first_batch:
-                steps.explain_first_batch(error, batch, "training_step")
-            raise
-        self.first_batch = False
-        loss, outputs, targets = output
-        assert loss is not None
-        # Reading a number costs nothing on the CPU, so there a bad one is told before it spoils the weights.
-        if self.engine.reads_are_free and not self.sweeping and not math.isfinite(value := loss.item()):
-            raise BadNumberError(f"the loss is {value}")
-        return loss, outputs, targets
-
-    def _closure_step(self, window: batches.Window) -> tuple[Tensor, StepResult]:
-        losses: list[Tensor] = []
-
-        def closure() -> Tensor:
-            self.optimizer.zero_grad()
-            losses.append(self._backward(window, None))
-            return losses[-1]
-
-        try:
-            self.optimizer.step(closure)
-        except BadNumberError as error:
-            raise FloatingPointError(f"step {self.step + 1} is not finite: {error}; lower the learning rate") from None
-        return losses[0], StepResult(True, None)
+        return stepping.optimizer_step(self, window, metrics, measure_norm)
 
     def _log(self, meter: LossMeter, gradient_norm: Tensor | None) -> None:
-        record = self._read(meter)
+        record = stepping.read_losses(self, meter)
         for index, rate in enumerate(self.optimizer.learning_rates):
             record[f"learning_rate/group{index}"] = rate
         for name, optimizer in self.other_optimizers.items():
@@ -467,20 +352,6 @@ class Trainer(Applications):
             record["gradient_norm"] = float(gradient_norm)
         self.history.records.append({"step": float(self.step), **record})
         self.callbacks.call("on_log", self, record)
-
-    def _read(self, meter: LossMeter) -> dict[str, float]:
-        """The meter's figures; on an accelerator it is here that bad steps come to light."""
-        try:
-            record, bad_steps = meter.read(skips=self.on_nonfinite == "skip")
-        except BadNumberError as error:
-            assert meter.bad_step is not None
-            self.engine.forget_bad_steps()
-            message = diagnosis.not_finite_late(self, meter.bad_step, meter.count, str(error))
-            raise FloatingPointError(message) from None
-        if bad_steps:
-            self.skipped_steps += bad_steps
-            self.optimizer.current_steps -= bad_steps
-        return record
 
     # ---------------------------------------------------------------- the learning rate
 
@@ -527,22 +398,11 @@ class Trainer(Applications):
             ValueError: An argument is off, the first batch can't be trained on, or `training_step` never steps the
                 optimizer.
         """
-        start_lr, end_lr = positive_rate(start_lr, "start_lr"), positive_rate(end_lr, "end_lr")
-        if start_lr >= end_lr:
-            raise ValueError(f"start_lr: got {start_lr}, which is not below end_lr, {end_lr}; give a lower start_lr")
-        check_integer(num_steps, "num_steps", at_least=2)
         check_data(train_data, "train_data", passes=2)  # the data must still be there for fit
-        if training_steps is not None:
-            check_integer(training_steps, "training_steps")
         if val_data is not None:
             check_data(val_data, "val_data", passes=2)
-        schedule = schedules.get(schedule)
         swept = several.chosen(self.optimizer, self.other_optimizers, optimizer)
-        if watch is not None and not callable(watch):
-            raise TypeError(f"watch: got {watch!r}; give a function without arguments that returns the loss to draw")
-        rate_free.warn_of_sweep(swept)
-
-        request = Request(start_lr, end_lr, num_steps, schedule, training_steps, swept, watch)
+        request = Request.checked(start_lr, end_lr, num_steps, schedule, training_steps, swept, watch)
         result = search.find_lr(self, train_data, val_data, request)
         self.callbacks.call("on_lr_found", self, result)
         return result
@@ -623,14 +483,6 @@ class Trainer(Applications):
         """On an accelerator, where the loss can't raise for a bad label, look at the labels of the first batch."""
         return self.first_batch and not self.engine.reads_are_free
 
-    def _count_steps(self, data: Any, steps_per_epoch: int | None) -> int | None:
-        batch_count = length(data)
-        available = None if batch_count is None else math.ceil(batch_count / self.accumulate)
-        if steps_per_epoch is None:
-            return available
-        check_integer(steps_per_epoch, "steps_per_epoch")
-        return steps_per_epoch if available is None else min(steps_per_epoch, available)
-
     def _modules(self) -> list[nn.Module]:
         return [self.model] if self.loss_module is None else [self.model, self.loss_module]
 
@@ -649,15 +501,3 @@ class Trainer(Applications):
             owner=self,
             before_first_step=before_first_step,
         )
-
-    @contextlib.contextmanager
-    def _undone_without_a_step(self, loader: Any) -> Iterator[None]:
-        """Undo everything when an error comes before the first optimizer step was taken."""
-        # A training_step steps the other optimizers itself, before the first step that is counted here.
-        before, step = self.capture(loader, before_first_step=not self.other_optimizers), self.step
-        try:
-            yield
-        except Exception:
-            if self.step == step:
-                before.restore()
-            raise

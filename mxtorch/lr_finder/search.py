@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mxtorch import batches, memory, rate_free, schedules, state
+from mxtorch._validation import positive_rate
 from mxtorch.callbacks.progress import progress_bar
+from mxtorch.checks import check_integer
 from mxtorch.lr_finder.estimate import DEFAULT_TRAINING_STEPS, estimate
 from mxtorch.lr_finder.heats import (
     FEWEST_STEPS_FOR_HEATS,
@@ -43,6 +45,30 @@ class Request(NamedTuple):
     training_steps: int | None
     optimizer: ScheduledOptim
     watch: Callable[[], float | Tensor] | None
+
+    @classmethod
+    def checked(
+        cls,
+        start_lr: float,
+        end_lr: float,
+        num_steps: int,
+        schedule: str | schedules.Schedule,
+        training_steps: int | None,
+        optimizer: ScheduledOptim,
+        watch: Callable[[], float | Tensor] | None,
+    ) -> Request:
+        """The request, or a ValueError or TypeError that says what is wrong with it."""
+        start_lr, end_lr = positive_rate(start_lr, "start_lr"), positive_rate(end_lr, "end_lr")
+        if start_lr >= end_lr:
+            raise ValueError(f"start_lr: got {start_lr}, which is not below end_lr, {end_lr}; give a lower start_lr")
+        check_integer(num_steps, "num_steps", at_least=2)
+        if training_steps is not None:
+            check_integer(training_steps, "training_steps")
+        schedule = schedules.get(schedule)
+        if watch is not None and not callable(watch):
+            raise TypeError(f"watch: got {watch!r}; give a function without arguments that returns the loss to draw")
+        rate_free.warn_of_sweep(optimizer, stacklevel=4)
+        return cls(start_lr, end_lr, num_steps, schedule, training_steps, optimizer, watch)
 
 
 def find_lr(
