@@ -20,7 +20,7 @@ MOST_WINDOWS = 12
 class HeldOutData:
     """Training windows, and batches that are not among them.
 
-    With validation data the batches are samples spread evenly over it: validation sets are often sorted by class.
+    With validation data the batches are samples from all over it: validation sets are often sorted by class.
     Otherwise they are the first windows of a pass over the training data, kept in memory; every further pass is
     begun with the random states of the first one, so that a shuffling loader deals the same windows, and these are
     left out again. Data that can't be repeated (an iterable with an order of its own) may bring held-out samples back
@@ -78,16 +78,19 @@ class HeldOutData:
 
 
 def _spread(val_data: Iterable[Any], wanted: int) -> Iterable[Any]:
-    """The same data with so many batches, of samples spread evenly, where the loader tells how to get them."""
+    """The same data with so many batches, of samples from all over it, where the loader tells how to get them."""
     if not isinstance(val_data, DataLoader) or val_data.batch_size is None:
         return val_data
     if isinstance(val_data.dataset, IterableDataset):
         return val_data
     # The sampler tells which samples are for validation: the data set may hold those for training too.
     samples = list(itertools.islice(val_data.sampler, len(val_data.dataset)))  # type: ignore[arg-type]
-    places = torch.linspace(0, len(samples) - 1, min(wanted * val_data.batch_size, len(samples)), dtype=torch.float64)
-    chosen = [samples[place] for place in places.long().tolist()]
-    # Neighbours in the data set go to different batches: each batch is spread over all of it.
+    # One by lot, the same every time, from each of equal stretches: neither sorted nor periodic labels make a batch
+    # one-sided.
+    edges = torch.linspace(0, len(samples), min(wanted * val_data.batch_size, len(samples)) + 1, dtype=torch.float64)
+    lots = torch.rand(len(edges) - 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    starts, ends = edges[:-1].long(), edges[1:].long()
+    chosen = [samples[place] for place in (starts + (lots * (ends - starts)).long()).tolist()]
     batch_count = -(-len(chosen) // val_data.batch_size)
-    spread = [chosen[start::batch_count] for start in range(batch_count)]
-    return DataLoader(val_data.dataset, batch_sampler=spread, collate_fn=val_data.collate_fn)
+    dealt = [chosen[start::batch_count] for start in range(batch_count)]  # of nearly the same size
+    return DataLoader(val_data.dataset, batch_sampler=dealt, collate_fn=val_data.collate_fn)
