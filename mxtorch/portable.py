@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mxtorch import state
 
-_PLAIN = (type(None), bool, int, float, str, bytes, torch.dtype, torch.device, torch.Size)
+_PLAIN = frozenset((type(None), bool, int, float, str, bytes, torch.dtype, torch.device, torch.Size))
 # What every module has; the user's own attributes are the others.
 _OF_EVERY_MODULE = {*vars(nn.Module()), "_compiled_call_impl"}
 
@@ -35,9 +35,8 @@ def frozen(value: Any, where: str = "content", memo: dict[int, Tensor] | None = 
     memo = {} if memo is None else memo
     if isinstance(value, Tensor):
         if id(value) not in memo:
-            with torch.no_grad():
-                source = value.detach()
-                memo[id(value)] = source.clone() if source.device.type == "cpu" else source.cpu()
+            source = value.detach()
+            memo[id(value)] = source.clone() if source.device.type == "cpu" else source.cpu()
         return memo[id(value)]
     if type(value) in _PLAIN:
         return value
@@ -46,14 +45,20 @@ def frozen(value: Any, where: str = "content", memo: dict[int, Tensor] | None = 
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return torch.from_numpy(value.copy())
     if isinstance(value, Mapping):
-        copied = {frozen(key, where): frozen(item, f"{where}[{key!r}]", memo) for key, item in value.items()}
+        copied = {
+            frozen(key, where): item if type(item) in _PLAIN else frozen(item, f"{where}[{key!r}]", memo)
+            for key, item in value.items()
+        }
         if isinstance(value, OrderedDict):  # a module's state_dict, with the versions of its parts
             ordered = OrderedDict(copied)
             ordered.__dict__.update(vars(value))
             return ordered
         return copied
     if type(value) in (list, tuple, set, deque):
-        items = [frozen(item, f"{where}[{index}]", memo) for index, item in enumerate(value)]
+        items = [
+            item if type(item) in _PLAIN else frozen(item, f"{where}[{index}]", memo)
+            for index, item in enumerate(value)
+        ]
         return tuple(items) if isinstance(value, tuple) else set(items) if isinstance(value, set) else items
     if isinstance(value, (bool, int, float, str)):  # subclasses, as enumerations are
         return next(kind(value) for kind in (bool, int, float, str) if isinstance(value, kind))
