@@ -19,27 +19,15 @@ from unittest import mock
 
 from benchmarks.lr_bench.oracle import USES, oracles
 from benchmarks.lr_bench.report import REGRET_OF_NO_RATE
-from benchmarks.lr_bench.suggestions import collect
+from benchmarks.lr_bench.suggestions import collect, read
 from benchmarks.lr_bench.tasks import TASKS
 from mxtorch.lr_finder import heats as racing
-from mxtorch.lr_finder.estimate import Estimate, estimate
-from mxtorch.lr_finder.heats import Heat
+from mxtorch.lr_finder.estimate import Estimate
 
 Reading = Callable[[dict[str, Any], Any], Estimate]
 # The package has a function of the module's name.
 estimating = importlib.import_module("mxtorch.lr_finder.estimate")
 FAR = 99.0  # decades: a threshold that is never reached
-
-
-def read(search: dict[str, Any], held_out: Any, *, heats: bool = True) -> Estimate:
-    """The estimate of a recorded search."""
-    return estimate(
-        search["rates"],
-        search["losses"],
-        [tuple(point) for point in held_out],
-        ended_early=search["ended_early"],
-        heats=[Heat(*heat) for heat in search["heats"]] if heats else (),
-    )
 
 
 def without_held_out(search: dict[str, Any], held_out: Any) -> Estimate:

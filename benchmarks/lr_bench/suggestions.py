@@ -15,7 +15,10 @@ from tqdm import tqdm
 import mxtorch
 from benchmarks.lr_bench import peers
 from benchmarks.lr_bench.data import CACHE
+from benchmarks.lr_bench.oracle import USES
 from benchmarks.lr_bench.tasks import TASKS, Task
+from mxtorch.lr_finder.estimate import Estimate, estimate
+from mxtorch.lr_finder.heats import Heat
 
 Found = dict[tuple[str, str, int], dict[str, Any]]  # by task, finder, seed
 
@@ -32,7 +35,31 @@ def collect(tasks: Sequence[Task], finders: Sequence[str], seeds: Iterable[int],
     ):
         paths[run].parent.mkdir(parents=True, exist_ok=True)
         paths[run].write_text(json.dumps(found))
-    return {run: json.loads(path.read_text()) for run, path in paths.items()}
+    return {run: _read_again(json.loads(path.read_text())) for run, path in paths.items()}
+
+
+def _read_again(said: dict[str, Any]) -> dict[str, Any]:
+    """Of a recorded search, what the estimator makes of it now; a search is long, reading it is not."""
+    if "search" not in said:
+        return said
+    reading = read(said["search"], said["held_out"])
+    return {
+        **said,
+        **{use: reading.suggestions.get(use) for use in USES},
+        "intervals": reading.intervals,
+        "status": reading.status,
+    }
+
+
+def read(search: dict[str, Any], held_out: Iterable[Any], *, heats: bool = True) -> Estimate:
+    """The estimate of a recorded search."""
+    return estimate(
+        search["rates"],
+        search["losses"],
+        [tuple(point) for point in held_out],
+        ended_early=search["ended_early"],
+        heats=[Heat(*heat) for heat in search["heats"]] if heats else (),
+    )
 
 
 def _ask(job: tuple[str, str, int, Path]) -> dict[str, Any]:
@@ -48,9 +75,10 @@ def _path(run: tuple[str, str, int], digest: str) -> Path:
 
 
 def _version(finder: str) -> str:
-    """A peer's version; of mxtorch the sources, which change more often than its version."""
+    """A peer's version; of mxtorch the sources that search, which change more often than its version."""
     if finder.startswith("mxtorch"):
-        sources = sorted((Path(mxtorch.__file__).parent / "lr_finder").glob("*.py"))
+        folder = Path(mxtorch.__file__).parent / "lr_finder"
+        sources = [folder / f"{name}.py" for name in ("heats", "held_out", "search", "sweep")]
         return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     package = peers.PACKAGES.get(finder.split(" ")[0])
     return "" if package is None else importlib.metadata.version(package)
