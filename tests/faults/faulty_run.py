@@ -119,6 +119,7 @@ def start(target, *arguments, **named):
     """Run a function in a forked process that ends with it."""
 
     def run():
+        torch.set_num_threads(1)  # the threads of the process that was forked are not there to wait for
         os.fsync = lambda descriptor: None  # a killed process, other than a machine, leaves its files to the system
         signal.signal(signal.SIGINT, signal.default_int_handler)
         status = 1

@@ -181,6 +181,7 @@ def test_two_runs_in_one_folder(tmp_path, monkeypatch, fast):
 
     process = faulty_run.start(hold, tmp_path / "other")
     while not (tmp_path / "holding").exists():
+        assert process.is_alive()
         time.sleep(0.05)
     monkeypatch.setattr("mxtorch.callbacks.checkpoint.LOCK_SECONDS", 0.2)
     try:
