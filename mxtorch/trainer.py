@@ -469,16 +469,6 @@ class Trainer(Applications):
         return [self.optimizer, *self.other_optimizers.values()]
 
     @property
-    def can_evaluate(self) -> bool:
-        """Whether `evaluation_step` goes with `training_step`: both are the trainer's own, or it was overridden."""
-        return self.has_own_evaluation_step or type(self).training_step is Trainer.training_step
-
-    @property
-    def has_own_evaluation_step(self) -> bool:
-        """Whether `evaluation_step` was overridden."""
-        return type(self).evaluation_step is not Trainer.evaluation_step
-
-    @property
     def _should_check_labels(self) -> bool:
         """On an accelerator, where the loss can't raise for a bad label, look at the labels of the first batch."""
         return self.first_batch and not self.engine.reads_are_free

@@ -1,6 +1,6 @@
 """How good are suggested learning rates? Small real tasks, every tool, regret against the best rate of a grid.
 
-    python -m benchmarks.lr_bench --data ../shared/data [--quick] [--json FILE] [--figure FILE]
+    python -m benchmarks.lr_bench --data FOLDER [--quick] [--json FILE] [--figure FILE]
 
 For each task every rate of a grid is trained to the end (the oracle); then each tool says a rate for three fresh
 networks. Regret is (validation loss at the rate - best of the grid) / (untrained loss - best of the grid). Oracles

@@ -1,6 +1,6 @@
 """What each part of the estimator contributes: the recorded searches, read again with one part left out.
 
-    python -m benchmarks.lr_bench.ablation --data ../shared/data [--half development]
+    python -m benchmarks.lr_bench.ablation --data FOLDER [--half development]
 
 It needs what `python -m benchmarks.lr_bench` has left in `.cache/lr_bench`.
 """

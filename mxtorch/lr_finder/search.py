@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -137,7 +138,7 @@ class _Search:
         self._held_out: list[Any] = []
         self._batch_statistics = True
         # A step of one's own may do anything; without an evaluation step beside it nothing can be judged.
-        self._may_judge = request.watch is None and trainer.can_evaluate
+        self._may_judge = request.watch is None and _evaluates(trainer)
 
     @property
     def judges(self) -> bool:
@@ -168,7 +169,7 @@ class _Search:
         self._held_out = [self._trainer.engine.move(batch) for batch in data.batches]
         self._batch_statistics = all(batches.batch_size(batch) != 1 for batch in self._held_out)
         self.windows = data.windows
-        if self._held_out and self._trainer.has_own_evaluation_step and self._first_output().loss is None:
+        if self._held_out and _overrides(self._trainer, "evaluation_step") and self._first_output().loss is None:
             self._held_out = []  # a step for metrics alone
 
     def step(self, window: batches.Window) -> tuple[Callable[[], float], bool]:
@@ -210,7 +211,7 @@ class _Search:
     def exchanged_loss(self) -> float | None:
         """The loss of the first held-out batch with the targets of other samples; None where that means nothing."""
         loss = self._trainer.loss
-        if loss is None or self._trainer.has_own_evaluation_step:
+        if loss is None or _overrides(self._trainer, "evaluation_step"):
             return None  # outputs of an evaluation step of one's own are for metrics, and need not suit the loss
         output = self._first_output()
         targets = output.targets
@@ -237,23 +238,29 @@ class _Search:
         return StepOutput(output) if isinstance(output, Tensor) else output
 
 
-class _evaluating:  # noqa: N801 - a context manager
+def _evaluates(trainer: Trainer) -> bool:
+    """Whether `evaluation_step` goes with `training_step`: both are the trainer's own, or it was overridden too."""
+    return _overrides(trainer, "evaluation_step") or not _overrides(trainer, "training_step")
+
+
+def _overrides(trainer: Trainer, step: str) -> bool:
+    """Whether a subclass brings this step."""
+    return bool(getattr(type(trainer), step).__module__ != "mxtorch.trainer")
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module, batch_statistics: bool) -> Iterator[None]:
     """Evaluation mode, but batch statistics: running ones lag behind weights that change this fast.
 
     Args:
         model: Is in training mode before and after.
         batch_statistics: False for batches of one sample, which have none.
     """
-
-    def __init__(self, model: nn.Module, batch_statistics: bool) -> None:
-        self._model = model
-        self._batch_statistics = batch_statistics
-
-    def __enter__(self) -> None:
-        training = [module for module in self._model.modules() if isinstance(module, _BATCH_NORM) and module.training]
-        self._model.eval()
-        for module in training if self._batch_statistics else ():
-            module.train()
-
-    def __exit__(self, *error: object) -> None:
-        state.set_training_mode(self._model)
+    training = [module for module in model.modules() if isinstance(module, _BATCH_NORM) and module.training]
+    model.eval()
+    for module in training if batch_statistics else ():
+        module.train()
+    try:
+        yield
+    finally:
+        state.set_training_mode(model)

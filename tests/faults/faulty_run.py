@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -131,7 +132,9 @@ def start(target, *arguments, **named):
         except KeyboardInterrupt:
             status = 130
         except BaseException:
-            traceback.print_exc()
+            # torch tells a worker's death by a signal handler, which may raise while this prints.
+            with contextlib.suppress(RuntimeError):
+                traceback.print_exc()
         sys.stderr.flush()
         os._exit(status)
 
