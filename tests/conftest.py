@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 
 import matplotlib
 import numpy as np
@@ -26,6 +27,13 @@ def _seeded():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _figures_closed():
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture

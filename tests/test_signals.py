@@ -30,6 +30,14 @@ class Send(Callback):
                 os.kill(os.getpid(), number)
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_heeded():
+    """A process that a shell starts in the background ignores Ctrl-C, and so does the trainer then."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def run(make, loader, tmp_path):
     """Trains with a sender; returns the trainer and what was raised."""
