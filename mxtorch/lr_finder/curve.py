@@ -31,6 +31,8 @@ class Valley:
         smoothed: The running median of its losses.
         start: The loss at rates too low to change anything.
         noise: The standard deviation of a loss around the smoothed curve.
+        quiet_noise: The same around `start`, at rates too low to change anything: larger, where a few batches come over
+            and over.
         drop: How far the loss falls below `start`.
         falls_from: The rate from which it stays below a tenth of the drop.
         half_way: The same for half of the drop.
@@ -45,6 +47,7 @@ class Valley:
     smoothed: Floats
     start: float
     noise: float
+    quiet_noise: float
     drop: float
     falls_from: float
     half_way: float
@@ -69,7 +72,7 @@ def valley(rates: Floats, losses: Floats, *, width: int) -> Valley:
     smoothed = running_median(losses[:count], width)
     quiet = max(2, count // 8)
     start = float(np.median(smoothed[:quiet]))
-    noise = 1.4826 * float(np.median(np.abs(losses[:count] - smoothed)))
+    noise = _deviation(losses[:count] - smoothed)
     lowest, edge = 0, count - 1
     rises = count < len(losses)
     for index in range(count):
@@ -86,6 +89,7 @@ def valley(rates: Floats, losses: Floats, *, width: int) -> Valley:
         smoothed,
         start,
         noise,
+        _deviation(losses[:quiet] - start),
         drop,
         _first_below(rates, smoothed, start - 0.1 * drop, lowest),
         _first_below(rates, smoothed, start - 0.5 * drop, lowest),
@@ -96,16 +100,25 @@ def valley(rates: Floats, losses: Floats, *, width: int) -> Valley:
     )
 
 
+def _deviation(residuals: Floats) -> float:
+    """The standard deviation, from the median of what is left, which outliers do not move."""
+    return 1.4826 * float(np.median(np.abs(residuals)))
+
+
 def running_median(values: Floats, width: int = TRAINING_WIDTH) -> Floats:
-    """The median of `width` neighbours; at the ends of as many as there are on both sides."""
+    """The median of `width` neighbours; near the right end of as many as there are on both sides.
+
+    The first values, which hardly differ but by noise, get all neighbours that there are: one of them alone, if low,
+    would look like the lowest point.
+    """
     half = width // 2
     count = len(values)
     result = np.empty_like(values)
     if count >= width:
         result[half : count - half] = np.median(np.lib.stride_tricks.sliding_window_view(values, width), axis=1)
     for index in {*range(min(half, count)), *range(max(count - half, 0), count)}:
-        reach = min(half, index, count - 1 - index)
-        result[index] = sorted(values[index - reach : index + reach + 1])[reach]
+        reach = min(half, count - 1 - index)
+        result[index] = np.median(values[max(index - reach, 0) : index + reach + 1])
     return result
 
 

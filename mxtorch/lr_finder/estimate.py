@@ -25,6 +25,8 @@ FEWEST_HELD_OUT = 8
 # A running minimum of pure noise drops by about 1.5 of its standard deviations; ask for more than that.
 DROP_IN_NOISE = 2.5
 SMALLEST_RELATIVE_DROP = 0.05
+# In standard deviations of a training loss: what the held-out loss does not show is believed of it only then.
+CLEAR_RISE = 6.0
 # The rate is so many decades below the edge, or above the rate where most of the drop is reached; the lower of the two.
 BELOW_EDGE = 0.8
 ABOVE_FALL = 0.65
@@ -34,6 +36,8 @@ GAP_OF_EDGE = 1.35
 GAP_OF_FLOOR = 2.1
 # With nothing but an edge, in decades below it.
 BELOW_LONELY_EDGE = 1.2
+# What one curve says is no higher than this, in decades, below the edge of the other.
+BELOW_ANY_EDGE = 0.3
 # A one-cycle's rate is at its peak for a moment only.
 ONE_CYCLE_FACTOR = 2.15
 LONELY_ONE_CYCLE_FACTOR = 1.5  # a guess is not stretched as far
@@ -108,12 +112,13 @@ def estimate(
     if fault is not None:
         return Estimate(fault.status, fault.advice, smoothed=smoothed)
     shape = _shape(rate, loss, _held_out_curve(held_out), ended_early)
-    raced = _of_heats(heats, shape, exchanged_loss, training_steps)
     trained = _shape(rate, loss, None, ended_early)
-    verdict = raced or _lower(_of_curve(shape, rate, exchanged_loss), _of_curve(trained, rate, None), ended_early)
+    broke_away = ended_early or _rises_clearly(trained)
+    swept = _lower(_of_curve(shape, rate, exchanged_loss), _of_curve(trained, rate, None), broke_away)
+    verdict = _of_heats(heats, shape, swept, exchanged_loss, training_steps) or swept
     if exchanged_loss is not None and 0 <= shape.start < NOTHING_LEFT * exchanged_loss:
         verdict = _Verdict("already_trained", ALREADY_TRAINED)
-    edge = shape.edge if shape.rises else None
+    edge = next((curve.edge for curve in (shape, trained) if curve.rises), None)
     if verdict.rate is None:
         return Estimate(verdict.status, verdict.advice, edge=edge, smoothed=smoothed)
 
@@ -123,7 +128,7 @@ def estimate(
         return min(max(value, lowest), highest)
 
     peak_factor = ONE_CYCLE_FACTOR if verdict.status == "ok" else LONELY_ONE_CYCLE_FACTOR
-    low, high = INTERVAL["sweep" if raced is None else "heats"]
+    low, high = INTERVAL[verdict.basis]
     suggestions: dict[Use, float] = {
         "constant": within(verdict.rate),
         "one_cycle": within(verdict.rate * peak_factor),
@@ -144,6 +149,7 @@ class _Verdict(NamedTuple):
     status: Status
     advice: str
     rate: float | None = None
+    basis: Literal["sweep", "heats"] = "sweep"
 
 
 def _shape(rate: Floats, loss: Floats, points: tuple[Floats, Floats] | None, ended_early: bool) -> Valley:
@@ -156,7 +162,7 @@ def _shape(rate: Floats, loss: Floats, points: tuple[Floats, Floats] | None, end
 
 
 def _of_heats(
-    heats: Sequence[Heat], shape: Valley, exchanged_loss: float | None, training_steps: int
+    heats: Sequence[Heat], shape: Valley, swept: _Verdict, exchanged_loss: float | None, training_steps: int
 ) -> _Verdict | None:
     """What the short trainings say; None where there were none."""
     raced = best_of(heats, shape.start, training_steps)
@@ -164,7 +170,7 @@ def _of_heats(
         return None
     rate, moved = raced
     if moved:
-        return _Verdict("ok", "Short trainings, judged on held-out samples, speak for it.", rate)
+        return _Verdict("ok", "Short trainings, judged on held-out samples, speak for it.", rate, "heats")
     if _knows_something(shape, exchanged_loss):
         return _Verdict("already_trained", ALREADY_TRAINED)
     if rate is None:
@@ -172,19 +178,27 @@ def _of_heats(
         return _Verdict(
             "no_signal", f"Every short training made the loss worse, down to a rate of {lowest:.2g}. {_CHECK}"
         )
-    advice = f"No short training moved the loss: half of the highest stable rate, and no more than a guess. {_CHECK}"
-    return _Verdict("edge_only", advice, rate)
+    guess = rate if swept.rate is None else min(rate, swept.rate)
+    half = "half of the highest stable rate" if guess == rate else "what the sweep says"
+    return _Verdict("edge_only", f"No short training moved the loss: {half}, and no more than a guess. {_CHECK}", guess)
 
 
-def _lower(held_out: _Verdict, trained: _Verdict, diverged: bool) -> _Verdict:
+def _lower(held_out: _Verdict, trained: _Verdict, broke_away: bool) -> _Verdict:
     """The lower of two rates, as too high a rate costs far more than one that is too low.
 
-    What the held-out loss has no rate for, the training loss may tell where it diverged; else it would be noise.
+    A rate that rests on a fall is taken before one that rests on an edge alone, but not above half of that edge. What
+    the held-out loss has no rate for, the training loss may tell where it broke away; elsewhere its fall would be
+    noise.
     """
     if trained.rate is None:
         return held_out
     if held_out.rate is None:
-        return trained if diverged and held_out.status in ("no_signal", "noise") else held_out
+        return trained if broke_away and held_out.status in ("no_signal", "noise") else held_out
+    if held_out.status != trained.status:
+        falls, breaks = (held_out, trained) if held_out.status == "ok" else (trained, held_out)
+        # From an edge, which both kinds of evidence have, its own lonely guess is 1.2 decades away.
+        highest = breaks.rate * 10 ** (BELOW_LONELY_EDGE - BELOW_ANY_EDGE)
+        return falls._replace(rate=min(falls.rate, highest))
     return held_out if held_out.rate <= trained.rate else trained
 
 
@@ -231,11 +245,22 @@ def _no_evidence(shape: Valley, rate: Floats, exchanged_loss: float | None) -> _
         return _Verdict(
             "no_signal", f"The loss does not change clearly at any rate: raise end_lr (now {rate[-1]:.3g}). {_CHECK}"
         )
-    if not flat and not shape.rises and shape.lowest >= shape.rates[-2]:
+    if not flat and not shape.rises and shape.lowest >= shape.rates[-2] and _still_falls(shape):
         return _Verdict(
             "range_too_short", f"The loss still falls at the highest rate: raise end_lr (now {rate[-1]:.3g})."
         )
     return None
+
+
+def _rises_clearly(trained: Valley) -> bool:
+    """Whether the training loss ends so far above its start that noise can't be what lifts it."""
+    return trained.rises and float(trained.smoothed.max()) > trained.start + CLEAR_RISE * trained.quiet_noise
+
+
+def _still_falls(shape: Valley) -> bool:
+    """Whether more than a tenth of the drop lies in the last decade."""
+    before = shape.smoothed[shape.rates <= shape.rates[-1] / 10]
+    return not len(before) or float(before.min()) > float(shape.smoothed.min()) + 0.1 * shape.drop
 
 
 def _is_flat(shape: Valley) -> bool:

@@ -30,7 +30,7 @@ from mxtorch.steps import StepOutput, explain_first_batch
 if TYPE_CHECKING:
     from mxtorch.trainer import Trainer
 
-# The sweep looks at the held-out loss often: at so many samples where that takes no more than so many batches.
+# The sweep looks at the held-out loss often: at no more samples than so many, from no more batches than so many.
 PROBE_SAMPLES = 64
 PROBE_BATCHES = 2
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
@@ -92,7 +92,7 @@ def find_lr(
             search.windows,
             request.optimizer,
             geometric_rates(request.start_lr, request.end_lr, sweep_steps),
-            probe=(lambda: search.held_out_loss(search.probe_batches)) if search.judges else None,
+            probe=search.probe if search.judges else None,
             read_lag=0 if trainer.engine.reads_are_free else 2,
             on_step=lambda step, loss: search.advance(),
         )
@@ -101,7 +101,7 @@ def find_lr(
             exchanged_loss = search.exchanged_loss()
         reading = estimate(sweep.rates, sweep.losses, sweep.held_out, ended_early=sweep.stop_reason != "completed")
         if with_heats and search.judges and sweep.losses:
-            untrained = search.held_out_loss(SECOND_BATCHES)()
+            untrained = search.held_out_loss(SECOND_BATCHES)
             heats = run_heats(
                 search.heat,
                 reading.edge or sweep.rates[-1],
@@ -136,6 +136,7 @@ class _Search:
         self._before = before
         self.advance = advance or (lambda: None)
         self._held_out: list[Any] = []
+        self._probed: list[Any] = []
         self._batch_statistics = True
         # A step of one's own may do anything; without an evaluation step beside it nothing can be judged.
         self._may_judge = request.watch is None and _evaluates(trainer)
@@ -144,11 +145,6 @@ class _Search:
     def judges(self) -> bool:
         """Whether there are held-out batches."""
         return bool(self._held_out)
-
-    @property
-    def probe_batches(self) -> int:
-        """How many batches the sweep looks at."""
-        return 1 if (batches.batch_size(self._held_out[0]) or 1) >= PROBE_SAMPLES else PROBE_BATCHES
 
     def begin(self) -> None:
         """The state of the snapshot, ready for training."""
@@ -171,6 +167,17 @@ class _Search:
         self.windows = data.windows
         if self._held_out and _overrides(self._trainer, "evaluation_step") and self._first_output().loss is None:
             self._held_out = []  # a step for metrics alone
+        self._probed = self._few_samples()
+
+    def _few_samples(self) -> list[Any]:
+        """What the sweep looks at; a compiled model would be compiled anew for a batch of another size."""
+        first = self._held_out[:1]
+        sizes = [batches.batch_size(batch) or 1 for batch in first]
+        if sum(sizes) < PROBE_SAMPLES:
+            return self._held_out[:PROBE_BATCHES]
+        if self._trainer.engine.compiles:
+            return first
+        return memory.split(batches.Window(first, sizes, sum(sizes)), sizes[0] // PROBE_SAMPLES).batches[:1]
 
     def step(self, window: batches.Window) -> tuple[Callable[[], float], bool]:
         """One optimizer step; returns a function that reads the loss, and whether the step was taken."""
@@ -190,13 +197,19 @@ class _Search:
             self._trainer.optimizer_step(next(windows))
             self.advance()
         windows.close()
-        loss = self.held_out_loss(judging_batches)()
+        loss = self.held_out_loss(judging_batches)
         return loss if loss == loss else float("inf")
 
+    def probe(self) -> Callable[[], float]:
+        """A function that reads the held-out loss that the sweep looks at."""
+        return self._mean_loss(self._probed)
+
+    def held_out_loss(self, count: int) -> float:
+        """The mean loss on the first held-out batches."""
+        return self._mean_loss(self._held_out[:count])()
+
     @torch.no_grad()
-    def held_out_loss(self, count: int) -> Callable[[], float]:
-        """A function that reads the mean loss on the first held-out batches."""
-        held_out = self._held_out[:count]
+    def _mean_loss(self, held_out: list[Any]) -> Callable[[], float]:
         sizes = [batches.batch_size(batch) or 1 for batch in held_out]
         total = torch.zeros(())
         with _evaluating(self._trainer.model, self._batch_statistics):

@@ -81,8 +81,8 @@ def test_the_running_median_equals_that_of_numpy(values, width):
     values = np.array(values)
     result = running_median(values, width)
     for index in range(len(values)):
-        reach = min(width // 2, index, len(values) - 1 - index)
-        assert result[index] == np.median(values[index - reach : index + reach + 1])
+        reach = min(width // 2, len(values) - 1 - index)
+        assert result[index] == np.median(values[max(index - reach, 0) : index + reach + 1])
 
 
 @settings(max_examples=100, deadline=None)

@@ -144,13 +144,65 @@ def test_heats_have_the_last_word():
     assert longer.suggestions["constant"] < found.suggestions["constant"]
 
 
+def test_a_low_first_loss_is_no_lowest_point():
+    """Its batch was an easy one; nothing has been trained by then."""
+    losses = curve()
+    expected = estimate(RATES, losses).suggestions["constant"]
+    losses[0] -= 0.4
+    assert estimate(RATES, losses).suggestions["constant"] == pytest.approx(expected)
+
+
+def test_a_fall_is_taken_before_a_lonely_edge():
+    """Whichever of the two curves shows it."""
+    falls, breaks = curve(rise_at=0.02), curve(rise_at=0.02, drop=0)
+    lonely = estimate(RATES, breaks)
+    assert lonely.status == "edge_only"
+    for losses, others in (
+        (falls, held_out(curve(rise_at=0.02, drop=0, noise=0.0))),
+        (breaks, held_out(curve(rise_at=0.02, noise=0.0))),
+    ):
+        found = estimate(RATES, losses, others)
+        assert found.status == "ok"
+        assert lonely.suggestions["constant"] < found.suggestions["constant"] <= lonely.edge / 2
+    soon = estimate(RATES, curve(fall_at=1e-2), held_out(curve(rise_at=1e-3, drop=0, noise=0.0)))
+    assert soon.suggestions["constant"] == pytest.approx(soon.edge * 10**-0.3), "not above half of either edge"
+
+
+def test_the_training_loss_breaks_away_where_the_held_out_loss_is_flat():
+    still = held_out(curve(drop=0, rise_at=100, noise=0.0))
+    found = estimate(RATES, curve(drop=0, noise=0.01), still)
+    assert found.status == "edge_only"
+    assert found.edge == pytest.approx(0.15, rel=0.5)
+    few_batches = np.tile([1.0, 1.3, 0.9, 1.2], 25)
+    few_batches[-3:] = 1.35
+    assert estimate(RATES, few_batches, still).status in ("no_signal", "noise"), "no more than the noise of its batches"
+
+
+def test_a_loss_that_rests_on_its_floor_to_the_end_has_a_rate():
+    """Linear models bear any rate of Adam's; the lowest of the last points may well be the last."""
+    floor = curve(rise_at=100, noise=0.0)
+    assert floor[-1] == min(floor)
+    found = estimate(RATES, floor)
+    assert found.status == "ok"
+    assert 1e-4 < found.suggestions["constant"] < 1e-1
+
+
 def test_heats_that_do_not_move_the_loss():
-    still = estimate(RATES, curve(), heats=race([9.0, 2.3, 2.3, 2.3]))
+    unmoved = race([9.0, 2.3, 2.3, 2.3])
+    swept = estimate(RATES, curve()).suggestions["constant"]
+    for top, expected in ((0.1, swept), (1e-3, 1e-3 * 10**-0.5 / 2)):
+        found = estimate(RATES, curve(), heats=race([9.0, 2.3, 2.3, 2.3], top=top))
+        assert found.status == "edge_only"
+        assert found.suggestions["constant"] == pytest.approx(expected), (
+            "the lower of sweep and half of the stable rate"
+        )
+    flat = curve(drop=0, rise_at=100)
+    still = estimate(RATES, flat, heats=unmoved)
     assert still.status == "edge_only"
     assert still.suggestions["constant"] == pytest.approx(0.1 * 10**-0.5 / 2), "half of the highest stable rate"
-    first = estimate(RATES, curve(), heats=race([9.0] * 4, first=[9.0] * 5 + [2.3]))
+    first = estimate(RATES, flat, heats=race([9.0] * 4, first=[9.0] * 5 + [2.3]))
     assert first.suggestions["constant"] == pytest.approx(0.1 * 10**-2.5 / 2), "stable in the first round alone"
-    worse = estimate(RATES, curve(), heats=race([math.inf] * 4, first=[9.0] * 6))
+    worse = estimate(RATES, flat, heats=race([math.inf] * 4, first=[9.0] * 6))
     assert worse.status == "no_signal"
     assert not worse.suggestions
     assert "worse" in worse.advice
