@@ -10,8 +10,9 @@ Parts, each side by side in one run:
 - `files`: ResNet-50 from JPEG files of 500 pixels: decoded by Pillow or torchvision in worker processes, or on the
   device, with the augmentation there too.
 
-In `rates` and `compiled` the contenders take turns of a few steps; the device is waited for at the beginning and at the
-end of a turn. A ratio is the median of those within rounds, with quartiles; the first round does not count.
+In `rates` and `compiled` each contender has a process of its own, and they take turns of a few steps; the device is
+waited for at the beginning and at the end of a turn. A ratio is the median of those within rounds, with quartiles; the
+first round, in which algorithms are chosen and models compiled, does not count.
 """
 
 from __future__ import annotations
@@ -35,9 +36,8 @@ from typing import Any
 import torch
 from gpu_files import measure_files
 from gpu_loops import CONTENDERS, Setting, build, make_trainer, now, run_bare, synthetic
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from turns import Turns
+from turns import Batches, take_turns
 
 from mxtorch import model_zoo
 
@@ -77,15 +77,9 @@ def measure_rates(
     setting: Setting, device: torch.device, *, compiled: bool, rounds: int, steps: int, peak: float
 ) -> list[dict[str, Any]]:
     """Images a second of every contender that is installed."""
-    net, batch = build(setting, device), synthetic(setting, device)
     names = [name for name, (module, _) in CONTENDERS.items() if not module or importlib.util.find_spec(module)]
-    if compiled:
-        net.compile()  # in place: all contenders run the same code
-        names.remove("accelerate")  # it works on a copy, which would be compiled for it alone
-    loops = {name: functools.partial(_run_contender, name, net, device) for name in names}
-    run_bare(net, [batch] * 4, device)  # compilation, the choice of algorithms, the allocator's pool
-    turns = Turns(names, rounds * setting.more_rounds + 1, steps, now)
-    seconds = turns.run(loops, batch)
+    loop = functools.partial(contend, setting=setting, device=device, compiled=compiled)
+    seconds = take_turns(loop, names, rounds * setting.more_rounds + 1, steps)
     images = {name: [setting.batch / taken for taken in seconds[name][1:]] for name in names}
     flops = flops_per_image(setting)
     rows = []
@@ -110,8 +104,23 @@ def measure_rates(
     return rows
 
 
-def _run_contender(name: str, net: nn.Module, device: torch.device, data: Any) -> None:
-    CONTENDERS[name][1](net, data, device)
+def contend(name: str, batches: Batches, *, setting: Setting, device: torch.device, compiled: bool) -> None:
+    """One contender, in a process of its own."""
+    quietly()
+    net = build(setting, device)
+    if compiled:
+        net.compile()
+    batches.batch, batches.now = synthetic(setting, device), now
+    batches.rest = torch.cuda.empty_cache if device.type == "cuda" else gc.collect
+    CONTENDERS[name][1](net, batches, device)
+
+
+def quietly() -> None:
+    """Let cuDNN try its algorithms; leave out warnings and banners."""
+    torch.backends.cudnn.benchmark = True
+    warnings.simplefilter("ignore")
+    for noisy in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning.utilities.rank_zero"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
 def measure_find_lr(setting: Setting, device: torch.device, rounds: int, steps: int = 100) -> dict[str, Any]:
@@ -185,11 +194,8 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=4096, help="JPEG files to draw (default: %(default)s)")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    for noisy in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning.utilities.rank_zero"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    quietly()
     device = torch.device(options.device)
-    torch.backends.cudnn.benchmark = True
     replaced = {name: value for name in ("batch", "size") if (value := getattr(options, name)) is not None}
     settings = [dataclasses.replace(SETTINGS[name], **replaced) for name in options.models.split(",")]
 

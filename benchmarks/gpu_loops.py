@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -110,7 +109,6 @@ def run_accelerate(net: nn.Module, data: Any, device: torch.device) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(mixed_precision="bf16", cpu=device.type == "cpu")
     loss = nn.CrossEntropyLoss()
-    net = copy.deepcopy(net)  # it wraps `forward` in place
     prepared, optimizer = accelerator.prepare(net, _optimizer(net))
     prepared.train()
     for host_images, host_labels in data:

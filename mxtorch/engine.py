@@ -53,6 +53,7 @@ class LocalEngine:
         scaler: The gradient scaler of fp16, else None.
         memory_format: Of 4-d inputs; None leaves them as they are.
         reads_are_free: Whether reading a number from a tensor waits for nothing, as on the CPU.
+        compiles: Whether the model is compiled.
 
     Raises:
         ValueError: For an unknown or unavailable device, an unknown precision.
@@ -80,13 +81,15 @@ class LocalEngine:
             )
         self._channels_last = channels_last
         self._compile = compile
+        self.compiles = bool(compile)
         self._autocast_type = PRECISIONS[precision]
         self._no_autocast = contextlib.nullcontext()
         self._moves = True
         self.reads_are_free = self.device.type == "cpu"
         self.memory_format: torch.memory_format | None = None
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
-        self._found = torch.zeros(1, dtype=torch.float32, device=self.device)  # 1 once a gradient was not finite
+        self._found = torch.zeros((), dtype=torch.float32, device=self.device)  # 1 once a gradient was not finite
+        self._step_unless = nonfinite.StepUnless()
 
     def prepare(self, model: nn.Module, loss: nn.Module | None, *optimizers: ScheduledOptim) -> None:
         """Bring the model, a loss with parameters, and the optimizers' state to the device, in place."""
@@ -205,7 +208,7 @@ class LocalEngine:
         if skips:  # each step by itself; otherwise a bad one ends the run, and holds back those that follow it
             self._found.zero_()
         nonfinite.mark_bad_gradients((p.grad for p in _parameters(optimizer) if p.grad is not None), self._found)
-        nonfinite.step_unless(self._found, optimizer.optimizer, optimizer.step, keep=skips)
+        self._step_unless(self._found, optimizer.optimizer, optimizer.step, undo=skips)
         return self._found.clone()
 
     def _wants_channels_last(self, model: nn.Module) -> bool:

@@ -64,7 +64,7 @@ class LossMeter:
             BadNumberError: A loss or gradient was not finite; `bad_step` has its number.
         """
         losses = torch.stack(self._losses).tolist() if self._losses else []
-        flags = torch.cat(self._bad).tolist() if self._bad else [0.0] * len(losses)
+        flags = torch.stack(self._bad).tolist() if self._bad else [0.0] * len(losses)
         bad = [bool(flag) or not math.isfinite(loss) for loss, flag in zip(losses, flags, strict=True)]
         if any(bad) and not skips:
             offset = bad.index(True)
@@ -103,7 +103,7 @@ class LossMeter:
             "count": self.count,
             "next_step": self._next_step,
             "losses": torch.stack(self._losses) if self._losses else None,
-            "bad": torch.cat(self._bad) if self._bad else None,
+            "bad": torch.stack(self._bad) if self._bad else None,
             "sizes": list(self._sizes),
             "sum": self._epoch_sum,
             "samples": self._epoch_samples,
@@ -128,7 +128,7 @@ class LossMeter:
         now = time.perf_counter()
         self.count, self._next_step = saved["count"], saved["next_step"]
         self._losses = [] if saved["losses"] is None else list(saved["losses"].to(device).unbind())
-        self._bad = [] if saved["bad"] is None else list(saved["bad"].to(device).split(1))
+        self._bad = [] if saved["bad"] is None else list(saved["bad"].to(device).unbind())
         self._sizes = list(saved["sizes"])
         self._epoch_sum, self._epoch_samples = saved["sum"], saved["samples"]
         self._started, self._last_read = now - saved["elapsed"], now - saved["since_read"]

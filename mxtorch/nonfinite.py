@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -44,38 +45,71 @@ def _one(device: torch.device) -> Tensor:
     return torch.ones((), dtype=torch.float32, device=device)
 
 
-def step_unless(bad: Tensor, optimizer: Optimizer, step: Callable[[], Any], *, keep: bool) -> None:
-    """Take a step on an accelerator that leaves no mark where `bad`, a float on the device, is 1.
+class StepUnless:
+    """Takes steps on an accelerator that leave no mark where a flag on the device, which nobody looks at, is 1.
 
-    Fused optimizers look at it themselves. The others are undone from a copy, if `keep` says that its memory, that of
-    parameters and optimizer state, is to be spent.
+    Fused optimizers look at it themselves. The others are undone from a copy. That can't be done without waiting for
+    the flag where an optimizer makes its state, in its first step, or keeps some of it on the host, as torch's Adam
+    counts its steps there (with `fused=True` or `capturable=True` it does not).
     """
-    if getattr(optimizer, "_step_supports_amp_scaling", False):
-        optimizer.grad_scale, optimizer.found_inf = None, bad  # type: ignore[attr-defined]
-        try:
+
+    def __init__(self) -> None:
+        self._stateless: weakref.WeakKeyDictionary[Optimizer, set[Tensor]] = weakref.WeakKeyDictionary()
+        self._on_host: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+
+    def __call__(self, bad: Tensor, optimizer: Optimizer, step: Callable[[], Any], *, undo: bool) -> None:
+        """Take a step.
+
+        Args:
+            bad: A float on the device.
+            optimizer: Whose step it is.
+            step: Takes it.
+            undo: Whether an optimizer that is not fused is undone, which takes the memory of parameters and state.
+
+        Raises:
+            BadNumberError: The flag was waited for, and is 1; the step was not taken.
+        """
+        if getattr(optimizer, "_step_supports_amp_scaling", False):
+            optimizer.grad_scale, optimizer.found_inf = None, bad  # type: ignore[attr-defined]
+            try:
+                step()
+            finally:
+                del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+            return
+        if not undo:
             step()
-        finally:
-            del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
-        return
-    if not keep:
+            return
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        new = {p for p in parameters if not optimizer.state.get(p)} - self._stateless.get(optimizer, set())
+        if new or optimizer in self._on_host:
+            if bad.item():
+                raise BadNumberError("the loss is finite, its gradient is not")
+            settings = _settings(optimizer)
+            step()
+            self._stateless[optimizer] = {p for p in parameters if not optimizer.state.get(p)}
+            state = [value for p in parameters for value in optimizer.state.get(p, {}).values() if value is not None]
+            if settings != _settings(optimizer) or any(getattr(value, "device", None) != bad.device for value in state):
+                self._on_host.add(optimizer)
+            return
+        places = [(optimizer.state[p], name) for p in parameters if p in optimizer.state for name in optimizer.state[p]]
+        kept = [(state, name, state[name].clone()) for state, name in places if state[name] is not None]
+        before = [parameter.detach().clone() for parameter in parameters]
         step()
-        return
-    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    if any(p not in optimizer.state for p in parameters) and bool(bad):
-        return  # state is made by the first step, which is therefore waited for
-    live = [*parameters, *(value for p in parameters for value in optimizer.state.get(p, {}).values())]
-    tensors = [value for value in live if isinstance(value, Tensor)]
-    before = [tensor.detach().clone() for tensor in tensors]
-    step()
-    put_back(bad, tensors, before)
+        put_back(bad, [*parameters, *(state[name] for state, name, _ in kept)], [*before, *(old for *_, old in kept)])
+
+
+def _settings(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """The groups' settings, which some optimizers count in; what a schedule sets is left out."""
+    scheduled = ("params", "lr", "momentum", "betas")
+    return [{name: value for name, value in group.items() if name not in scheduled} for group in optimizer.param_groups]
 
 
 @torch.no_grad()
 def put_back(bad: Tensor, tensors: list[Tensor], before: list[Tensor]) -> None:
     """Give the tensors their values of before where `bad` is 1, without looking at it."""
-    flag = bad.reshape(()) > 0
+    flag = bad > 0
     for tensor, old in zip(tensors, before, strict=True):
-        tensor.copy_(torch.where(flag.to(tensor.device), old, tensor))
+        tensor.copy_(torch.where(flag, old, tensor))
 
 
 class KeptBuffers:

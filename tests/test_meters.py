@@ -35,7 +35,7 @@ def test_the_step_of_a_bad_loss_is_named(value):
 def test_bad_steps_are_left_out_of_the_mean():
     meter = LossMeter(first_step=1)
     for loss, bad in ((1.0, 0.0), (9.0, 1.0), (3.0, 0.0)):
-        meter.add(torch.tensor(loss), 5, torch.tensor([bad]))
+        meter.add(torch.tensor(loss), 5, torch.tensor(bad))
     figures, bad_steps = meter.read(skips=True)
     assert figures["train/loss"] == 2.0
     assert bad_steps == 1

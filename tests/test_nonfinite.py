@@ -165,20 +165,61 @@ def test_gradients_of_every_kind_are_looked_at():
         assert found
 
 
-@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop])
-def test_a_step_is_undone_without_looking_at_the_flag(kind):
-    """What accelerators do, on the CPU."""
-    parameter = nn.Parameter(torch.ones(3))
-    optimizer = kind([parameter], lr=0.1, **({"momentum": 0.9} if kind is torch.optim.SGD else {}))
-    for bad in (1.0, 0.0, 1.0, 0.0):
-        parameter.grad = torch.full((3,), math.nan if bad else 1.0)
-        before = parameter.detach().clone()
-        nonfinite.step_unless(torch.tensor([bad]), optimizer, optimizer.step, keep=True)
-        assert torch.equal(parameter, before) == bool(bad)
-        assert torch.isfinite(parameter).all()
-    twin = nn.Parameter(torch.ones(3))
-    other = kind([twin], lr=0.1, **({"momentum": 0.9} if kind is torch.optim.SGD else {}))
-    for _ in range(2):
-        twin.grad = torch.ones(3)
-        other.step()
-    assert torch.equal(twin, parameter)
+def on_accelerator(net, optimizer, **options):
+    """A trainer that goes the way of a device whose numbers are not looked at in every step."""
+    trainer = Trainer(net, nn.CrossEntropyLoss(), optimizer, device="cpu", progress=False, log_every=4, **options)
+    trainer.engine.reads_are_free = False
+    return trainer
+
+
+OPTIMIZERS = {
+    "fused": lambda parameters: torch.optim.AdamW(parameters, lr=0.01, fused=True),
+    "not fused": lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
+    "without state": lambda parameters: torch.optim.SGD(parameters, lr=0.01),
+    "momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.9),
+    "counts in its groups": lambda parameters: CountingSGD(parameters, lr=0.01, momentum=0.9),
+}
+
+
+class CountingSGD(torch.optim.SGD):
+    """Keeps a state that is no tensor, outside `state`."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["count"] = group.get("count", 0) + 1
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_on_an_accelerator_skipped_steps_leave_no_mark(optimizer):
+    def train(kept, **options):
+        torch.manual_seed(1)
+        net = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+        trainer = on_accelerator(net, OPTIMIZERS[optimizer](net.parameters()), **options)
+        inputs, labels = data().dataset.tensors
+        poisoned = inputs.clone()
+        poisoned[[1, 17, 38], 2] = math.nan
+        trainer.fit(DataLoader(TensorDataset(poisoned[kept], labels[kept]), 4), schedule="constant")
+        return trainer
+
+    skipping = train(range(40), on_nonfinite="skip")
+    clean = train([index for index in range(40) if index // 4 not in (0, 4, 9)])
+    for name, value in clean.model.state_dict().items():
+        assert torch.equal(skipping.model.state_dict()[name], value), name
+    assert skipping.skipped_steps == 3
+    assert skipping.optimizer.current_steps == clean.optimizer.current_steps == 7
+    assert [group.get("count") for group in skipping.optimizer.param_groups] == [
+        group.get("count") for group in clean.optimizer.param_groups
+    ]
+
+
+def test_on_an_accelerator_a_fused_optimizer_keeps_the_weights_and_the_layer_is_named():
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(8, 8), Spoilt(), nn.Linear(8, 2))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.eye(8)), net[0].bias.zero_()
+    net[0].requires_grad_(False)
+    trainer = on_accelerator(net, OPTIMIZERS["fused"](net[2].parameters()))
+    with pytest.raises(FloatingPointError, match=r"step 4 .*\(batch 3 of the epoch\): the loss is nan; .*1 \(Spoilt\)"):
+        trainer.fit(data(bad={3: 99}))
+    assert all(torch.isfinite(parameter).all() for parameter in net.parameters())
