@@ -26,6 +26,14 @@ def mark_bad_gradients(gradients: Iterable[Tensor], found: Tensor) -> None:
 
     It is the check that torch's GradScaler makes, with a scale of 1: one kernel for all tensors of a kind.
     """
+    gradients = list(gradients)
+    if not gradients:
+        return
+    try:  # sorting a thousand gradients by kind takes a millisecond, and mostly they are of one
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, _one(found.device))
+        return
+    except RuntimeError:  # sparse or complex ones, or other devices' too
+        pass
     kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for gradient in gradients:
         if gradient.is_sparse:

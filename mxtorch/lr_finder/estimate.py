@@ -194,12 +194,12 @@ def _lower(held_out: _Verdict, trained: _Verdict, broke_away: bool) -> _Verdict:
         return held_out
     if held_out.rate is None:
         return trained if broke_away and held_out.status in ("no_signal", "noise") else held_out
-    if held_out.status != trained.status:
-        falls, breaks = (held_out, trained) if held_out.status == "ok" else (trained, held_out)
-        # From an edge, which both kinds of evidence have, its own lonely guess is 1.2 decades away.
-        highest = breaks.rate * 10 ** (BELOW_LONELY_EDGE - BELOW_ANY_EDGE)
-        return falls._replace(rate=min(falls.rate, highest))
-    return held_out if held_out.rate <= trained.rate else trained
+    lower, higher = (held_out, trained) if held_out.rate <= trained.rate else (trained, held_out)
+    if lower.status == "ok" or higher.status != "ok":
+        return lower
+    assert lower.rate is not None and higher.rate is not None
+    half_of_edge = lower.rate * 10 ** (BELOW_LONELY_EDGE - BELOW_ANY_EDGE)  # the rate of a lonely edge is below it
+    return higher._replace(rate=min(higher.rate, half_of_edge))
 
 
 def _of_curve(shape: Valley, rate: Floats, exchanged_loss: float | None) -> _Verdict:
