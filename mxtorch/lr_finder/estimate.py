@@ -197,7 +197,8 @@ def _lower(held_out: _Verdict, trained: _Verdict, broke_away: bool) -> _Verdict:
     lower, higher = (held_out, trained) if held_out.rate <= trained.rate else (trained, held_out)
     if lower.status == "ok" or higher.status != "ok":
         return lower
-    assert lower.rate is not None and higher.rate is not None
+    assert lower.rate is not None
+    assert higher.rate is not None
     half_of_edge = lower.rate * 10 ** (BELOW_LONELY_EDGE - BELOW_ANY_EDGE)  # the rate of a lonely edge is below it
     return higher._replace(rate=min(higher.rate, half_of_edge))
 
