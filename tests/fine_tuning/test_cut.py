@@ -171,6 +171,7 @@ def test_an_earlier_place_can_be_asked_for():
         ("squeezenet1_1", "head", 64),  # a convolution as the head, and layers after it
         ("densenet121", "head", 64),  # functions between its body and its head
         ("se_resnet50", "head", 64),  # a dropout in its own forward
+        ("se_resnet152", "head", 64),  # so deep that rounding grows to whole digits
         ("inception_v3", "head", 128),
         ("vit_small", "high", 224),
     ],
