@@ -75,15 +75,16 @@ def valley(rates: Floats, losses: Floats, *, width: int) -> Valley:
     noise = _deviation(losses[:count] - smoothed)
     lowest, edge = 0, count - 1
     rises = count < len(losses)
-    for index in range(count):
-        if smoothed[index] < min(smoothed[lowest], start):
+    values = smoothed.tolist()
+    for index, value in enumerate(values):
+        if value < min(values[lowest], start):
             lowest = index
-        bottom = min(float(smoothed[lowest]), start)
+        bottom = min(values[lowest], start)
         rise = max(RISE_OF_DROP * (start - bottom), RISE_OF_START * abs(start), RISE_OF_NOISE * noise)
-        if index > 0 and (smoothed[index : index + 2] > bottom + rise).all():
+        if index > 0 and min(values[index : index + 2]) > bottom + rise:
             edge, rises = index, True
             break
-    drop = max(start - float(smoothed[lowest]), 0.0)
+    drop = max(start - values[lowest], 0.0)
     return Valley(
         rates[:count],
         smoothed,

@@ -111,8 +111,10 @@ def estimate(
     fault = _too_short(loss.tolist(), losses, ended_early)
     if fault is not None:
         return Estimate(fault.status, fault.advice, smoothed=smoothed)
-    shape = _shape(rate, loss, _held_out_curve(held_out), ended_early)
-    trained = _shape(rate, loss, None, ended_early)
+    trained = valley(rate, loss, width=TRAINING_WIDTH)
+    if ended_early and not trained.rises:
+        trained = replace(trained, rises=True, edge=float(rate[-1]))
+    shape = _held_out_shape(_held_out_curve(held_out), trained, ended_early)
     broke_away = ended_early or _rises_clearly(trained)
     swept = _lower(_of_curve(shape, rate, exchanged_loss), _of_curve(trained, rate, None), broke_away)
     verdict = _of_heats(heats, shape, swept, exchanged_loss, training_steps) or swept
@@ -152,12 +154,13 @@ class _Verdict(NamedTuple):
     basis: Literal["sweep", "heats"] = "sweep"
 
 
-def _shape(rate: Floats, loss: Floats, points: tuple[Floats, Floats] | None, ended_early: bool) -> Valley:
+def _held_out_shape(points: tuple[Floats, Floats] | None, trained: Valley, ended_early: bool) -> Valley:
     """The shape of the held-out curve, or of the training curve where there is no such."""
-    trained = valley(rate, loss, width=TRAINING_WIDTH)
-    shape = trained if points is None else valley(*points, width=HELD_OUT_WIDTH)
+    if points is None:
+        return trained
+    shape = valley(*points, width=HELD_OUT_WIDTH)
     if ended_early and not shape.rises:  # it broke away in the training loss, before the held-out one was seen to
-        return replace(shape, rises=True, edge=trained.edge if trained.rises else float(rate[-1]))
+        return replace(shape, rises=True, edge=trained.edge)
     return shape
 
 

@@ -99,12 +99,13 @@ def find_lr(
         if search.judges:
             search.begin()
             exchanged_loss = search.exchanged_loss()
-        reading = estimate(sweep.rates, sweep.losses, sweep.held_out, ended_early=sweep.stop_reason != "completed")
         if with_heats and search.judges and sweep.losses:
+            ended_early = sweep.stop_reason != "completed"
+            edge = estimate(sweep.rates, sweep.losses, sweep.held_out, ended_early=ended_early).edge
             untrained = search.held_out_loss(SECOND_BATCHES)
             heats = run_heats(
                 search.heat,
-                reading.edge or sweep.rates[-1],
+                edge or sweep.rates[-1],
                 untrained,
                 request.num_steps - sweep_steps,
                 training_steps=training_steps,
