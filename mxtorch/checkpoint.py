@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import secrets
 import shutil
@@ -73,20 +74,34 @@ def sync_folder(folder: str | Path) -> None:
         os.close(descriptor)
 
 
-def write(path: str | Path, content: dict[str, Any]) -> None:
+def write(path: str | Path, content: dict[str, Any] | bytes) -> None:
     """Write a checkpoint so that `path` holds either the old file or the whole new one, never a part.
 
     Args:
         path: The file; its folder must exist.
-        content: Tensors and plain values, as `mxtorch.portable` makes them.
+        content: Tensors and plain values, as `mxtorch.portable` makes them; or what `packed` made of them.
 
     Raises:
         OSError: The file can't be written; what was there before is untouched.
     """
     with atomic_file(path) as file:
+        if isinstance(content, bytes):
+            file.write(content)
+            return
         sink = _Sink(file)
-        torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **content}, sink)  # type: ignore[arg-type]
+        torch.save(_with_format(content), sink)  # type: ignore[arg-type]
         sink.raise_failure()
+
+
+def packed(content: dict[str, Any]) -> bytes:
+    """The bytes of a checkpoint's file."""
+    file = io.BytesIO()
+    torch.save(_with_format(content), file)
+    return file.getvalue()
+
+
+def _with_format(content: dict[str, Any]) -> dict[str, Any]:
+    return {"format": FORMAT, "format_version": FORMAT_VERSION, **content}
 
 
 def read(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"step-(\d{8,})\.ckpt")
 # A run that was told to end saves first, while the next one starts.
 LOCK_SECONDS = 5.0
+# Parameters. Packing a file takes the interpreter again and again. For a small one, handing it to and fro between the
+# threads costs the training more than to pack it at once.
+SMALL_MODEL = 100_000
 
 
 class Checkpoint(Callback):
@@ -209,8 +212,10 @@ class Checkpoint(Callback):
         if is_best:
             self._best_name = name
         content = snapshot.content(trainer)
+        is_small = sum(parameter.numel() for parameter in trainer.model.parameters()) <= SMALL_MODEL
+        ready = checkpoint.packed(content) if is_small else content
         self._finish()  # one file at a time, so that a slow disk holds the training back and not the memory
-        self._writing = _Writing(self.folder, name, content, self._best_name, self.keep)
+        self._writing = _Writing(self.folder, name, ready, self._best_name, self.keep)
         self._saved = place
 
     def _finish(self) -> None:
@@ -239,7 +244,7 @@ class Checkpoint(Callback):
 class _Writing(threading.Thread):
     """Writes one checkpoint, then brings links and older files up to date."""
 
-    def __init__(self, folder: Path, name: str, content: dict[str, Any], best: str | None, keep: int) -> None:
+    def __init__(self, folder: Path, name: str, content: dict[str, Any] | bytes, best: str | None, keep: int) -> None:
         super().__init__(name=f"writes {name}")
         self.failure: BaseException | None = None
         self._folder, self._file_name, self._content, self._best, self._keep = folder, name, content, best, keep

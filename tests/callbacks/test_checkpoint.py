@@ -52,7 +52,9 @@ def test_the_newest_and_the_best_stay(make, net, loader, tmp_path, mode, figures
     assert callback.best == figures[best - 1]
 
 
-def test_any_file_is_whole_by_itself(make, net, loader, tmp_path):
+@pytest.mark.parametrize("small", [0, 10**6])
+def test_any_file_is_whole_by_itself(make, net, loader, tmp_path, monkeypatch, small):
+    monkeypatch.setattr("mxtorch.callbacks.checkpoint.SMALL_MODEL", small)
     trainer = make(net, callbacks=[Checkpoint(tmp_path)])
     trainer.fit(loader, loader, epochs=2)
     again = make(nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2)))

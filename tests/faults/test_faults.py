@@ -123,8 +123,10 @@ def test_a_write_that_fails_names_its_cause_and_leaves_the_run_whole(tmp_path, m
     assert faulty_run.same(result(resumed, tmp_path / "resumed.pt"), whole)
 
 
-def test_a_full_disk(tmp_path, fast):
+@pytest.mark.parametrize("small", [0, 10**6])
+def test_a_full_disk(tmp_path, monkeypatch, fast, small):
     """A limit on the size of files: the system itself refuses to write, in the midst of a file."""
+    monkeypatch.setattr("mxtorch.callbacks.checkpoint.SMALL_MODEL", small)
     resource = pytest.importorskip("resource")
 
     def limited(folder):
