@@ -268,10 +268,9 @@ def main() -> None:
             runs[peer].append(run_apart(peer, repeat, options))
             last = {stage: {name: round(v, 3) for name, v in m.items()} for stage, m in runs[peer][-1].items()}
             print(f"run {repeat + 1}, {peer}, load {os.getloadavg()[0]:.1f}: {last}", file=sys.stderr, flush=True)
-    print("| | frozen: s | CPU s | accuracy | and all layers: s | CPU s | accuracy | best |")
-    print("|---|---|---|---|---|---|---|---|")
-    columns = [("frozen", name) for name in ("seconds", "cpu", "accuracy")]
-    columns += [("all", name) for name in ("seconds", "cpu", "accuracy", "best")]
+    print("| | frozen: s | CPU s | accuracy | best | and all layers: s | CPU s | accuracy | best |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    columns = [(stage, name) for stage in ("frozen", "all") for name in ("seconds", "cpu", "accuracy", "best")]
     for peer, marks in runs.items():
         medians = [(name, statistics.median(mark[stage][name] for mark in marks)) for stage, name in columns]
         cells = [f"{value:.1f}" if name in ("seconds", "cpu") else f"{value:.3f}" for name, value in medians]
