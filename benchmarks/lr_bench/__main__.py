@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -57,6 +58,8 @@ def main() -> None:
         found = collect(tasks, options.finders, range(options.seeds), options.data, pool)
     rows = report.rows(tasks, best, found)
     print(report.tables(rows))
+    for line in report.failures(found):
+        print(line, file=sys.stderr)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
     if options.figure:

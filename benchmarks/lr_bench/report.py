@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,14 @@ def tables(rows: list[dict[str, Any]]) -> str:
             count = len({row["task"] for row in chosen})
             parts.append(f"## {half.capitalize()}: {count} tasks, constant / one-cycle\n\n{_table(chosen)}")
     return "\n\n".join(parts)
+
+
+def failures(found: Found) -> list[str]:
+    """Tools that ended in an error, which counts as no rate: it may be theirs, or that of the call."""
+    errors = Counter(
+        (finder, said["status"]) for (_, finder, _), said in found.items() if ": " in (said.get("status") or "")
+    )
+    return [f"{finder}: {count} searches ended in {error}" for (finder, error), count in errors.items()]
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
