@@ -119,22 +119,29 @@ def train(folder, kind, *, result=None, every=1, callbacks=(), resume="auto", **
 def start(target, *arguments, **named):
     """Run a function in a forked process that ends with it."""
 
-    def run():
-        torch.set_num_threads(1)  # the threads of the process that was forked are not there to wait for
-        os.fsync = lambda descriptor: None  # a killed process, other than a machine, leaves its files to the system
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        status = 1
+    def outcome():
         try:
             target(*arguments, **named)
-            status = 0
         except SystemExit as end:
-            status = end.code
+            return end.code
         except KeyboardInterrupt:
-            status = 130
+            raise
         except BaseException:
             # torch tells a worker's death by a signal handler, which may raise while this prints.
             with contextlib.suppress(RuntimeError):
                 traceback.print_exc()
+            return 1
+        return 0
+
+    def run():
+        torch.set_num_threads(1)  # the threads of the process that was forked are not there to wait for
+        os.fsync = lambda descriptor: None  # a killed process, other than a machine, leaves its files to the system
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            status = outcome()
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        except KeyboardInterrupt:  # in the training, or when it had just ended
+            status = 130
         sys.stderr.flush()
         os._exit(status)
 
