@@ -18,6 +18,15 @@ from mxtorch.callbacks import Checkpoint
 from mxtorch.checkpoint import CheckpointError
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """As in the processes that are started: sums of several threads differ in their last digits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def fast(monkeypatch):
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
