@@ -18,12 +18,11 @@ RATE = 1e-4  # small: nothing diverges on random pictures
 
 @dataclass(frozen=True)
 class Setting:
-    """A model with the batch it is measured at, and by how much its rounds are multiplied."""
+    """A model with the batch it is measured at and its pictures' size in pixels."""
 
     name: str
     batch: int
     size: int
-    more_rounds: int = 1
 
 
 class Clock:
