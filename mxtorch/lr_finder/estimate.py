@@ -13,9 +13,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from mxtorch.lr_finder.curve import HELD_OUT_WIDTH, TRAINING_WIDTH, Floats, Valley, clean, running_median, valley
-from mxtorch.lr_finder.heats import Heat, best_of
+from mxtorch.lr_finder.heats import ONE_CYCLE_FACTOR, Heat, Use, outcome
 
-Use = Literal["constant", "one_cycle"]
 Status = Literal[
     "ok", "edge_only", "no_signal", "noise", "already_trained", "range_too_short", "too_few_steps", "not_finite"
 ]
@@ -38,8 +37,6 @@ GAP_OF_FLOOR = 2.1
 BELOW_LONELY_EDGE = 1.2
 # What one curve says is no higher than this, in decades, below the edge of the other.
 BELOW_ANY_EDGE = 0.3
-# A one-cycle's rate is at its peak for a moment only.
-ONE_CYCLE_FACTOR = 2.15
 LONELY_ONE_CYCLE_FACTOR = 1.5  # a guess is not stretched as far
 # The interval around a suggestion in decades, by what it rests on. Suggestions are rather too low than too high.
 INTERVAL = {"sweep": (-0.4, 0.6), "heats": (-0.3, 0.4)}
@@ -168,22 +165,26 @@ def _of_heats(
     heats: Sequence[Heat], shape: Valley, swept: _Verdict, exchanged_loss: float | None, training_steps: int
 ) -> _Verdict | None:
     """What the short trainings say; None where there were none."""
-    raced = best_of(heats, shape.start, training_steps)
-    if raced is None:
+    said = outcome(heats, training_steps)
+    if said is None:
         return None
-    rate, moved = raced
-    if moved:
-        return _Verdict("ok", "Short trainings, judged on held-out samples, speak for it.", rate, "heats")
+    if said.kind == "learnt":
+        return _Verdict("ok", "Short trainings, judged on held-out samples, speak for it.", said.rate, "heats")
     if _knows_something(shape, exchanged_loss):
         return _Verdict("already_trained", ALREADY_TRAINED)
-    if rate is None:
+    if said.rate is None:
         lowest = min(heat.rate for heat in heats)
         return _Verdict(
             "no_signal", f"Every short training made the loss worse, down to a rate of {lowest:.2g}. {_CHECK}"
         )
-    guess = rate if swept.rate is None else min(rate, swept.rate)
-    half = "half of the highest stable rate" if guess == rate else "what the sweep says"
-    return _Verdict("edge_only", f"No short training moved the loss: {half}, and no more than a guess. {_CHECK}", guess)
+    guess = said.rate if swept.rate is None else min(said.rate, swept.rate)
+    seen = (
+        "No short training moved the loss"
+        if said.kind == "unmoved"
+        else "What a short one-cycle learnt, a constant rate did not"
+    )
+    basis = "a share of the highest rate that was tried" if guess == said.rate else "what the sweep says"
+    return _Verdict("edge_only", f"{seen}: {basis}, and no more than a guess. {_CHECK}", guess)
 
 
 def _lower(held_out: _Verdict, trained: _Verdict, broke_away: bool) -> _Verdict:

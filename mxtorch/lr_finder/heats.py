@@ -1,8 +1,10 @@
-"""Short trainings from one snapshot, the better rates trained longer: successive halving.
+"""Short trainings from one snapshot, each with a whole one-cycle: which peak is left with the lowest loss.
 
-Jamieson and Talwalkar (2016, arXiv 1502.07943) give the method. The range test places the first rates, from half of
-its stability edge down; each heat starts from the same weights and sees the same batches, and is judged by the loss
-on samples that none of them trained on.
+The range test places a row of peaks below its stability edge; then follow those where the losses point. Each heat
+starts from the same weights and sees the same batches, and is judged by the loss on samples that none of them trained
+on. A whole cycle squeezed into the steps (as `OneCycle` runs it, Smith and Topin 2017, arXiv 1708.07120) warms up and
+ends at a rate near zero, so that a loss tells what was learnt, not how far the last step jumped. The last heat tries
+what follows for a constant rate: a cycle passes its peak for a moment only.
 """
 
 from __future__ import annotations
@@ -10,26 +12,32 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
-# Below so many steps in all, the range test is given every one of them.
-FEWEST_STEPS_FOR_HEATS = 250
+# Below so many steps in all, the range test is given every one of them: heats would be too short to tell anything.
+FEWEST_STEPS_FOR_HEATS = 300
 # Of the steps of the whole search; a longer range test moves its edge by little.
 SWEEP_STEPS = 80
-FIRST_RATES = 6
-FIRST_SHARE = 0.36  # of the steps
-SECOND_RATES = 4
-# The step between neighbouring rates, in decades. Six rates span 2.5 of them.
+FIRST_HEATS = 5
+# The row, one beside the best of it, one with a constant rate.
+ALL_HEATS = FIRST_HEATS + 2
+# The step between neighbouring rates of the row, in decades.
 SPACING = 0.5
-# Where the first round begins, in decades below the edge.
-BELOW_EDGE = 0.3
-# Batches to judge a heat by: the first round only has to tell the hopeful from the hopeless.
-FIRST_BATCHES = 3
-SECOND_BATCHES = 7
+# Where the row begins, in decades below the edge.
+BELOW_EDGE = 0.25
+# Batches to judge a heat by.
+JUDGING_BATCHES = 7
 # A held-out loss that changed by less than this share has not moved.
 MOVEMENT = 0.01
-# Where nothing moves: of the highest stable rate.
-STABLE_SHARE = 0.5
-HORIZON_POWER = 0.5
+# The peak that is best for a one-cycle is so many times the best constant rate: its rate is there for a moment only.
+ONE_CYCLE_FACTOR = 2.15
+# A constant rate has to bring this share of what the best cycle brought.
+SHARE_TO_BRING = 0.5
+# Where nothing has been learnt for certain: of the highest rate that did no harm, or of the one that did not last.
+SHARE_OF_GUESS = 0.25
+HORIZON_POWER = 1 / 3
+
+Use = Literal["constant", "one_cycle"]
 
 
 @dataclass(frozen=True)
@@ -37,90 +45,105 @@ class Heat:
     """One short training.
 
     Attributes:
-        round: 1 or 2.
-        rate: Its constant learning rate.
+        use: `one_cycle`, or `constant` for the last one.
+        rate: The peak of its one-cycle, or its constant rate.
         steps: Optimizer steps.
         loss: The held-out loss after them; infinite where it is no number.
+        loss_before: The loss of the same samples before them.
     """
 
-    round: int
+    use: Use
     rate: float
     steps: int
     loss: float
+    loss_before: float
+
+    @property
+    def is_stable(self) -> bool:
+        """Whether the loss is no worse than before."""
+        return self.loss <= self.loss_before + MOVEMENT * abs(self.loss_before)
+
+    @property
+    def has_learnt(self) -> bool:
+        """Whether the loss is clearly better than before."""
+        return self.loss <= self.loss_before - 2 * MOVEMENT * abs(self.loss_before)
+
+
+class Outcome(NamedTuple):
+    """What heats say.
+
+    Attributes:
+        kind: `learnt`; `unsteady`, where a cycle has learnt and the constant rate has not; `unmoved`, where no loss has
+            moved, and `harmful`, where all became worse.
+        rate: For a constant schedule: below the peak that the cycles speak for. None where all became worse.
+    """
+
+    kind: Literal["learnt", "unsteady", "unmoved", "harmful"]
+    rate: float | None
 
 
 def run_heats(
-    run: Callable[[float, int, int], float],
+    run: Callable[[Use, float, int], Heat],
     edge: float,
-    untrained: float,
     steps: int,
     *,
     training_steps: int,
-    on_round: Callable[[str], None] = lambda message: None,
+    on_progress: Callable[[str], None] = lambda message: None,
 ) -> list[Heat]:
-    """Two rounds of heats: six rates, then the best of them, its neighbours and one more for longer.
+    """A row of cycles, one more beside the best, or beyond it where it is the last of the row, and a constant rate.
 
     Args:
-        run: `run(rate, steps, batches)` trains from the snapshot and returns the held-out loss on so many batches.
+        run: `run(use, rate, steps)` trains from the snapshot.
         edge: The rate beyond which the range test's loss rose.
-        untrained: The held-out loss at the snapshot.
         steps: Optimizer steps to spend.
         training_steps: Heats are never longer than the training itself.
-        on_round: Told, in words, which rates are still in.
+        on_progress: Told, in words, which rates are still in.
     """
     top = edge * 10**-BELOW_EDGE
-    rates = [top * 10 ** (-SPACING * index) for index in range(FIRST_RATES)]
-    first_steps = min(max(int(steps * FIRST_SHARE) // FIRST_RATES, 1), training_steps)
-    on_round(f"{len(rates)} rates, {rates[-1]:.1e} to {rates[0]:.1e}")
-    first = [Heat(1, rate, first_steps, run(rate, first_steps, FIRST_BATCHES)) for rate in rates]
-
-    second_steps = min(max((steps - FIRST_RATES * first_steps) // SECOND_RATES, 1), training_steps)
-    second: list[Heat] = []
-    for rate in _still_in(first, untrained):
-        on_round(f"around {rate:.1e}")
-        second.append(Heat(2, rate, second_steps, run(rate, second_steps, SECOND_BATCHES)))
-    rate = _one_more(second)
-    second.append(Heat(2, rate, second_steps, run(rate, second_steps, SECOND_BATCHES)))
-    return first + second
+    rates = [top * 10 ** (-SPACING * index) for index in range(FIRST_HEATS)]
+    length = min(max(steps // ALL_HEATS, 1), training_steps)
+    on_progress(f"{len(rates)} rates, {rates[-1]:.1e} to {rates[0]:.1e}")
+    heats = [run("one_cycle", rate, length) for rate in rates]
+    on_progress(f"around {min(heats, key=lambda heat: heat.loss).rate:.1e}")
+    heats.append(run("one_cycle", _one_more(heats), length))
+    constant = _lowest_of_parabola(heats) / ONE_CYCLE_FACTOR
+    on_progress(f"{constant:.1e} as a constant rate")
+    heats.append(run("constant", constant, length))
+    return heats
 
 
-def best_of(heats: Sequence[Heat], untrained: float, training_steps: int) -> tuple[float | None, bool] | None:
-    """The rate that the last round speaks for, and whether any loss has moved there; None without heats.
+def outcome(heats: Sequence[Heat], training_steps: int) -> Outcome | None:
+    """The rate that the heats speak for; None without heats.
 
-    The rate is None where every heat of both rounds made the loss worse.
-
-    The best constant rate falls with the square root of a training's length: of the bound D^2 / (2 rate steps) + rate
-    G^2 / 2 on the error of stochastic gradient descent (Nemirovski et al. 2009, sec. 2.2) the lowest point is at
-    rate = D / (G sqrt(steps)).
+    The longer a training, the lower its best rate. For steps of a constant rate the bound D^2 / (2 rate steps) + rate
+    G^2 / 2 on the error of stochastic gradient descent (Nemirovski et al. 2009, sec. 2.2) gives a power of one half;
+    language models were measured to follow one near a third (Bjorck et al. 2024, arXiv 2409.19913).
 
     Args:
-        heats: Of both rounds.
-        untrained: The held-out loss before them.
+        heats: All of one length.
         training_steps: The length of the training that the rate is for.
     """
     heats = [heat for heat in heats if 0 < heat.rate < math.inf and not math.isnan(heat.loss)]
-    last = sorted((heat for heat in heats if heat.round == 2), key=lambda heat: -heat.rate)
-    if not last:
+    cycles = [heat for heat in heats if heat.use == "one_cycle"]
+    if not cycles:
         return None
-    if min(heat.loss for heat in last) > untrained - 2 * MOVEMENT * abs(untrained):
-        stable = [heat.rate for heat in last if _is_stable(heat, untrained)]
-        stable = stable or [heat.rate for heat in heats if _is_stable(heat, untrained)]
-        return (STABLE_SHARE * max(stable), False) if stable else (None, False)
-    steps = last[0].steps
-    return _lowest_of_parabola(last) * (steps / max(training_steps, steps)) ** HORIZON_POWER, True
+    best = min(cycles, key=lambda heat: heat.loss)
+    constant = [heat for heat in heats if heat.use == "constant"]
+    if not best.has_learnt:
+        stable = [heat.rate for heat in cycles if heat.is_stable]
+        if not stable:
+            return Outcome("harmful", None)
+        return Outcome("unmoved", max(stable) / ONE_CYCLE_FACTOR * SHARE_OF_GUESS)
+    enough = best.loss_before - SHARE_TO_BRING * (best.loss_before - best.loss)
+    if any(heat.loss > enough for heat in constant):
+        return Outcome("unsteady", min(heat.rate for heat in constant) * SHARE_OF_GUESS)
+    horizon = best.steps / max(training_steps, best.steps)
+    return Outcome("learnt", _lowest_of_parabola(cycles) / ONE_CYCLE_FACTOR * horizon**HORIZON_POWER)
 
 
-def _still_in(heats: list[Heat], untrained: float) -> list[float]:
-    """The best rate and its neighbours, highest first; the highest stable ones where nothing has moved yet."""
-    best = min(range(len(heats)), key=lambda index: heats[index].loss)
-    if heats[best].loss > untrained - MOVEMENT * abs(untrained):
-        stable = [heat.rate for heat in heats if _is_stable(heat, untrained)]
-        return (stable or [heat.rate for heat in heats])[: SECOND_RATES - 1]
-    return [heats[best].rate * 10 ** (SPACING * offset) for offset in (1, 0, -1)]
-
-
-def _one_more(heats: list[Heat]) -> float:
-    """Beyond the best rate where it is the last of the row, else halfway to its better neighbour."""
+def _one_more(heats: Sequence[Heat]) -> float:
+    """Beyond the best rate where it is the highest or the lowest, else halfway to its better neighbour."""
+    heats = sorted(heats, key=lambda heat: -heat.rate)
     best = min(range(len(heats)), key=lambda index: heats[index].loss)
     if best == 0:
         return heats[0].rate * 10**SPACING
@@ -130,12 +153,9 @@ def _one_more(heats: list[Heat]) -> float:
     return math.sqrt(heats[best].rate * neighbour.rate)
 
 
-def _is_stable(heat: Heat, untrained: float) -> bool:
-    return heat.loss <= untrained + MOVEMENT * abs(untrained)
-
-
-def _lowest_of_parabola(heats: list[Heat]) -> float:
+def _lowest_of_parabola(heats: Sequence[Heat]) -> float:
     """The rate where a parabola through the best heat and its neighbours, over the logarithm, is lowest."""
+    heats = sorted(heats, key=lambda heat: -heat.rate)
     best = min(range(len(heats)), key=lambda index: heats[index].loss)
     middle = math.log(heats[best].rate)
     if not 0 < best < len(heats) - 1:

@@ -49,20 +49,18 @@ def plot_curve(result: LRFinderResult, axes: Axes | None = None) -> Axes:
 
 
 def _draw_heats(axes: Axes, result: LRFinderResult) -> None:
-    for number, marker, face in ((1, "D", "white"), (2, "D", HEATS)):
-        heats = [heat for heat in result.heats if heat.round == number and math.isfinite(heat.loss)]
-        if heats:
-            axes.scatter(
-                [heat.rate for heat in heats],
-                [heat.loss for heat in heats],
-                marker=marker,
-                s=34,
-                facecolor=face,
-                edgecolor=HEATS,
-                linewidth=1.3,
-                zorder=4,
-                label=f"after {heats[0].steps} steps at this rate",
-            )
+    heats = [heat for heat in result.heats if math.isfinite(heat.loss)]
+    if heats:
+        axes.scatter(
+            [heat.rate for heat in heats],
+            [heat.loss for heat in heats],
+            marker="D",
+            s=34,
+            facecolor=HEATS,
+            edgecolor="white",
+            zorder=4,
+            label=f"after a one-cycle of {heats[0].steps} steps up to this rate",
+        )
 
 
 def _limits(result: LRFinderResult) -> tuple[float, float] | None:

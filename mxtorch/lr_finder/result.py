@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mxtorch import schedules
-from mxtorch.lr_finder.estimate import Estimate, Status, Use, estimate
-from mxtorch.lr_finder.heats import Heat
+from mxtorch.lr_finder.estimate import Estimate, Status, estimate
+from mxtorch.lr_finder.heats import Heat, Use
 from mxtorch.lr_finder.rules import well_known_rules
 from mxtorch.lr_finder.sweep import Sweep
 

@@ -16,9 +16,10 @@ from mxtorch.checks import check_integer
 from mxtorch.lr_finder.estimate import DEFAULT_TRAINING_STEPS, estimate
 from mxtorch.lr_finder.heats import (
     FEWEST_STEPS_FOR_HEATS,
-    SECOND_BATCHES,
+    JUDGING_BATCHES,
     SWEEP_STEPS,
     Heat,
+    Use,
     run_heats,
 )
 from mxtorch.lr_finder.held_out import HeldOutData
@@ -85,7 +86,7 @@ def find_lr(
     heats: list[Heat] = []
     exchanged_loss = None
     try:
-        search.open(train_data, val_data, wanted=SECOND_BATCHES if with_heats else PROBE_BATCHES)
+        search.open(train_data, val_data, wanted=JUDGING_BATCHES if with_heats else PROBE_BATCHES)
         search.begin()
         sweep = range_test(
             search.step,
@@ -102,14 +103,12 @@ def find_lr(
         if with_heats and search.judges and sweep.losses:
             ended_early = sweep.stop_reason != "completed"
             edge = estimate(sweep.rates, sweep.losses, sweep.held_out, ended_early=ended_early).edge
-            untrained = search.held_out_loss(SECOND_BATCHES)
             heats = run_heats(
                 search.heat,
                 edge or sweep.rates[-1],
-                untrained,
                 request.num_steps - sweep_steps,
                 training_steps=training_steps,
-                on_round=(lambda message: None) if bar is None else bar.set_postfix_str,
+                on_progress=(lambda message: None) if bar is None else bar.set_postfix_str,
             )
     finally:
         before.restore()
@@ -138,6 +137,7 @@ class _Search:
         self.advance = advance or (lambda: None)
         self._held_out: list[Any] = []
         self._probed: list[Any] = []
+        self._loss_before: float | None = None
         self._batch_statistics = True
         # A step of one's own may do anything; without an evaluation step beside it nothing can be judged.
         self._may_judge = request.watch is None and _evaluates(trainer)
@@ -189,25 +189,26 @@ class _Search:
         watched = loss if watch is None else torch.as_tensor(watch())
         return self._trainer.engine.read_later(watched), swept.current_steps > steps_before
 
-    def heat(self, rate: float, steps: int, judging_batches: int) -> float:
-        """Train from the snapshot at a constant rate; the held-out loss after it."""
+    def heat(self, use: Use, rate: float, steps: int) -> Heat:
+        """Train from the snapshot, with a one-cycle up to the rate or at the rate."""
         self.begin()
-        rate_setter(self._request.optimizer)(rate)
+        if self._loss_before is None:
+            self._loss_before = self._mean_loss(self._held_out)()
+            self.begin()
+        set_rate = rate_setter(self._request.optimizer)
+        multiplier = schedules.get(use).for_steps(steps)
         windows = endless(self.windows)
-        for _ in range(steps):
+        for step in range(steps):
+            set_rate(rate * multiplier(step))
             self._trainer.optimizer_step(next(windows))
             self.advance()
         windows.close()
-        loss = self.held_out_loss(judging_batches)
-        return loss if loss == loss else float("inf")
+        loss = self._mean_loss(self._held_out)()
+        return Heat(use, rate, steps, loss if loss == loss else float("inf"), self._loss_before)
 
     def probe(self) -> Callable[[], float]:
         """A function that reads the held-out loss that the sweep looks at."""
         return self._mean_loss(self._probed)
-
-    def held_out_loss(self, count: int) -> float:
-        """The mean loss on the first held-out batches."""
-        return self._mean_loss(self._held_out[:count])()
 
     @torch.no_grad()
     def _mean_loss(self, held_out: list[Any]) -> Callable[[], float]:
