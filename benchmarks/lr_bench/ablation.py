@@ -69,7 +69,8 @@ HEATS: dict[str, tuple[Reading, Any]] = {
     "as it is": (read, {}),
     "without heats: a sweep of 80 steps": (without_heats, {}),
     "without the correction for the horizon": (read, {"HORIZON_POWER": 0.0}),
-    "the power one third, as in language models": (read, {"HORIZON_POWER": 1 / 3}),
+    "the power one half, as for constant rates": (read, {"HORIZON_POWER": 0.5}),
+    "without trying the constant rate": (read, {"SHARE_TO_BRING": -FAR}),
     "one rate for both uses": (read, {"ONE_CYCLE_FACTOR": 1.0}),
 }
 
@@ -92,7 +93,7 @@ def main() -> None:
                 regrets: dict[str, list[float]] = {use: [] for use in USES}
                 for (name, _, _), said in found.items():
                     constants = {key: value for key, value in change.items() if key != "edge alone"}
-                    module = racing if "HORIZON_POWER" in constants else estimating
+                    module = racing if constants.keys() & {"HORIZON_POWER", "SHARE_TO_BRING"} else estimating
                     with changed(module, **constants):
                         reading_now = reading(said["search"], said["held_out"])
                     refused = change.get("edge alone") is False and reading_now.status == "edge_only"

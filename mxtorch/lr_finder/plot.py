@@ -10,6 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from mxtorch.lr_finder.heats import Use
     from mxtorch.lr_finder.result import LRFinderResult
 
 # Blue for what was trained on, green for what was not, orange for what is said.
@@ -49,18 +50,24 @@ def plot_curve(result: LRFinderResult, axes: Axes | None = None) -> Axes:
 
 
 def _draw_heats(axes: Axes, result: LRFinderResult) -> None:
-    heats = [heat for heat in result.heats if math.isfinite(heat.loss)]
-    if heats:
-        axes.scatter(
-            [heat.rate for heat in heats],
-            [heat.loss for heat in heats],
-            marker="D",
-            s=34,
-            facecolor=HEATS,
-            edgecolor="white",
-            zorder=4,
-            label=f"after a one-cycle of {heats[0].steps} steps up to this rate",
-        )
+    shown: tuple[tuple[Use, str, str], ...] = (
+        ("one_cycle", HEATS, "after a one-cycle of {} steps up to this rate"),
+        ("constant", "white", "after {} steps at this rate"),
+    )
+    for use, face, label in shown:
+        heats = [heat for heat in result.heats if heat.use == use and math.isfinite(heat.loss)]
+        if heats:
+            axes.scatter(
+                [heat.rate for heat in heats],
+                [heat.loss for heat in heats],
+                marker="D",
+                s=34,
+                facecolor=face,
+                edgecolor=HEATS,
+                linewidth=1.3,
+                zorder=4,
+                label=label.format(heats[0].steps),
+            )
 
 
 def _limits(result: LRFinderResult) -> tuple[float, float] | None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxtorch.lr_finder import estimate
-from mxtorch.lr_finder.heats import Heat
+from mxtorch.lr_finder.heats import ONE_CYCLE_FACTOR, SHARE_OF_GUESS, Heat
 from mxtorch.lr_finder.sweep import geometric_rates
 
 RATES = geometric_rates(1e-6, 1, 100)
@@ -26,11 +26,10 @@ def held_out(losses, every=4):
     return list(zip(RATES, losses, strict=True))[::every]
 
 
-def race(losses, first=(), steps=50, top=0.1):
-    """Heats half a decade apart, from `top` down."""
-    rates = [top * 10 ** (-0.5 * index) for index in range(6)]
-    rounds = ((1, first), (2, losses))
-    return [Heat(number, rate, steps, loss) for number, part in rounds for rate, loss in zip(rates, part, strict=False)]
+def race(losses, constant=0.5, top=0.1, loss_before=2.3, steps=50):
+    """Cycles half a decade apart, from `top` down, and a constant rate."""
+    cycles = [Heat("one_cycle", top * 10 ** (-0.5 * n), steps, loss, loss_before) for n, loss in enumerate(losses)]
+    return [*cycles, Heat("constant", top / 20, steps, constant, loss_before)]
 
 
 def test_a_clear_curve():
@@ -128,7 +127,7 @@ def test_a_network_that_tells_targets_apart_is_trained_already():
     tiny = [1e-6 * loss for loss in curve()]
     assert estimate(RATES, tiny, exchanged_loss=8.0).status == "already_trained", "the last digits of a zero"
     assert estimate(RATES, tiny, exchanged_loss=2.3e-6).status == "ok", "losses may be small"
-    still = race([0.24, 0.23, 0.23, 0.23])
+    still = race([0.24, 0.23, 0.23, 0.23], constant=0.23, loss_before=0.23)
     assert estimate(RATES, flat, exchanged_loss=8.0, heats=still).status == "already_trained", "heats find no more"
 
 
@@ -136,7 +135,8 @@ def test_heats_have_the_last_word():
     judged = held_out(curve(noise=0.0))
     found = estimate(RATES, curve(), judged, heats=race([1.5, 0.7, 0.5, 0.7]), training_steps=50)
     assert found.status == "ok"
-    assert found.suggestions["constant"] == pytest.approx(1e-2)
+    assert found.suggestions["one_cycle"] == pytest.approx(1e-2)
+    assert found.suggestions["constant"] == pytest.approx(1e-2 / ONE_CYCLE_FACTOR)
     low, high = found.intervals["constant"]
     wide = estimate(RATES, curve(), judged).intervals["constant"]
     assert high / low < wide[1] / wide[0], "they are surer than a sweep"
@@ -188,24 +188,29 @@ def test_a_loss_that_rests_on_its_floor_to_the_end_has_a_rate():
 
 
 def test_heats_that_do_not_move_the_loss():
-    unmoved = race([9.0, 2.3, 2.3, 2.3])
     swept = estimate(RATES, curve()).suggestions["constant"]
-    for top, expected in ((0.1, swept), (1e-3, 1e-3 * 10**-0.5 / 2)):
-        found = estimate(RATES, curve(), heats=race([9.0, 2.3, 2.3, 2.3], top=top))
+    share = 10**-0.5 * SHARE_OF_GUESS / ONE_CYCLE_FACTOR
+    for top, expected in ((1.0, swept), (1e-3, 1e-3 * share)):
+        found = estimate(RATES, curve(), heats=race([9.0, 2.3, 2.3, 2.3], constant=2.3, top=top))
         assert found.status == "edge_only"
-        assert found.suggestions["constant"] == pytest.approx(expected), (
-            "the lower of sweep and half of the stable rate"
-        )
+        assert found.suggestions["constant"] == pytest.approx(expected), "the lower of sweep and a share of the stable"
     flat = curve(drop=0, rise_at=100)
-    still = estimate(RATES, flat, heats=unmoved)
+    still = estimate(RATES, flat, heats=race([9.0, 2.3, 2.3, 2.3], constant=2.3))
     assert still.status == "edge_only"
-    assert still.suggestions["constant"] == pytest.approx(0.1 * 10**-0.5 / 2), "half of the highest stable rate"
-    first = estimate(RATES, flat, heats=race([9.0] * 4, first=[9.0] * 5 + [2.3]))
-    assert first.suggestions["constant"] == pytest.approx(0.1 * 10**-2.5 / 2), "stable in the first round alone"
-    worse = estimate(RATES, flat, heats=race([math.inf] * 4, first=[9.0] * 6))
+    assert still.suggestions["constant"] == pytest.approx(0.1 * share)
+    worse = estimate(RATES, flat, heats=race([9.0, math.inf, 9.0], constant=9.0))
     assert worse.status == "no_signal"
     assert not worse.suggestions
     assert "worse" in worse.advice
+
+
+def test_a_rate_that_only_a_cycle_bears_is_a_guess():
+    swept = estimate(RATES, curve()).suggestions["constant"]
+    for top, expected in ((1.0, swept), (0.01, 0.01 / 20 * SHARE_OF_GUESS)):
+        found = estimate(RATES, curve(), heats=race([9.0, 0.5, 2.3, 2.3], constant=9.0, top=top))
+        assert found.status == "edge_only"
+        assert "a constant rate did not" in found.advice
+        assert found.suggestions["constant"] == pytest.approx(expected)
 
 
 LOSSES = st.one_of(
@@ -213,6 +218,7 @@ LOSSES = st.one_of(
     st.floats(-10, 10),
     st.sampled_from([0.0, 1.0, -1.0, math.nan, math.inf, -math.inf, 1e308, -1e308]),
 )
+USE = st.sampled_from(["one_cycle", "constant"])
 RATE = st.one_of(st.floats(1e-9, 10), st.sampled_from([1e-7, 1e-3, 1.0]))
 
 
@@ -245,7 +251,7 @@ def searches(draw):
             smooth_curves(len(probe_rates)), st.lists(LOSSES, min_size=len(probe_rates), max_size=len(probe_rates))
         )
     )
-    heats = draw(st.lists(st.builds(Heat, st.sampled_from([1, 2]), RATE, st.integers(1, 100), LOSSES), max_size=10))
+    heats = draw(st.lists(st.builds(Heat, USE, RATE, st.integers(1, 100), LOSSES, LOSSES), max_size=10))
     measured = {
         "ended_early": draw(st.booleans()),
         "exchanged_loss": draw(st.one_of(st.none(), LOSSES)),

@@ -46,12 +46,12 @@ def test_the_whole_result(found, tmp_path):
 
 
 def test_heats_are_in_all_of_it(net, loader):
-    found = make(net).find_lr(loader, loader, num_steps=260)
-    assert [heat.round for heat in found.heats] == [1] * 6 + [2] * 4
+    found = make(net).find_lr(loader, loader, num_steps=300)
+    assert [heat.use for heat in found.heats] == ["one_cycle"] * 6 + ["constant"]
     content = json.loads(found.to_json())
     assert content["heats"] == [vars(heat) for heat in found.heats]
     assert content["held_out"] == [list(point) for point in found.held_out]
-    assert f"10 short trainings, {sum(heat.steps for heat in found.heats)} steps" in str(found)
+    assert f"7 short trainings, {sum(heat.steps for heat in found.heats)} steps" in str(found)
     axes = found.plot()
     drawn = [tuple(place) for points in axes.collections for place in points.get_offsets()]
     for heat in found.heats:
@@ -61,7 +61,7 @@ def test_heats_are_in_all_of_it(net, loader):
 
 def test_json_has_no_numbers_that_it_does_not_know():
     sweep = Sweep([0.1 * index for index in range(1, 31)], [1.0] * 30, "diverged", [(0.1, 1.0), (0.2, math.inf)])
-    found = LRFinderResult.of(sweep, "constant", [Heat(1, 0.1, 5, math.inf)])
+    found = LRFinderResult.of(sweep, "constant", [Heat("one_cycle", 0.1, 5, math.inf, 1.0)])
 
     def refuse(word):
         raise AssertionError(word)

@@ -66,11 +66,11 @@ def train(make, train_data, val_data, search):
 
 def whole(trainer, train_data, val_data):
     found = trainer.find_lr(train_data, val_data, num_steps=300)
-    assert len(found.heats) == 10
+    assert len(found.heats) == 7
 
 
 def without_validation_data(trainer, train_data, val_data):
-    assert len(trainer.find_lr(train_data, num_steps=300).heats) == 10
+    assert len(trainer.find_lr(train_data, num_steps=300).heats) == 7
 
 
 def broken_off(error, after):
@@ -363,8 +363,8 @@ def test_progress_is_shown(make, network, train_data, val_data, monkeypatch):
     (bar,) = bars
     assert bar.total == 300
     assert bar.count == len(found.rates) + sum(heat.steps for heat in found.heats)
-    assert bar.words[0].startswith("6 rates")
-    assert len(bar.words) == 4
+    assert bar.words[0].startswith("5 rates")
+    assert len(bar.words) == 3
     assert bar.closed
 
 
