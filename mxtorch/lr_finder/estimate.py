@@ -59,9 +59,9 @@ class Estimate:
     """What a search says.
 
     Attributes:
-        status: `ok`; `edge_only`, where the loss shows nothing but the rate at which it breaks away, and the
-            suggestion is a fraction of that; or why there is no suggestion: `no_signal` (flat), `noise`,
-            `already_trained`, `range_too_short`, `too_few_steps`, `not_finite`.
+        status: `ok`; `edge_only`, where the loss shows nothing but the rate at which it breaks away, or heats learn
+            nothing at a constant rate, and the suggestion is a guess below; or why there is no suggestion: `no_signal`
+            (flat), `noise`, `already_trained`, `range_too_short`, `too_few_steps`, `not_finite`.
         advice: What to do, in a sentence.
         suggestions: The rate for each use; empty where the evidence carries none.
         intervals: For each use, rates between which the best one is likely to lie.

@@ -44,14 +44,14 @@ def plot_curve(result: LRFinderResult, axes: Axes | None = None) -> Axes:
     if limits is not None:
         axes.set_ylim(*limits)
     axes.grid(alpha=0.25)
-    # Losses start on a plateau at the upper left and fall from there: what is free is below it.
-    axes.legend(loc="lower left", fontsize=9, framealpha=0.85, edgecolor="none")
+    # Losses start on a plateau at the left and fall from there, heats further still: what is free is above it.
+    axes.legend(loc="upper left", fontsize=9, framealpha=0.85, edgecolor="none")
     return axes
 
 
 def _draw_heats(axes: Axes, result: LRFinderResult) -> None:
     shown: tuple[tuple[Use, str, str], ...] = (
-        ("one_cycle", HEATS, "after a one-cycle of {} steps up to this rate"),
+        ("one_cycle", HEATS, "after a one-cycle of {} steps to this peak"),
         ("constant", "white", "after {} steps at this rate"),
     )
     for use, face, label in shown:
@@ -78,4 +78,4 @@ def _limits(result: LRFinderResult) -> tuple[float, float] | None:
     start = float(np.median(curve[:5]))
     low = min([*curve, *(heat.loss for heat in result.heats)])
     span = max(start - low, 0.3 * abs(start), 1e-12)  # noise on a flat curve is not to fill the picture
-    return start - 1.15 * span, start + 0.6 * span
+    return start - 1.15 * span, start + 0.95 * span
