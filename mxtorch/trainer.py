@@ -372,7 +372,7 @@ class Trainer(Applications):
 
         The rate rises from `start_lr` to `end_lr`, evenly in its logarithm, over real optimizer steps, while the loss
         on held-out samples is watched. With 300 steps or more the sweep takes 80; the others go to heats: seven short
-        one-cycles from the same state, on the same batches, judged by held-out samples (docs/lr-finder.md).
+        trainings from the same state, on the same batches, judged by held-out samples (docs/lr-finder.md).
         Afterwards, also after an error or Ctrl-C, everything is bit for bit what it was: parameters, buffers,
         gradients, optimizer, scaler, random generators, modes, the loader's order. No file is written, except
         to `log_dir`.
