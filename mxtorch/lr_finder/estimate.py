@@ -183,7 +183,7 @@ def _of_heats(
         if said.kind == "unmoved"
         else "What a short one-cycle learnt, a constant rate did not"
     )
-    basis = "a share of the highest rate that was tried" if guess == said.rate else "what the sweep says"
+    basis = "a share of a rate that was tried" if guess == said.rate else "what the sweep says"
     return _Verdict("edge_only", f"{seen}: {basis}, and no more than a guess. {_CHECK}", guess)
 
 

@@ -33,7 +33,7 @@ MOVEMENT = 0.01
 ONE_CYCLE_FACTOR = 2.15
 # A constant rate has to bring this share of what the best cycle brought.
 SHARE_TO_BRING = 0.5
-# Where nothing has been learnt for certain: of the highest rate that did no harm, or of the one that did not last.
+# A guess is this share of the constant rate that was tried, or that goes with the highest peak that did no harm.
 SHARE_OF_GUESS = 0.25
 HORIZON_POWER = 1 / 3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -104,7 +105,7 @@ def find_lr(
             ended_early = sweep.stop_reason != "completed"
             edge = estimate(sweep.rates, sweep.losses, sweep.held_out, ended_early=ended_early).edge
             heats = run_heats(
-                search.heat,
+                functools.partial(search.heat, search.held_out_loss()),
                 edge or sweep.rates[-1],
                 request.num_steps - sweep_steps,
                 training_steps=training_steps,
@@ -137,7 +138,6 @@ class _Search:
         self.advance = advance or (lambda: None)
         self._held_out: list[Any] = []
         self._probed: list[Any] = []
-        self._loss_before: float | None = None
         self._batch_statistics = True
         # A step of one's own may do anything; without an evaluation step beside it nothing can be judged.
         self._may_judge = request.watch is None and _evaluates(trainer)
@@ -189,12 +189,9 @@ class _Search:
         watched = loss if watch is None else torch.as_tensor(watch())
         return self._trainer.engine.read_later(watched), swept.current_steps > steps_before
 
-    def heat(self, use: Use, rate: float, steps: int) -> Heat:
+    def heat(self, loss_before: float, use: Use, rate: float, steps: int) -> Heat:
         """Train from the snapshot, with a one-cycle up to the rate or at the rate."""
         self.begin()
-        if self._loss_before is None:
-            self._loss_before = self._mean_loss(self._held_out)()
-            self.begin()
         set_rate = rate_setter(self._request.optimizer)
         multiplier = schedules.get(use).for_steps(steps)
         windows = endless(self.windows)
@@ -203,12 +200,16 @@ class _Search:
             self._trainer.optimizer_step(next(windows))
             self.advance()
         windows.close()
-        loss = self._mean_loss(self._held_out)()
-        return Heat(use, rate, steps, loss if loss == loss else float("inf"), self._loss_before)
+        loss = self.held_out_loss()
+        return Heat(use, rate, steps, loss if loss == loss else float("inf"), loss_before)
 
     def probe(self) -> Callable[[], float]:
         """A function that reads the held-out loss that the sweep looks at."""
         return self._mean_loss(self._probed)
+
+    def held_out_loss(self) -> float:
+        """The mean loss on all held-out batches."""
+        return self._mean_loss(self._held_out)()
 
     @torch.no_grad()
     def _mean_loss(self, held_out: list[Any]) -> Callable[[], float]:
