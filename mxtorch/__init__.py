@@ -5,16 +5,19 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mxtorch import balance, callbacks, fine_tuning, init, mixing, nn, schedules
+from mxtorch import callbacks, data, engines, fine_tuning, init, nn, schedules
 from mxtorch._version import __version__
-from mxtorch.callbacks import Callback
+from mxtorch.checkpointing.file import CheckpointError
+from mxtorch.data import class_balance as balance
+from mxtorch.data import mixing
 from mxtorch.fine_tuning import FineTuning
-from mxtorch.history import History
+from mxtorch.training.history import History
 from mxtorch.interpretation import Interpretation
 from mxtorch.lr_finder import LRFinderResult
 from mxtorch.optim import ScheduledOptim
-from mxtorch.steps import StepOutput
+from mxtorch.training.supervised import StepOutput
 from mxtorch.trainer import Trainer
+from mxtorch.training.callback import Callback
 
 if TYPE_CHECKING:
     import model_zoo
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Callback",
+    "CheckpointError",
     "FineTuning",
     "History",
     "Interpretation",
@@ -32,6 +36,8 @@ __all__ = [
     "__version__",
     "balance",
     "callbacks",
+    "data",
+    "engines",
     "exporting",
     "fine_tuning",
     "init",

@@ -15,12 +15,13 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeGuard, TypeVar
 
-from mxtorch._validation import closest, number, whole_number
+from mxtorch._checks import closest, number, whole_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 S = TypeVar("S", bound="Schedule")
+ScheduleName = str
 
 
 @dataclasses.dataclass(frozen=True)

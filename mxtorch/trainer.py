@@ -1,64 +1,65 @@
-"""The training loop, to be read from top to bottom."""
+"""The trainer: what a user sets up and calls. The loop itself is `mxtorch.training.loop`."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mxtorch import (
-    batches,
-    checkpoint,
-    evaluation,
-    nonfinite,
-    rate_free,
-    resuming,
-    schedules,
-    several,
-    snapshot,
-    state,
-    stepping,
-    steps,
-)
-from mxtorch._validation import closest, positive_rate
-from mxtorch.applications import Applications
-from mxtorch.callbacks import Callback, CallbackList, Checkpoint, ProgressBar, TensorBoard
-from mxtorch.checks import check_data, check_integer, check_parameters
-from mxtorch.engine import LocalEngine, StepResult
-from mxtorch.feed import Feed
-from mxtorch.history import History
+from mxtorch import schedules
+from mxtorch._checks import check_data, check_integer, check_parameters, closest, positive_rate
+from mxtorch.callbacks import Checkpoint, ProgressBar, TensorBoard
+from mxtorch.checkpointing import contents, file
+from mxtorch.checkpointing import resume as _resume
+from mxtorch.checkpointing.contents import Contents
+from mxtorch.checkpointing.random_state import seed_everything
+from mxtorch.checkpointing.serialization import Attributes, frozen
+from mxtorch.engines.base import Engine, Precision, StepResult
+from mxtorch.engines.local import LocalEngine
+from mxtorch.fine_tuning.layers import DEFAULT_DECAY
+from mxtorch.fine_tuning.plan import Cache, FineTuning, fine_tune
+from mxtorch.interpretation import Interpretation
+from mxtorch.interpretation.collect import interpret
 from mxtorch.lr_finder import search
 from mxtorch.lr_finder.result import LRFinderResult
-from mxtorch.lr_finder.search import Request
-from mxtorch.meters import LossMeter
-from mxtorch.metrics import MetricBuffer, as_collection
-from mxtorch.optim import ScheduledOptim
-from mxtorch.portable import Attributes
-from mxtorch.rates import set_rates
-from mxtorch.run import Run, RunPlan, steps_in_epoch
-from mxtorch.signals import Interrupted, Interruption
-from mxtorch.steps import StepOutput
+from mxtorch.optim import schedule_free
+from mxtorch.optim.run_schedule import set_run_schedule
+from mxtorch.optim.scheduled import ScheduledOptim, as_scheduled, chosen_optimizer
+from mxtorch.training import evaluation
+from mxtorch.training.batch import Window
+from mxtorch.training.callback import Callback, CallbackList
+from mxtorch.training.context import Context
+from mxtorch.training.data import Feed
+from mxtorch.training.history import History
+from mxtorch.training.interruption import Interruption
+from mxtorch.training.loop import Loop, place_of_next
+from mxtorch.training.metrics import as_collection
+from mxtorch.training.modes import preserved_modes
+from mxtorch.training.run import Position, Run, steps_in_epoch
+from mxtorch.training.step import NonfinitePolicy, StepRunner, StepSettings
+from mxtorch.training.supervised import SupervisedSteps
+
+_POLICIES = ("raise", "skip", "rollback")
 
 
-class Trainer(Applications):
+class Trainer(SupervisedSteps):
     """Trains a model, and finds the learning rate to train it with.
 
     Nothing is wrapped or hidden: `trainer.model` is the module that was handed in, `trainer.optimizer` a torch
-    optimizer. Override `training_step` (and `evaluation_step`) for anything that `(x, y)` or dictionary batches
-    and one loss do not cover; `find_lr` and `fit` call the same one.
+    optimizer. Override `training_step` (and `evaluation_step`, `prediction_step`) for anything that `(x, y)` or
+    dictionary batches and one loss do not cover; `find_lr` and `fit` call the same one.
 
     Args:
         model: Any module. It is moved to the device in place.
         loss: `loss(outputs, targets) -> scalar`. None for models that return their own `.loss` (Hugging Face) and
             for an overridden `training_step`.
         optimizer: A `ScheduledOptim`, or any torch optimizer, which is wrapped in one.
-        other_optimizers: Further ones by name, for a `training_step` that steps them itself (see
+        other_optimizers: Further optimizers by name, for a `training_step` that steps them itself (see
             docs/several-optimizers.md): they are on the device, in checkpoints and in what `find_lr` puts back.
         metrics: torchmetrics for validation: a metric, a dict of them by name, or a MetricCollection.
         train_metrics: The same for training batches. They are computed from the outputs of the training steps, so
@@ -67,26 +68,48 @@ class Trainer(Applications):
         log_dir: A folder for TensorBoard, as `"runs/dogs"`; None writes no file.
         device: `"auto"` takes CUDA, else MPS, else the CPU.
         precision: `"fp32"`, `"bf16"` or `"fp16"` (with a gradient scaler); parameters stay in float32.
-        accumulate: Batches to an optimizer step. Each weighs as many samples as it holds, so a window equals one
-            large batch, the last and shorter one too.
+        accumulate: Batches to an optimizer step. Each batch weighs as many samples as it holds, so a window equals one
+            large batch, the last and shorter window too.
         clip_grad_norm: Clip the norm of all gradients together to this.
         clip_grad_value: Clip every single value of the gradients to this, before the norm.
-        channels_last: Memory format for images; `"auto"` uses it for convolutional networks where it pays.
+        channels_last: Memory format for images; `"auto"` uses it for convolutional networks where it is faster.
         compile: True, or arguments for `torch.nn.Module.compile`.
-        on_nonfinite: A loss or gradient that is NaN or infinite `"raise"`s, and the step, its batches and the first
-            bad layer are named; or the step is left out and counted (`"skip"`; on an accelerator use a fused
-            optimizer, others are undone from a copy of weights and state); or the run goes back to its last
-            checkpoint and on from there at half the rate (`"rollback"`).
+        engine: An engine of your own in place of `device`, `precision`, `channels_last` and `compile`; see
+            `mxtorch.engines.Engine`.
+        on_nonfinite: What happens after a loss or gradient that is NaN or infinite. `"raise"` raises, and names the
+            step, its batches and the first bad layer. `"skip"` leaves the step out and counts it (on an accelerator use
+            a fused optimizer; others are undone from a copy of weights and state). `"rollback"` goes back to the last
+            checkpoint and on from there at half the rate.
         seed: Seeds Python, NumPy and torch now.
-        log_every: Steps between two readings of loss, rate, gradient norm and speed. Only then is an accelerator
-            waited for.
+        log_every: Steps between two readings of loss, rate, gradient norm and speed. Only then does the loop wait for
+            an accelerator.
         progress: Show a progress bar (in a terminal or notebook) and a line for each epoch.
+
+    Attributes:
+        run: Where the current or the last `fit` stands; None before the first.
+        history: The figures of all runs.
+        settings: How a step is taken: `accumulate`, clipping, `on_nonfinite`, `log_every`.
+        fine_tuning: What the last `fine_tune` did; None before.
 
     Raises:
         ValueError: The model has no trainable parameters, the optimizer holds none of them, the device or
             precision is not to be had, the log_dir can't be written.
         TypeError: An argument is of the wrong kind.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from mxtorch import Trainer
+        >>> net = nn.Linear(4, 2)
+        >>> trainer = Trainer(net, nn.CrossEntropyLoss(), torch.optim.SGD(net.parameters(), lr=0.1), device="cpu",
+        ...                   progress=False, seed=0)
+        >>> batches = [(torch.randn(8, 4), torch.randint(2, (8,))) for _ in range(10)]
+        >>> history = trainer.fit(batches, epochs=2)
+        >>> len(history), trainer.step
+        (2, 20)
     """
+
+    fine_tuning: FineTuning | None = None
 
     def __init__(
         self,
@@ -99,95 +122,64 @@ class Trainer(Applications):
         train_metrics: Any = None,
         callbacks: Iterable[Callback] = (),
         log_dir: str | Path | None = None,
-        device: str | torch.device = "auto",
-        precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+        device: Any = "auto",
+        precision: Precision = "fp32",
         accumulate: int = 1,
         clip_grad_norm: float | None = None,
         clip_grad_value: float | None = None,
         channels_last: bool | Literal["auto"] = "auto",
         compile: bool | dict[str, Any] = False,
-        on_nonfinite: Literal["raise", "skip", "rollback"] = "raise",
+        engine: Engine | None = None,
+        on_nonfinite: NonfinitePolicy = "raise",
         seed: int | None = None,
         log_every: int = 50,
         progress: bool = True,
     ) -> None:
-        check_integer(accumulate, "accumulate")
-        check_integer(log_every, "log_every")
-        if clip_grad_norm is not None:
-            clip_grad_norm = positive_rate(clip_grad_norm, "clip_grad_norm")
-        if clip_grad_value is not None:
-            clip_grad_value = positive_rate(clip_grad_value, "clip_grad_value")
-        if on_nonfinite not in nonfinite.POLICIES:
-            raise ValueError(f"on_nonfinite: got {on_nonfinite!r}{closest(str(on_nonfinite), nonfinite.POLICIES)}")
+        settings = StepSettings(
+            check_integer(accumulate, "accumulate"),
+            None if clip_grad_norm is None else positive_rate(clip_grad_norm, "clip_grad_norm"),
+            None if clip_grad_value is None else positive_rate(clip_grad_value, "clip_grad_value"),
+            on_nonfinite,
+            check_integer(log_every, "log_every"),
+        )
+        if on_nonfinite not in _POLICIES:
+            raise ValueError(f"on_nonfinite: got {on_nonfinite!r}{closest(str(on_nonfinite), _POLICIES)}")
         if loss is not None and not callable(loss):
             raise TypeError(f"loss: got {loss!r}; give a function or module of (outputs, targets), or None")
-        self.loss_module = loss if isinstance(loss, nn.Module) else None
-        others = several.scheduled(other_optimizers)
-        check_parameters(model, self.loss_module, optimizer, others.values())
-        self.optimizer = optimizer if isinstance(optimizer, ScheduledOptim) else ScheduledOptim(optimizer)
-        self.other_optimizers = others
-        rate_free.warn_of_norms(model, self.optimizers)
+        loss_module = loss if isinstance(loss, nn.Module) else None
+        others = as_scheduled(other_optimizers)
+        check_parameters(model, loss_module, optimizer, others.values())
+        optimizer = optimizer if isinstance(optimizer, ScheduledOptim) else ScheduledOptim(optimizer)
+        schedule_free.warn_of_norms(model, [optimizer, *others.values()])
         metric_collection = as_collection(metrics, "metrics")
         train_collection = as_collection(train_metrics, "train_metrics")
-        callbacks = CallbackList(callbacks).callbacks
-        self.engine = LocalEngine(device, precision, channels_last=channels_last, compile=compile)
-        reporters: list[Callback] = [ProgressBar()] if progress else []
-        if log_dir is not None:
+        callback_list = CallbackList(callbacks, self)
+        engine = _engine(engine, device, precision, channels_last, compile)
+        reporters: list[Callback] = [ProgressBar()] if progress and engine.is_main else []
+        if log_dir is not None and engine.is_main:
             reporters.append(TensorBoard(log_dir))
 
         if seed is not None:
-            state.seed_everything(seed)
+            seed_everything(seed)
+        engine.prepare(model, loss_module, optimizer, *others.values())
         self.model = model
         self.loss = loss
-        self.engine.prepare(model, self.loss_module, *self.optimizers)
-        self.metrics = None if metric_collection is None else metric_collection.to(self.engine.device)
-        self.train_metrics = None if train_collection is None else train_collection.to(self.engine.device)
+        self.optimizer = optimizer
+        self.other_optimizers = others
+        self.engine = engine
+        self.metrics = None if metric_collection is None else metric_collection.to(engine.device)
+        self.train_metrics = None if train_collection is None else train_collection.to(engine.device)
+        self.settings = settings
         # A checkpoint holds what the other callbacks did in the step, so it comes after them.
-        in_order = sorted([*callbacks, *reporters], key=lambda callback: isinstance(callback, Checkpoint))
-        self.callbacks = CallbackList(in_order)
+        callback_list.callbacks += reporters
+        callback_list.callbacks.sort(key=lambda callback: isinstance(callback, Checkpoint))
+        self.callbacks = callback_list
         self.log_dir = log_dir
-        self.accumulate = accumulate
-        self.clip_grad_norm = clip_grad_norm
-        self.clip_grad_value = clip_grad_value
-        self.log_every = log_every
         self.progress = progress
         self.history = History()
-        self.plan = RunPlan()
         self.run: Run | None = None
-        self.step = self.epoch = self.skipped_steps = 0
-        self.on_nonfinite = on_nonfinite
-        self.micro_batches = 1  # the parts in which a batch is taken, for want of memory
-        self.attributes = Attributes(
-            {"model": model} | ({} if self.loss_module is None else {"loss": self.loss_module})
-        )
-        self.kept_buffers: nonfinite.KeptBuffers | None = None
-        self._interruption = Interruption()
-        self.auto_accumulate = False
-        self.fits = 0
-        self.skips_in_a_row = 0
-        self.stopping = False
-        self.sweeping = False
-        self.first_batch = True  # until one batch of the current pass went through
-
-    # ---------------------------------------------------------------- what a user overrides
-
-    def training_step(self, batch: batches.Batch) -> Tensor | StepOutput:
-        """The loss of one batch, a scalar that `backward` can be called on.
-
-        Return a `StepOutput` to have training metrics computed too.
-
-        Args:
-            batch: What the loader yields, on the device.
-        """
-        return steps.supervised_step(self.model, self.loss, batch, check_labels=self._should_check_labels)
-
-    def evaluation_step(self, batch: batches.Batch) -> Tensor | StepOutput:
-        """Loss, outputs and targets of one batch of validation data; no gradient is recorded."""
-        return steps.supervised_step(self.model, self.loss, batch, check_labels=self._should_check_labels)
-
-    def prediction_step(self, batch: batches.Batch) -> Any:
-        """The model's outputs for one batch. Of an `(x, y)` batch the y is left out."""
-        return steps.predictions(self.model, batch)
+        self._position = Position()
+        self._attributes = Attributes({"model": model} | ({} if loss_module is None else {"loss": loss_module}))
 
     # ---------------------------------------------------------------- training
 
@@ -198,7 +190,7 @@ class Trainer(Applications):
         *,
         epochs: int = 1,
         lr: float | LRFinderResult | Literal["keep"] = "keep",
-        schedule: str | schedules.Schedule | Callable[[int], float] | LRScheduler | None = None,
+        schedule: schedules.ScheduleName | schedules.Schedule | Callable[[int], float] | LRScheduler | None = None,
         schedule_every: Literal["step", "epoch"] | None = None,
         steps_per_epoch: int | None = None,
         resume: str | Path | None = None,
@@ -206,7 +198,9 @@ class Trainer(Applications):
     ) -> History:
         """Train.
 
-        Each epoch, in this order: train, validate, callbacks (`on_epoch_complete`: early stop, checkpoint), log.
+        Each epoch, in this order: train, validate, write the epoch's row into the history, call `on_epoch_complete` of
+        the callbacks: yours in their order, then progress bar and TensorBoard, and `Checkpoint` last, so that a file
+        holds what the others did.
 
         Args:
             train_data: A DataLoader or any iterable of batches that can be iterated once an epoch.
@@ -222,8 +216,8 @@ class Trainer(Applications):
                 optimizer step or for every epoch.
             steps_per_epoch: Optimizer steps in an epoch, for data without a length; a longer epoch is cut there.
             resume: A checkpoint of this run, from which it goes on bit for bit, in mid-epoch too; or `"auto"`: the
-                newest whole one that the `Checkpoint` callback finds in its folder, and none begins the run. See
-                docs/checkpoints.md.
+                newest whole checkpoint in the folder of the `Checkpoint` callback; where there is none the run begins.
+                See docs/checkpoints.md.
             auto_accumulate: When the device's memory is full, take each batch in two parts, then in four, and so on;
                 the step is that of the whole batch.
 
@@ -231,127 +225,76 @@ class Trainer(Applications):
             The history, also of earlier calls.
 
         Raises:
-            ValueError: An argument is off, the data are empty, the checkpoint is of another run (CheckpointError), or
+            ValueError: An argument is wrong, the data are empty, the checkpoint is of another run (CheckpointError), or
                 the first batch can't be trained on; nothing has changed then.
             FloatingPointError: A loss or gradient is not finite; step, batch and layer are named.
             torch.OutOfMemoryError: The device's memory is full; the batch size is named.
             SystemExit: SIGTERM came: the step was finished, the `Checkpoint` callback has saved. The status is 143.
             KeyboardInterrupt: Likewise after Ctrl-C; a second Ctrl-C raises it at once.
         """
-        check_integer(epochs, "epochs")
+        epochs = check_integer(epochs, "epochs")
         check_data(train_data, "train_data", passes=epochs)
         if val_data is not None:
             check_data(val_data, "val_data", passes=epochs)
-        checkpoints = resuming.check_arguments(self.callbacks.callbacks, resume, self.on_nonfinite, schedule)
-        steps_per_epoch = steps_in_epoch(train_data, self.accumulate, steps_per_epoch)
+        context, position, settings = self.context, self._position, self.settings
+        checkpoints = [one for one in self.callbacks.callbacks if isinstance(one, Checkpoint)]
+        _resume.check_arguments(checkpoints, resume, settings.on_nonfinite, schedule)
+        steps_per_epoch = steps_in_epoch(train_data, settings.accumulate, steps_per_epoch)
         total_steps = None if steps_per_epoch is None else epochs * steps_per_epoch
+        # training_step steps other optimizers itself, so with them the first failed step has changed weights.
+        before = context.capture(train_data, before_first_step=not self.other_optimizers)
         with (
-            state.preserved_modes(self.model),
-            Interruption() as self._interruption,
-            snapshot.undone_without_a_step(self, train_data),
-            rate_free.evaluated_afterwards(self.optimizers),
+            preserved_modes(self.model),
+            Interruption() as interruption,
+            contents.undone_without_a_step(before, position),
+            schedule_free.evaluated_afterwards(context.optimizers),
         ):
-            scheduler = set_rates(self.optimizer, lr, schedule, schedule_every, total_steps)
-            self.plan = RunPlan(epochs, steps_per_epoch, val_data is not None)
-            self.fits += 1
-            feed = Feed(train_data, self._interruption.check)
+            scheduler = set_run_schedule(self.optimizer, lr, schedule, schedule_every, total_steps)
+            position.fits += 1
+            feed = Feed(train_data, interruption.check)
             validation = None if val_data is None else Feed(val_data)
-            run = self.run = Run(self.fits, self.plan, feed, validation, scheduler, resumes=resume is not None)
-            run.settings = resuming.settings_of(self, run, lr, schedule)
-            self.auto_accumulate, self.stopping = auto_accumulate, False
-            rollback = resuming.Rollback(checkpoints)
-            with self.callbacks.running("fit", self):
+            run = Run(position, position.fits, epochs, steps_per_epoch, feed, validation, scheduler)
+            run.resumes = resume is not None
+            run.fingerprint = self._fingerprint(run, lr, schedule)
+            self.run = run
+            runner = StepRunner(
+                context, settings, auto_accumulate=auto_accumulate, place=lambda window: place_of_next(run, window)
+            )
+            loop = Loop(
+                context, settings, run, runner, self.callbacks, self.history, self.metrics, self.train_metrics,
+                interruption,
+            )  # fmt: skip
+            if settings.on_nonfinite == "rollback":
+                loop.roll_back = _resume.Rollback(checkpoints, self._resume, self.optimizer, lambda: position.step)
+            with self.callbacks.running("fit"):
                 if resume is not None:
-                    resuming.go_on(self, run, resume, checkpoints)
-                while run.epochs_done < epochs and not self.stopping:
-                    run.begin_epoch()
-                    try:
-                        with self.callbacks.running("epoch", self):
-                            self._run_epoch(run)
-                    except FloatingPointError as error:
-                        if self.on_nonfinite != "rollback":
-                            raise
-                        rollback.go_back(self, run, error)
+                    self._go_on(run, resume, checkpoints)
+                loop.run_epochs()
         return self.history
 
     def stop(self) -> None:
         """End the run after the current epoch; for callbacks."""
-        self.stopping = True
+        if self.run is not None:
+            self.run.stopping = True
 
-    def _run_epoch(self, run: Run) -> None:
-        try:
-            figures = run.figures or self._train_epoch(run)
-            row = {"epoch": float(self.epoch + 1), **figures}
-            if run.validation is not None:
-                run.validation.begin_pass()
-                row |= self.evaluate(run.validation.data)
-                run.validation.end_pass()
-        except Interrupted:
-            if run.validation is not None:
-                run.validation.rewind_pass()
-            self.callbacks.call("on_interrupt", self)
-            raise
-        run.scheduler.after_epoch(row)
-        self.epoch += 1
-        row |= {"step": float(self.step), "learning_rate": self.optimizer.learning_rate}
-        row["seconds"] = time.perf_counter() - run.started
-        self.history.rows.append(row)
-        run.end_epoch()
-        self.callbacks.call("on_epoch_complete", self, row)
+    def optimizer_step(self, window: Window, *, measure_norm: bool = False) -> tuple[Tensor | None, StepResult]:
+        """One optimizer step by hand: the gradients of a window of batches, then the update.
 
-    def _train_epoch(self, run: Run) -> dict[str, float]:
-        state.set_training_mode(self.model)
-        rate_free.set_training_point(self.optimizers)
-        self.first_batch = True
-        skips = self.on_nonfinite == "skip"
-        self.kept_buffers = nonfinite.KeptBuffers(self._modules()) if skips else None
-        on_step = self.callbacks.listeners("on_step")
-        if run.trained:
-            run.feed.skip_rest()
-        meter = run.open_meter(self.step + 1, self.train_metrics)
-        for window in () if run.trained else batches.windows(run.feed.open(), self.accumulate):
-            last = meter.count + 1 == self.plan.steps_per_epoch
-            logs = last or (self.step + 1) % self.log_every == 0
-            loss, result = self.optimizer_step(window, metrics=run.metrics, measure_norm=logs)
-            self.step += 1
-            if loss is None:
-                meter.skip()
-            else:
-                meter.add(loss, window.samples, result.bad)
-            if result.taken:
-                run.scheduler.after_step()
-            if logs:
-                self._log(meter, result.gradient_norm)
-            for listener in on_step:
-                listener(self)
-            self._interruption.check()
-            if last:
-                break
-        if meter.count == 0:
-            raise ValueError("train_data: got a loader that yields no batches; give it at least one")
-        if meter.unread:
-            self._log(meter, None)
-        return run.end_training()
+        It counts as no step of a run, and calls no callback.
 
-    def optimizer_step(
-        self, window: batches.Window, *, metrics: MetricBuffer | None = None, measure_norm: bool = False
-    ) -> tuple[Tensor | None, StepResult]:
-        """Gradients of a window of batches, then one step of the optimizer. Returns the window's mean loss.
+        Args:
+            window: The batches, as `mxtorch.training.batch.window_of([batch, ...])` makes it.
+            measure_norm: Measure the norm of the gradient, too.
 
-        A step that was skipped because of its numbers has no loss. One that the memory can't hold is taken in parts.
+        Returns:
+            The mean loss over the samples, None for a step that `on_nonfinite="skip"` left out; and what the step did.
+
+        Raises:
+            FloatingPointError: A loss or gradient is not finite; the first bad layer is named.
         """
-        return stepping.optimizer_step(self, window, metrics, measure_norm)
-
-    def _log(self, meter: LossMeter, gradient_norm: Tensor | None) -> None:
-        record = stepping.read_losses(self, meter)
-        for index, rate in enumerate(self.optimizer.learning_rates):
-            record[f"learning_rate/group{index}"] = rate
-        for name, optimizer in self.other_optimizers.items():
-            record[f"learning_rate/{name}"] = optimizer.learning_rate
-        if gradient_norm is not None:
-            record["gradient_norm"] = float(gradient_norm)
-        self.history.records.append({"step": float(self.step), **record})
-        self.callbacks.call("on_log", self, record)
+        runner = StepRunner(self.context, self.settings)
+        runner.begin_pass()
+        return runner.step(window, measure_norm=measure_norm)
 
     # ---------------------------------------------------------------- the learning rate
 
@@ -401,10 +344,12 @@ class Trainer(Applications):
         check_data(train_data, "train_data", passes=2)  # the data must still be there for fit
         if val_data is not None:
             check_data(val_data, "val_data", passes=2)
-        swept = several.chosen(self.optimizer, self.other_optimizers, optimizer)
-        request = Request.checked(start_lr, end_lr, num_steps, schedule, training_steps, swept, watch)
-        result = search.find_lr(self, train_data, val_data, request)
-        self.callbacks.call("on_lr_found", self, result)
+        swept = chosen_optimizer(self.optimizer, self.other_optimizers, optimizer)
+        request = search.Request.checked(start_lr, end_lr, num_steps, schedule, training_steps, swept, watch)
+        result = search.find_lr(
+            self.context, self.settings, train_data, val_data, request, progress=self.progress and self.engine.is_main
+        )
+        self.callbacks.call("on_lr_found", result)
         return result
 
     # ---------------------------------------------------------------- evaluation and prediction
@@ -419,7 +364,7 @@ class Trainer(Applications):
         Raises:
             ValueError: The data are empty, or the first batch can't be evaluated.
         """
-        return evaluation.evaluate(self, data, prefix)
+        return evaluation.evaluate(self.context, data, self.callbacks, self.metrics, prefix)
 
     def predict(self, data: Iterable[Any], *, tta: evaluation.Augmentations = ()) -> Any:
         """The model's outputs for all batches, joined along the first dimension, on the CPU, in float32.
@@ -432,7 +377,135 @@ class Trainer(Applications):
         Raises:
             ValueError: The data are empty, or the model can't take the first batch; an unknown augmentation.
         """
-        return evaluation.predict(self, data, tta)
+        return evaluation.predict(self.context, data, tta)
+
+    # ---------------------------------------------------------------- what is built on the loop
+
+    def fine_tune(
+        self,
+        train_data: Iterable[Any],
+        val_data: Iterable[Any] | None = None,
+        *,
+        epochs: int,
+        freeze_epochs: int = 1,
+        lr: float | Sequence[float] | None = None,
+        head: str | nn.Module | None = None,
+        groups: Mapping[str, Any] | Sequence[Any] | None = None,
+        decay: float = DEFAULT_DECAY,
+        train_norms: bool | None = None,
+        schedule: str | schedules.Schedule = "one_cycle",
+        cache: Cache = "auto",
+        views: int = 1,
+        half: bool = False,
+    ) -> FineTuning:
+        """Train the head on the frozen network, then all layers, at rates found for each; see docs/fine-tuning.md.
+
+        While the network is frozen, what reaches its head is computed once for each sample and kept, where the data
+        allow it; losses, order and random numbers are as without. Rates fall from the head to the input.
+
+        Args:
+            train_data: As for `fit`. A DataLoader without random augmentation lets features be kept.
+            val_data: The same.
+            epochs: Passes with all layers, after the first phase; 0 trains the head alone.
+            freeze_epochs: Passes with the head alone; 0 trains all layers from the start.
+            lr: The head's rate, one for both phases or one for each; None finds them, and tells.
+            head: The new module, or its name, where the model is not of the zoo.
+            groups: Layer groups from the input to the head, by their modules or their names; in place of `head`.
+            decay: The rate of a layer group over that of the next. An optimizer whose groups have rates of their own
+                keeps those.
+            train_norms: Whether the second phase trains the batch normalisation before the head, with its running
+                statistics. By default it does only where there was no first phase: the statistics of a few small
+                batches are worse than those of the data that the network comes from.
+            schedule: Of each phase.
+            cache: `"auto"` keeps features in up to a third of the free memory, else in a temporary file, and tells
+                where that can't be; `"memory"`, `"file"`, a folder or True ask for it; False does without; or a
+                `FeatureCache`, whose features are kept afterwards.
+            views: How many readings of each sample are kept, for data with random augmentation.
+            half: Keep features in float16.
+
+        Returns:
+            Rates, notes, and the time line, with the history.
+
+        Raises:
+            ValueError: An argument is off; nothing can be frozen, or is left to train; groups that leave parameters
+                out; features were asked for and can't be kept.
+        """
+        self.fine_tuning = fine_tune(
+            self,
+            train_data,
+            val_data,
+            epochs=epochs,
+            freeze_epochs=freeze_epochs,
+            lr=lr,
+            head=head,
+            groups=groups,
+            decay=decay,
+            train_norms=train_norms,
+            schedule=schedule,
+            cache=cache,
+            views=views,
+            half=half,
+        )
+        return self.fine_tuning
+
+    def interpret(
+        self, val_data: Iterable[Any], *, classes: Sequence[str] | None = None, pictures: int = 12
+    ) -> Interpretation:
+        """Look at a classifier's predictions: confusion, precision and recall, top losses, calibration.
+
+        Plots and rows are in what is returned; with `log_dir` they go to TensorBoard as well.
+
+        Args:
+            val_data: Batches with class numbers as targets.
+            classes: Names; by default those of the data set (`.classes`) or of the model, else numbers.
+            pictures: How many inputs with the highest losses are kept, for a sheet of pictures.
+
+        Raises:
+            ValueError: The outputs are not [N, classes], the targets no class numbers; a wrong number of names.
+        """
+        return interpret(self, val_data, classes, pictures)
+
+    def export(
+        self,
+        path: str | Path,
+        val_data: Iterable[Any] | None = None,
+        *,
+        train_data: Iterable[Any] | None = None,
+        classes: Sequence[str] | None = None,
+        preprocessing: Any = None,
+        example: Tensor | None = None,
+        about: str = "",
+    ) -> Path:
+        """Write the model for use without its training code, and a model card in Markdown beside it.
+
+        `mxtorch.exporting.load(path).predict("picture.jpg")` opens it; class names and preprocessing are in the file.
+
+        Args:
+            path: `.safetensors` (weights), `.pt2` (torch.export) or `.onnx` (needs the extra `onnx`).
+            val_data: Tells class names (`.classes` of its data set), preprocessing (its `.transform`), and what an
+                input looks like.
+            train_data: For the card.
+            classes: Names, where the data do not have them.
+            preprocessing: A transform of torchvision or a `model_zoo.Preprocessing`, likewise.
+            example: A batch of inputs, for models that are not of the zoo where there are no `val_data`.
+            about: A paragraph for the card.
+
+        Raises:
+            ValueError: The ending is unknown, the model can't be exported, the file's outputs are not the model's, a
+                transform can't be described, a wrong number of names.
+        """
+        from mxtorch.exporting.export import export  # it imports the zoo, which is imported on first use
+
+        return export(
+            self,
+            path,
+            val_data,
+            train_data=train_data,
+            classes=classes,
+            preprocessing=preprocessing,
+            example=example,
+            about=about,
+        )
 
     # ---------------------------------------------------------------- files
 
@@ -442,52 +515,173 @@ class Trainer(Applications):
         Called by a callback within `fit`, the place in the run is saved too, and `fit(resume=path)` goes on there.
 
         Raises:
-            OSError: The file can't be written; an older one at `path` is untouched.
+            OSError: The file can't be written; an older file at `path` is untouched.
         """
-        checkpoint.write(path, snapshot.content(self))
+        file.write(path, self.checkpoint_content())
 
     def load(self, path: str | Path) -> None:
         """Go on where `save` was called, with a new run.
 
         Raises:
             FileNotFoundError: There is no such file.
-            CheckpointError: A ValueError: it is no checkpoint, is damaged, or one of another model or optimizer;
+            CheckpointError: A ValueError: it is no checkpoint, is damaged, or is of another model or optimizer;
                 nothing has changed then.
         """
-        snapshot.load(self, path)
+        parts = self._contents()
+        self._load(parts, contents.read(path), path)
+
+    def checkpoint_content(self) -> dict[str, Any]:
+        """Everything that a checkpoint holds, copied: later steps do not change it.
+
+        Raises:
+            TypeError: A callback, scheduler or loader has a state that no file can hold; its place is named.
+        """
+        content = self._contents().collect()
+        content["run"] = None if self.run is None else frozen(self.run.state_dict(), "run")
+        return content
 
     def close(self) -> None:
         """Close what callbacks hold open (TensorBoard's file). The trainer can't be used for training after that."""
-        for callback in self.callbacks.callbacks:
-            callback.close()
+        self.callbacks.close()
+
+    # ---------------------------------------------------------------- where it stands
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps of all runs."""
+        return self._position.step
+
+    @property
+    def epoch(self) -> int:
+        """Epochs of all runs that are over."""
+        return self._position.epoch
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps that were left out because a number was not finite."""
+        return self._position.skipped_steps
+
+    def __repr__(self) -> str:
+        return (
+            f"Trainer(model={type(self.model).__name__}, device={self.engine.device}, precision={self.engine.precision}"
+            f", optimizer={type(self.optimizer.optimizer).__name__}, learning_rate={self.optimizer.learning_rate:g}"
+            f", step={self.step})"
+        )
 
     # ---------------------------------------------------------------- helpers
 
     @property
-    def optimizers(self) -> list[ScheduledOptim]:
-        """The trainer's optimizer, and the other ones."""
-        return [self.optimizer, *self.other_optimizers.values()]
-
-    @property
-    def _should_check_labels(self) -> bool:
-        """On an accelerator, where the loss can't raise for a bad label, look at the labels of the first batch."""
-        return self.first_batch and not self.engine.reads_are_free
-
-    def _modules(self) -> list[nn.Module]:
-        return [self.model] if self.loss_module is None else [self.model, self.loss_module]
-
-    def check_interruption(self) -> None:
-        """Raise if a signal came while a run validates; for `mxtorch.evaluation`."""
-        if self.run is not None and self.run.validating:
-            self._interruption.check()
-
-    def capture(self, loader: Any, *, before_first_step: bool = False) -> state.TrainingState:
-        """A copy of all that steps change, to be put back."""
-        return state.TrainingState(
-            self._modules(),
+    def context(self) -> Context:
+        """The model with everything that computes and changes it, as steps and searches are given it."""
+        return Context(
+            self.model,
+            self.loss,
             self.optimizer,
-            scaler=self.engine.scaler,
-            loader=loader,
+            self.engine,
+            self.training_step,
+            self.evaluation_step,
+            self.prediction_step,
+            self.other_optimizers,
             owner=self,
-            before_first_step=before_first_step,
         )
+
+    def _contents(self) -> Contents:
+        """The parts of a checkpoint but the run, which `fit` has to make first."""
+        parts: dict[str, contents.Part] = {"model": contents.ModuleState(self.model, "model")}
+        if isinstance(self.loss, nn.Module) and self.loss.state_dict():
+            parts["loss"] = contents.ModuleState(self.loss, "loss")
+        return Contents(
+            parts
+            | {
+                "trainable": contents.TrainableFlags(self.model),
+                "attributes": self._attributes,
+                "optimizer": contents.OptimizerState(self.optimizer),
+                "other_optimizers": contents.OptimizerStates(self.other_optimizers),
+                "engine": self.engine,
+                "callbacks": self.callbacks,
+                "position": self._position,
+                "random": contents.RandomState(),
+                "history": self.history,
+            }
+        )
+
+    def _load(self, parts: Contents, saved: dict[str, Any], path: str | Path, run: Run | None = None) -> list[str]:
+        """Put everything back, `run` to its place, or nothing; returns in what the run will differ."""
+        objects = [self._position, self.history]
+        if run is not None:
+            objects += [run, *([] if run.scheduler.scheduler is None else [run.scheduler.scheduler])]
+        undone = [parts.parts["callbacks"], parts.parts["trainable"]]
+        with contents.all_or_nothing(path, self.context.capture(), undone, objects):
+            place = None if run is None else _resume.place_in(saved, path)
+            changed = [] if run is None else _resume.compare(run.fingerprint, place["fingerprint"])
+            left_over = parts.apply(saved)["callbacks"]
+            if run is not None:
+                run.load_state_dict(place, self.train_metrics, self.engine.device)
+        return changed + [f"{name} has a state in the checkpoint and is not among the callbacks" for name in left_over]
+
+    def _resume(self, saved: dict[str, Any], path: str | Path) -> None:
+        """Put everything back, the current run to its place."""
+        changed = self._load(self._contents(), saved, path, self.run)
+        if changed:
+            warnings.warn(f"The run goes on, but not bit for bit as it would have: {'; '.join(changed)}.", stacklevel=4)
+
+    def _go_on(self, run: Run, path: str | Path, checkpoints: Sequence[Checkpoint]) -> None:
+        """Take a run to where its checkpoint was written.
+
+        Raises:
+            CheckpointError: It is damaged, or of another run; nothing has changed then.
+        """
+        if path != "auto":
+            found: tuple[Path, dict[str, Any]] = Path(path), contents.read(path)
+        else:
+            newest = _resume.newest_of(checkpoints)
+            if newest is None:
+                return
+            found = newest
+            ordinal = 0 if found[1]["run"] is None else found[1]["run"]["ordinal"]
+            if ordinal < run.ordinal:  # of an earlier call of fit, which is over: this one had not begun to save
+                return
+            if ordinal > run.ordinal:  # of a later call, which will load it
+                run.pass_over()
+                return
+        self._resume(found[1], found[0])
+        if self.progress and self.engine.is_main:
+            print(f"resumed from {found[0]}: step {self.step}, epoch {run.epochs_done + 1}/{run.epochs}")
+
+    def _fingerprint(self, run: Run, lr: Any, schedule: Any) -> dict[str, Any]:
+        """What a run is started with, to be compared when it is resumed."""
+        return _resume.fingerprint_of(
+            self.optimizer,
+            run.feed.data,
+            torch_scheduler=run.scheduler.scheduler,
+            lr=lr,
+            given_schedule=schedule,
+            precision=self.engine.precision,
+            accumulate=self.settings.accumulate,
+            steps_per_epoch=run.steps_per_epoch,
+            epochs=run.epochs,
+            validation=run.validates,
+            clip_grad_norm=self.settings.clip_grad_norm,
+            device=self.engine.device.type,
+        )
+
+
+def _engine(engine: Engine | None, device: Any, precision: Any, channels_last: Any, compile: Any) -> Engine:
+    """The engine that was handed in, or one made from the other arguments.
+
+    Raises:
+        TypeError: It lacks a method of the protocol.
+        ValueError: Another argument was given beside it.
+    """
+    if engine is None:
+        return LocalEngine(device, precision, channels_last=channels_last, compile=compile)
+    if not isinstance(engine, Engine):
+        raise TypeError(f"engine: got {engine!r}; give an object with the methods of mxtorch.engines.Engine")
+    given = {"device": (device, "auto"), "precision": (precision, "fp32"), "channels_last": (channels_last, "auto")}
+    beside = [name for name, (value, default) in given.items() if value != default]
+    if beside or compile:
+        names = ", ".join([*beside, *(["compile"] if compile else [])])
+        raise ValueError(
+            f"engine: it was given together with {names}; give these to the engine in place of the Trainer"
+        )
+    return engine

@@ -98,7 +98,7 @@ def diabetes(folder: Path) -> Split:
     return split(standardised(inputs), standardised(targets))
 
 
-@kept_on_disk
+@functools.cache
 def cifar10(folder: Path) -> Split:
     """6,000 training and 1,000 validation images of CIFAR-10, 3 x 32 x 32; where no subset lies, torchvision's."""
     subset = folder / "cifar10_subset.npz"

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn, update_bn
 
-from mxtorch import batches, state
-from mxtorch.callbacks.base import Callback
-
-if TYPE_CHECKING:
-    from mxtorch.trainer import Trainer
+from mxtorch.training.callback import Callback, TrainerView, current_run
+from mxtorch.training.modes import preserved_modes, set_training_mode
+from mxtorch.training.supervised import split_batch
 
 
 class _Averaging(Callback):
@@ -30,25 +28,25 @@ class _Averaging(Callback):
         self._weights: dict[str, Tensor] | None = None  # set aside while the average is in the model
         self._resumes = False
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, trainer: TrainerView) -> None:
         """Begin afresh, except after a state was loaded."""
         if not self._resumes:
             self.count, self._average = 0, {}
         self._resumes = False
 
-    def on_evaluate_start(self, trainer: Trainer) -> None:
+    def on_evaluate_start(self, trainer: TrainerView) -> None:
         """Validate the average."""
         if self._average:
             self._weights = _copies(_tensors(trainer.model, self._average))
             _put(trainer.model, self._average)
 
-    def on_evaluate_end(self, trainer: Trainer) -> None:
+    def on_evaluate_end(self, trainer: TrainerView) -> None:
         """Go on training the weights."""
         if self._weights is not None:
             _put(trainer.model, self._weights)
             self._weights = None
 
-    def on_fit_end(self, trainer: Trainer) -> None:
+    def on_fit_end(self, trainer: TrainerView) -> None:
         """Leave the average in the model."""
         if self._average:
             _put(trainer.model, self._average)
@@ -94,7 +92,7 @@ class EMA(_Averaging):
         self.decay = decay
         self._function = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
 
-    def on_step(self, trainer: Trainer) -> None:
+    def on_step(self, trainer: TrainerView) -> None:
         """Take the weights in."""
         with torch.no_grad():
             self._update(trainer.model, self._function)
@@ -123,27 +121,27 @@ class SWA(_Averaging):
         self.start = start
         self._function = get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]
 
-    def on_evaluate_start(self, trainer: Trainer) -> None:
+    def on_evaluate_start(self, trainer: TrainerView) -> None:
         """Validate the weights: the mean has no running statistics before the end."""
 
-    def on_epoch_end(self, trainer: Trainer) -> None:
+    def on_epoch_end(self, trainer: TrainerView) -> None:
         """Take the weights in."""
-        if trainer.plan.epoch + 1 > self.start * trainer.plan.epochs:
+        if current_run(trainer).epoch + 1 > self.start * current_run(trainer).epochs:
             with torch.no_grad():
                 self._update(trainer.model, self._function)
 
-    def on_fit_end(self, trainer: Trainer) -> None:
+    def on_fit_end(self, trainer: TrainerView) -> None:
         """Leave the mean in the model, with running statistics of its own."""
         super().on_fit_end(trainer)
         if self._average:
             inputs = (trainer.engine.move(_inputs(batch)) for batch in self.train_data)
-            with state.preserved_modes(trainer.model):
+            with preserved_modes(trainer.model):
                 _update_statistics(trainer.model, inputs)
 
 
 def _update_statistics(model: nn.Module, inputs: Iterable[Any]) -> None:
     """Torch's `update_bn`, without the layers whose statistics are frozen with them."""
-    state.set_training_mode(model)
+    set_training_mode(model)
     frozen = [
         (module, module.momentum, copy.deepcopy(dict(module.named_buffers())))
         for module in model.modules()
@@ -156,7 +154,7 @@ def _update_statistics(model: nn.Module, inputs: Iterable[Any]) -> None:
 
 
 def _inputs(batch: Any) -> Any:
-    example = batches.split_batch(batch)
+    example = split_batch(batch)
     if len(example.inputs) != 1:
         raise ValueError("train_data: SWA's update of running statistics takes batches of (input, target)")
     return example.inputs[0]

@@ -10,15 +10,12 @@ import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from mxtorch import checkpoint, snapshot
-from mxtorch._validation import closest
-from mxtorch.callbacks.base import Callback
-from mxtorch.checks import check_integer
-
-if TYPE_CHECKING:
-    from mxtorch.trainer import Trainer
+from mxtorch._checks import check_integer, closest
+from mxtorch.checkpointing.contents import read
+from mxtorch.checkpointing.file import CheckpointError, FolderLock, link, packed, write
+from mxtorch.training.callback import Callback, TrainerView, current_run
 
 _NAME = re.compile(r"step-(\d{8,})\.ckpt")
 # A run that was told to end saves first, while the next one starts.
@@ -74,9 +71,9 @@ class Checkpoint(Callback):
         self.every, self.keep, self.monitor, self.mode = every, keep, monitor, mode
         self.best: float | None = None
         self._best_name: str | None = None
-        self._lock: checkpoint.FolderLock | None = None
+        self._lock: FolderLock | None = None
         self._writing: _Writing | None = None
-        self._owner: Trainer | None = None
+        self._owner: TrainerView | None = None
         self._saved: tuple[int, int] | None = None  # the step and the epochs done of the newest file
         self._look_for_newer = False
 
@@ -99,28 +96,28 @@ class Checkpoint(Callback):
         damaged: list[str] = []
         for path in self.paths():
             try:
-                content = snapshot.read(path)
-            except (checkpoint.CheckpointError, OSError) as error:
+                content = read(path)
+            except (CheckpointError, OSError) as error:
                 damaged.append(str(error))
                 continue
             if damaged:
                 warnings.warn(f"Going on from {path}, the newest whole one: {'; '.join(damaged)}", stacklevel=2)
             return path, content
         if damaged:
-            raise checkpoint.CheckpointError(f"no checkpoint in {self.folder} is whole: {'; '.join(damaged)}")
+            raise CheckpointError(f"no checkpoint in {self.folder} is whole: {'; '.join(damaged)}")
         return None
 
     # ---------------------------------------------------------------- hooks
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, trainer: TrainerView) -> None:
         """Take the folder."""
-        if self.monitor.startswith("val/") and self.monitor != "val/loss" and not trainer.plan.validates:
+        if self.monitor.startswith("val/") and self.monitor != "val/loss" and not current_run(trainer).validates:
             raise ValueError(f"monitor: got {self.monitor!r}, but fit was given no val_data")
         self.locate(trainer)
         assert self.folder is not None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = checkpoint.FolderLock(self.folder, LOCK_SECONDS)
+            lock = FolderLock(self.folder, LOCK_SECONDS)
         except OSError as error:
             raise ValueError(f"folder: {str(self.folder)!r} can't be written ({error}); give another folder") from error
         resumes = trainer.run is not None and trainer.run.resumes
@@ -135,7 +132,7 @@ class Checkpoint(Callback):
         for left in self.folder.glob(".step-*.tmp"):  # of a process that was killed while it wrote
             left.unlink(missing_ok=True)
 
-    def on_epoch_start(self, trainer: Trainer) -> None:
+    def on_epoch_start(self, trainer: TrainerView) -> None:
         """After a run was resumed, set aside what is newer: damaged files, or a way that was given up."""
         if self._look_for_newer:
             self._look_for_newer = False
@@ -143,29 +140,29 @@ class Checkpoint(Callback):
                 if _step_of(path) > trainer.step:
                     os.replace(path, path.with_name(path.name + ".aside"))
 
-    def on_step(self, trainer: Trainer) -> None:
+    def on_step(self, trainer: TrainerView) -> None:
         """Save if it is time."""
         if self._writing is not None and not self._writing.is_alive():
             self._finish()
         if self.every != "epoch" and trainer.step % self.every == 0:
             self.save(trainer)
 
-    def on_epoch_complete(self, trainer: Trainer, row: Mapping[str, float]) -> None:
+    def on_epoch_complete(self, trainer: TrainerView, row: Mapping[str, float]) -> None:
         """Save if it is time or the epoch is the best."""
         is_best = self._is_best(trainer, row)
         if is_best or self.every == "epoch":
             self.save(trainer, is_best=is_best)
 
-    def on_interrupt(self, trainer: Trainer) -> None:
+    def on_interrupt(self, trainer: TrainerView) -> None:
         """Save, and wait for the file."""
         self.save(trainer)
         self._finish()
 
-    def on_fit_end(self, trainer: Trainer) -> None:
+    def on_fit_end(self, trainer: TrainerView) -> None:
         """Save the state of a run that came to its end; wait for the file; give the folder back."""
         try:
             run = trainer.run
-            if run is not None and run.complete and (trainer.stopping or run.epochs_done >= run.plan.epochs):
+            if run is not None and run.complete and (run.stopping or run.epochs_done >= run.epochs):
                 self.save(trainer)
             self._finish()
         finally:
@@ -190,7 +187,7 @@ class Checkpoint(Callback):
 
     # ---------------------------------------------------------------- saving
 
-    def locate(self, trainer: Trainer) -> None:
+    def locate(self, trainer: TrainerView) -> None:
         """Settle the folder.
 
         Raises:
@@ -201,7 +198,7 @@ class Checkpoint(Callback):
                 raise ValueError("folder: Checkpoint was given none, and the Trainer has no log_dir; give one of them")
             self.folder = Path(trainer.log_dir) / "checkpoints"
 
-    def save(self, trainer: Trainer, *, is_best: bool = False) -> None:
+    def save(self, trainer: TrainerView, *, is_best: bool = False) -> None:
         """Copy the state now, and begin to write it."""
         assert self.folder is not None
         assert trainer.run is not None
@@ -211,9 +208,9 @@ class Checkpoint(Callback):
         name = f"step-{trainer.step:08d}.ckpt"
         if is_best:
             self._best_name = name
-        content = snapshot.content(trainer)
+        content = trainer.checkpoint_content()
         is_small = sum(parameter.numel() for parameter in trainer.model.parameters()) <= SMALL_MODEL
-        ready = checkpoint.packed(content) if is_small else content
+        ready = packed(content) if is_small else content
         self._finish()  # one file at a time, so that a slow disk holds the training back and not the memory
         self._writing = _Writing(self.folder, name, ready, self._best_name, self.keep)
         self._saved = place
@@ -227,9 +224,9 @@ class Checkpoint(Callback):
                 self._saved = None
                 raise writing.failure
 
-    def _is_best(self, trainer: Trainer, row: Mapping[str, float]) -> bool:
+    def _is_best(self, trainer: TrainerView, row: Mapping[str, float]) -> bool:
         if self.monitor not in row:
-            if self.monitor == "val/loss" and not trainer.plan.validates:
+            if self.monitor == "val/loss" and not current_run(trainer).validates:
                 return False
             raise ValueError(f"monitor: got {self.monitor!r}{closest(self.monitor, row)}")
         value = row[self.monitor]
@@ -252,10 +249,10 @@ class _Writing(threading.Thread):
 
     def run(self) -> None:
         try:
-            checkpoint.write(self._folder / self._file_name, self._content)
-            checkpoint.link(self._folder / "last.ckpt", self._file_name)
+            write(self._folder / self._file_name, self._content)
+            link(self._folder / "last.ckpt", self._file_name)
             if self._best is not None and (self._folder / self._best).exists():
-                checkpoint.link(self._folder / "best.ckpt", self._best)
+                link(self._folder / "best.ckpt", self._best)
             self._delete_old()
         except BaseException as failure:  # told on the training thread
             self.failure = failure

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
-from mxtorch._validation import closest
-from mxtorch.callbacks.base import Callback
-from mxtorch.checks import check_integer
-
-if TYPE_CHECKING:
-    from mxtorch.trainer import Trainer
+from mxtorch._checks import check_integer, closest
+from mxtorch.training.callback import Callback, TrainerView
 
 Mode = Literal["auto", "min", "max"]
 # Figures that are the better the lower they are; all others rise as they improve.
@@ -40,13 +36,13 @@ class _Follower(Callback):
         self.best_epoch = 0
         self.epochs_without = 0
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, trainer: TrainerView) -> None:
         """Begin afresh, except after a state was loaded."""
         if not self._resumes:
             self.best, self.best_epoch, self.epochs_without = None, 0, 0
         self._resumes = False
 
-    def _has_improved(self, trainer: Trainer, row: Mapping[str, float]) -> bool:
+    def _has_improved(self, trainer: TrainerView, row: Mapping[str, float]) -> bool:
         if self.monitor not in row:
             hint = closest(self.monitor, [name for name in row if "/" in name])
             raise ValueError(f"monitor: got {self.monitor!r}, which no epoch has{hint}")
@@ -93,7 +89,7 @@ class EarlyStopping(_Follower):
         check_integer(patience, "patience")
         self.patience = patience
 
-    def on_epoch_complete(self, trainer: Trainer, row: Mapping[str, float]) -> None:
+    def on_epoch_complete(self, trainer: TrainerView, row: Mapping[str, float]) -> None:
         """Judge the epoch."""
         if not self._has_improved(trainer, row) and self.epochs_without >= self.patience:
             trainer.stop()
@@ -114,20 +110,20 @@ class BestWeights(_Follower):
         super().__init__(monitor, mode, min_delta)
         self._weights: dict[str, Tensor] = {}
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, trainer: TrainerView) -> None:
         """Forget an earlier run's weights, except after a state was loaded."""
         if not self._resumes:
             self._weights = {}
         super().on_fit_start(trainer)
 
-    def on_epoch_complete(self, trainer: Trainer, row: Mapping[str, float]) -> None:
+    def on_epoch_complete(self, trainer: TrainerView, row: Mapping[str, float]) -> None:
         """Keep the weights if they are the best so far."""
         if self._has_improved(trainer, row):
             self._weights = {
                 name: value.detach().to("cpu", copy=True) for name, value in trainer.model.state_dict().items()
             }
 
-    def on_fit_end(self, trainer: Trainer) -> None:
+    def on_fit_end(self, trainer: TrainerView) -> None:
         """Put the best weights back."""
         if self._weights:
             trainer.model.load_state_dict(self._weights)

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from torch import nn
 
-from mxtorch._validation import closest
-from mxtorch.callbacks.base import Callback
-from mxtorch.checks import check_integer
-
-if TYPE_CHECKING:
-    from mxtorch.trainer import Trainer
+from mxtorch._checks import check_integer, closest
+from mxtorch.training.callback import Callback, TrainerView, current_run
 
 
 class _AtEpoch(Callback):
@@ -27,7 +22,7 @@ class _AtEpoch(Callback):
         if not self.layers:
             raise ValueError("layers: got none; give modules or their names")
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, trainer: TrainerView) -> None:
         """Look the layers up, and see that the optimizer will train what is unfrozen."""
         held = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
         for module in self._modules(trainer):
@@ -38,13 +33,13 @@ class _AtEpoch(Callback):
                     "from all of model.parameters(), also those that are frozen at first"
                 )
 
-    def on_epoch_start(self, trainer: Trainer) -> None:
+    def on_epoch_start(self, trainer: TrainerView) -> None:
         """Set `requires_grad`, when it is time."""
-        if trainer.plan.epoch + 1 == self.epoch:
+        if current_run(trainer).epoch + 1 == self.epoch:
             for module in self._modules(trainer):
                 module.requires_grad_(self._trained)
 
-    def _modules(self, trainer: Trainer) -> list[nn.Module]:
+    def _modules(self, trainer: TrainerView) -> list[nn.Module]:
         known = dict(trainer.model.named_modules())
         found = []
         for layer in self.layers:

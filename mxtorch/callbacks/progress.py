@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mxtorch.callbacks.base import Callback
-
-if TYPE_CHECKING:
-    from mxtorch.trainer import Trainer
+from mxtorch.training.callback import Callback, TrainerView, current_run
 
 
 class ProgressBar(Callback):
@@ -23,27 +20,27 @@ class ProgressBar(Callback):
         self._bar: Any = None
         self._metrics: dict[str, float] = {}
 
-    def on_epoch_start(self, trainer: Trainer) -> None:
+    def on_epoch_start(self, trainer: TrainerView) -> None:
         """Open the bar."""
-        plan = trainer.plan
-        self._bar = progress_bar(plan.steps_per_epoch, f"epoch {plan.epoch + 1}/{plan.epochs}")
+        run = current_run(trainer)
+        self._bar = progress_bar(run.steps_per_epoch, f"epoch {run.epoch + 1}/{run.epochs}")
 
-    def on_step(self, trainer: Trainer) -> None:
+    def on_step(self, trainer: TrainerView) -> None:
         """Advance."""
         self._bar.update(1)
 
-    def on_log(self, trainer: Trainer, record: Mapping[str, float]) -> None:
+    def on_log(self, trainer: TrainerView, record: Mapping[str, float]) -> None:
         """Show the newest figures."""
         self._bar.set_postfix_str(summary({**record, **self._metrics}), refresh=False)
 
-    def on_epoch_complete(self, trainer: Trainer, row: Mapping[str, float]) -> None:
+    def on_epoch_complete(self, trainer: TrainerView, row: Mapping[str, float]) -> None:
         """Print the epoch's line."""
         self._bar.close()
         self._metrics = {name: value for name, value in row.items() if "/" in name and name != "train/loss"}
-        plan = trainer.plan
-        self._bar.write(f"epoch {plan.epoch + 1}/{plan.epochs}  {summary(row)}")
+        run = current_run(trainer)
+        self._bar.write(f"epoch {run.epoch + 1}/{run.epochs}  {summary(row)}")
 
-    def on_epoch_end(self, trainer: Trainer) -> None:
+    def on_epoch_end(self, trainer: TrainerView) -> None:
         """Close the bar, also when the epoch was broken off."""
         if self._bar is not None:
             self._bar.close()

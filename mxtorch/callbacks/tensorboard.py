@@ -5,14 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mxtorch.callbacks.base import Callback
-
-if TYPE_CHECKING:
-    from mxtorch.interpretation import Interpretation
-    from mxtorch.lr_finder import LRFinderResult
-    from mxtorch.trainer import Trainer
+from mxtorch.training.callback import Callback, TrainerView, current_run
 
 
 class TensorBoard(Callback):
@@ -39,30 +34,34 @@ class TensorBoard(Callback):
             raise ValueError(f"log_dir: {str(log_dir)!r} can't be written ({error}); give another folder") from error
         self._finished: Any = None
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, trainer: TrainerView) -> None:
         """Write the run's settings, once."""
         if self._finished is not None:
             return
         from torch.utils.tensorboard.summary import hparams
 
         # What matters most first: the table of the hparams tab begins with it.
-        names = [*reversed(_metric_names(trainer)), *(["val/loss"] if trainer.plan.validates else []), "train/loss"]
+        names = [
+            *reversed(_metric_names(trainer)),
+            *(["val/loss"] if current_run(trainer).validates else []),
+            "train/loss",
+        ]
         experiment, started, self._finished = hparams(  # type: ignore[no-untyped-call]
             _settings(trainer), dict.fromkeys(names, 0.0)
         )
         self.writer.file_writer.add_summary(experiment)
         self.writer.file_writer.add_summary(started)
 
-    def on_log(self, trainer: Trainer, record: Mapping[str, float]) -> None:
+    def on_log(self, trainer: TrainerView, record: Mapping[str, float]) -> None:
         """Write the figures of the steps since the last record."""
         self._write(record, trainer.step)
 
-    def on_epoch_complete(self, trainer: Trainer, row: Mapping[str, float]) -> None:
+    def on_epoch_complete(self, trainer: TrainerView, row: Mapping[str, float]) -> None:
         """Write the epoch's metrics."""
         names = [name for name in row if name.startswith("val/") or name in _metric_names(trainer)]
         self._write({name: row[name] for name in names}, trainer.step)
 
-    def on_lr_found(self, trainer: Trainer, result: LRFinderResult) -> None:
+    def on_lr_found(self, trainer: TrainerView, result: Any) -> None:
         """Write the search as a figure, and its curves as scalars.
 
         The scalars' steps are thousandths of a decade: -3000 is the rate 1e-3, 1000 is 10.
@@ -81,7 +80,7 @@ class TensorBoard(Callback):
             self.writer.add_scalar("lr_finder/held_out_loss", loss, _position(rate))
         self.writer.flush()
 
-    def on_interpreted(self, trainer: Trainer, result: Interpretation) -> None:
+    def on_interpreted(self, trainer: TrainerView, result: Any) -> None:
         """Write the plots as figures, and the rows as tables."""
         self.writer.add_figure("interpretation/overview", result.plot(), trainer.step)
         if result.pictures:
@@ -91,7 +90,7 @@ class TensorBoard(Callback):
         self.writer.add_scalar("interpretation/calibration_error", result.calibration_error, trainer.step)
         self.writer.flush()
 
-    def on_fit_end(self, trainer: Trainer) -> None:
+    def on_fit_end(self, trainer: TrainerView) -> None:
         """Mark the run as finished and flush; the writer stays open for a further `fit`."""
         self.writer.file_writer.add_summary(self._finished)
         self.writer.flush()
@@ -122,7 +121,7 @@ def _position(rate: float) -> int:
     return round(1000 * math.log10(rate))
 
 
-def _settings(trainer: Trainer) -> dict[str, str | int | float | bool]:
+def _settings(trainer: TrainerView) -> dict[str, str | int | float | bool]:
     """What the run was set up with, as the plain values that hparams take."""
     schedule = trainer.optimizer.schedule
     return {
@@ -131,17 +130,17 @@ def _settings(trainer: Trainer) -> dict[str, str | int | float | bool]:
         "optimizer": type(trainer.optimizer.optimizer).__name__,
         "learning_rate": trainer.optimizer.base_learning_rate,
         "schedule": "none" if schedule is None else getattr(schedule, "__name__", type(schedule).__name__),
-        "epochs": trainer.plan.epochs,
-        "accumulate": trainer.accumulate,
-        "clip_grad_norm": trainer.clip_grad_norm or 0.0,
+        "epochs": current_run(trainer).epochs,
+        "accumulate": trainer.settings.accumulate,
+        "clip_grad_norm": trainer.settings.clip_grad_norm or 0.0,
         "precision": trainer.engine.precision,
         "device": str(trainer.engine.device),
     }
 
 
-def _metric_names(trainer: Trainer) -> list[str]:
+def _metric_names(trainer: TrainerView) -> list[str]:
     """The names that metrics have in the history: `train/...`, and `val/...` in a run that validates."""
     train = [] if trainer.train_metrics is None else [f"train/{name}" for name in trainer.train_metrics]
-    if trainer.metrics is None or not trainer.plan.validates:
+    if trainer.metrics is None or not current_run(trainer).validates:
         return train
     return train + [f"val/{name}" for name in trainer.metrics]

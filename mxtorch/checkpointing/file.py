@@ -1,4 +1,4 @@
-"""Files: written atomically, versioned, checked for damage, safe to load."""
+"""Files: written atomically, versioned, checked for damage, safe to load; and the lock of a folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ except ImportError:  # Windows
     fcntl = None
 
 FORMAT = "mxtorch.checkpoint"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 # Never through a planted symlink, never over a file that is there; the mode is the umask's to cut, as with `open`.
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -79,7 +79,7 @@ def write(path: str | Path, content: dict[str, Any] | bytes) -> None:
 
     Args:
         path: The file; its folder must exist.
-        content: Tensors and plain values, as `mxtorch.portable` makes them; or what `packed` made of them.
+        content: Tensors and plain values, as `mxtorch.checkpointing.serialization` makes them; or what `packed` made of them.
 
     Raises:
         OSError: The file can't be written; what was there before is untouched.
@@ -132,15 +132,16 @@ def read(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str
     if not isinstance(version, int) or version < 1:
         raise CheckpointError(f"{path} is damaged: its format version is {version!r}")
     if version > FORMAT_VERSION:
+        raise CheckpointError(f"{path} has format version {version}; this mxtorch reads {FORMAT_VERSION}: upgrade it")
+    if version < FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} has format version {version}; this mxtorch reads up to {FORMAT_VERSION}: upgrade it"
+            f"{path} has format version {version}, of a mxtorch before its first release; this one reads "
+            f"{FORMAT_VERSION}: load it with the mxtorch that wrote it"
         )
     return content
 
 
-def check_same_tensors(
-    expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], path: str | Path, what: str = "model"
-) -> None:
+def check_same_tensors(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], what: str = "model") -> None:
     """Raise a CheckpointError that names the differences in names and shapes, before anything is loaded."""
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
@@ -155,7 +156,7 @@ def check_same_tensors(
         if names
     ]
     if differences:
-        raise CheckpointError(f"{path} is a checkpoint of another {what}: it {'; it '.join(differences)}")
+        raise CheckpointError(f"it is a checkpoint of another {what}: it {'; it '.join(differences)}")
 
 
 def link(path: str | Path, target: str) -> None:

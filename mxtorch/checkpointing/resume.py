@@ -5,98 +5,134 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch.optim.lr_scheduler import LRScheduler
 
-from mxtorch import portable, schedules, snapshot
-from mxtorch.callbacks.checkpoint import Checkpoint
-from mxtorch.checks import length
-from mxtorch.run import Run
+from mxtorch import schedules
+from mxtorch._checks import length
+from mxtorch.checkpointing.file import CheckpointError
+from mxtorch.checkpointing.serialization import frozen
+from mxtorch.optim.scheduled import ScheduledOptim
 
-if TYPE_CHECKING:
-    from mxtorch.trainer import Trainer
-
-# Halvings of the rate: after so many a run is not mended by a lower one.
+# Halvings of the rate by rollbacks: a run that needs more is not mended by a lower rate.
 MOST_ROLLBACKS = 5
+# With one of these changed it is another run.
+REFUSED = ("optimizer", "parameter groups", "precision", "accumulate", "batches", "batch_size", "samples")
+# With one of these changed the run goes on, but not as it would have gone on.
+WARNED = ("clip_grad_norm", "num_workers", "prefetch_factor", "persistent_workers", "device", "validation")
+# Settings of a parameter group that a schedule or a user changes during a run.
+_CHANGING = (
+    *("params", "param_names", "lr", "base_lr", "initial_lr"),
+    *("max_lr", "min_lr", "max_momentum", "base_momentum"),
+)
 
 
-def check_arguments(callbacks: Iterable[Any], resume: Any, on_nonfinite: str, schedule: Any) -> list[Checkpoint]:
-    """The Checkpoint callbacks; raise where an argument of `fit` needs one, or can't go with another."""
-    checkpoints = [callback for callback in callbacks if isinstance(callback, Checkpoint)]
+class CheckpointFolder(Protocol):
+    """A place where checkpoints are kept: the `Checkpoint` callback."""
+
+    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint that is whole, read; None where there is none."""
+
+
+def check_arguments(checkpoints: Sequence[CheckpointFolder], resume: Any, on_nonfinite: str, schedule: Any) -> None:
+    """Raise where an argument of `fit` needs a `Checkpoint` callback, or can't go with another argument."""
     if resume is not None and not isinstance(resume, (str, os.PathLike)):
         raise TypeError(f"resume: got {resume!r}; give the path of a checkpoint, or 'auto'")
     if resume == "auto" and not checkpoints:
         raise ValueError("resume: got 'auto', but no callback is a Checkpoint; add one to the Trainer's callbacks")
     if resume is not None and resume != "auto" and not Path(resume).is_file():
-        raise FileNotFoundError(f"resume: there is no file {str(resume)!r}; 'auto' takes the newest that there is")
+        raise FileNotFoundError(f"resume: there is no file {str(resume)!r}; 'auto' takes the newest checkpoint")
     if on_nonfinite == "rollback":
         if not checkpoints:
             raise ValueError("on_nonfinite: 'rollback' needs a Checkpoint among the Trainer's callbacks")
         if isinstance(schedule, LRScheduler):
             raise ValueError("on_nonfinite: 'rollback' halves the base rate, which a torch scheduler keeps to itself")
-    return checkpoints
 
 
-def go_on(trainer: Trainer, run: Run, resume: str | Path, checkpoints: list[Checkpoint]) -> None:
-    """Take the run to where its checkpoint was written.
+def newest_of(checkpoints: Sequence[CheckpointFolder]) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint of several folders, by its step; None where there is none."""
+    found = [newest for one in checkpoints if (newest := one.newest()) is not None]
+    return max(found, key=lambda entry: entry[1]["position"]["step"], default=None)
+
+
+def place_in(saved: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """The place in a run that a checkpoint holds.
 
     Raises:
-        CheckpointError: It is damaged, or of another run; nothing has changed then.
+        CheckpointError: It has none, or the place is malformed.
     """
-    if resume != "auto":
-        path, saved = Path(resume), snapshot.read(resume)
-    else:
-        newest = max(
-            (found for one in checkpoints if (found := one.newest()) is not None),
-            key=lambda found: found[1]["step"],
-            default=None,
+    place = saved["run"]
+    if place is None:
+        raise CheckpointError(
+            f"{path} was saved between two runs and has no place to resume at; trainer.load(path) loads it, then fit "
+            "begins a run"
         )
-        if newest is None:
-            return
-        path, saved = newest
-        ordinal = 0 if saved["run"] is None else saved["run"]["ordinal"]
-        if ordinal < run.ordinal:  # of an earlier call of fit, which is over: this one had not begun to save
-            return
-        if ordinal > run.ordinal:  # of a later call, which will load it
-            run.plan.epoch = run.plan.epochs
-            return
-    snapshot.resume(trainer, run, saved, path)
-    trainer.fits = run.ordinal
-    if trainer.progress:
-        print(f"resumed from {path}: step {trainer.step}, epoch {run.plan.epoch + 1}/{run.plan.epochs}")
+    fingerprint = place.get("fingerprint") if isinstance(place, dict) else None
+    if not isinstance(fingerprint, dict) or type(place.get("ordinal")) is not int:
+        raise CheckpointError(f"{path} is damaged: its place in the run is malformed")
+    return place
 
 
 class Rollback:
-    """Takes a run whose numbers went bad back to its last checkpoint, with half the rate."""
+    """Takes a run whose numbers went bad back to its last checkpoint, with half the rate.
 
-    def __init__(self, checkpoints: list[Checkpoint]) -> None:
-        self._checkpoints = checkpoints
+    Args:
+        checkpoints: Where the run saves.
+        load: Loads a checkpoint that was read: `load(saved, path)`.
+        optimizer: Its base rate is halved.
+        step: Gives the step that was loaded.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Sequence[CheckpointFolder],
+        load: Callable[[dict[str, Any], Path], None],
+        optimizer: ScheduledOptim,
+        step: Callable[[], int],
+    ) -> None:
+        self._checkpoints, self._load, self._optimizer, self._step = checkpoints, load, optimizer, step
         self._times: Counter[int] = Counter()
 
-    def go_back(self, trainer: Trainer, run: Run, error: FloatingPointError) -> None:
+    def __call__(self, error: FloatingPointError) -> None:
         """Load the newest checkpoint and halve the base rate, once more for each time it was loaded.
 
         Raises:
-            FloatingPointError: There is none yet, or the rate was halved too often.
+            FloatingPointError: There is no checkpoint yet, or the rate was halved too often.
         """
         found = self._checkpoints[0].newest()
         if found is None or self._times.total() >= MOST_ROLLBACKS:
             raise error
         path, saved = found
-        snapshot.resume(trainer, run, saved, path)
-        self._times[trainer.step] += 1
-        factor = 0.5 ** self._times[trainer.step]
-        trainer.optimizer.scale_learning_rate(factor)
+        self._load(saved, path)
+        self._times[self._step()] += 1
+        factor = 0.5 ** self._times[self._step()]
+        self._optimizer.scale_learning_rate(factor)
         warnings.warn(f"{error}. Rolled back to {path}, with the rate times {factor:g}.", stacklevel=3)
 
 
-def settings_of(trainer: Trainer, run: Run, lr: Any, given_schedule: Any) -> dict[str, Any]:
-    """What a run was started with, as plain values to be compared and named."""
-    data, optimizer = run.feed.data, trainer.optimizer
-    torch_scheduler, schedule = run.scheduler.scheduler, optimizer.schedule
+def fingerprint_of(
+    optimizer: ScheduledOptim,
+    data: Any,
+    *,
+    torch_scheduler: LRScheduler | None,
+    lr: Any,
+    given_schedule: Any,
+    **settings: Any,
+) -> dict[str, Any]:
+    """What a run was started with, as plain values to be compared and named.
+
+    Args:
+        optimizer: With its schedule in force.
+        data: The training data.
+        torch_scheduler: The torch scheduler of the run, or None.
+        lr: The argument of `fit`.
+        given_schedule: Likewise.
+        settings: Further values that are plain already.
+    """
+    schedule = optimizer.schedule
     if torch_scheduler is not None:
         named = type(torch_scheduler).__name__
     elif schedules.is_savable(schedule):
@@ -109,36 +145,44 @@ def settings_of(trainer: Trainer, run: Run, lr: Any, given_schedule: Any) -> dic
         "schedule": named,
         "schedule_given": given_schedule is not None,
         "lr": float(lr) if type(lr) in (int, float) else None,
-        "precision": trainer.engine.precision,
-        "accumulate": trainer.accumulate,
         "batches": length(data),
         "batch_size": getattr(data, "batch_size", None),
-        "samples": _samples(data),
-        "steps_per_epoch": run.plan.steps_per_epoch,
-        "epochs": run.plan.epochs,
-        "validation": run.validation is not None,
-        "clip_grad_norm": trainer.clip_grad_norm,
+        "samples": length(data.dataset) if hasattr(data, "dataset") else None,
         "num_workers": getattr(data, "num_workers", None),
         "prefetch_factor": getattr(data, "prefetch_factor", None),
         "persistent_workers": getattr(data, "persistent_workers", None),
-        "device": trainer.engine.device.type,
+        **settings,
     }
 
 
+def compare(now: dict[str, Any], saved: dict[str, Any]) -> list[str]:
+    """In what a run will differ from the one that was saved.
+
+    Raises:
+        CheckpointError: This is another run.
+    """
+    names = [*REFUSED, *(["schedule"] if now["schedule_given"] else []), *(["lr"] if now["lr"] is not None else [])]
+    differences = [
+        f"{name} is {_difference(now.get(name), saved.get(name))}" for name in names if now.get(name) != saved.get(name)
+    ]
+    if differences:
+        hint = "; lr='keep' goes on with the run's own" if now["lr"] is not None and now["lr"] != saved["lr"] else ""
+        raise CheckpointError(f"it is a checkpoint of another run: {'; '.join(differences)}{hint}")
+    return [f"{name} is {now.get(name)}, was {saved.get(name)}" for name in WARNED if now.get(name) != saved.get(name)]
+
+
 def _hyperparameters(group: dict[str, Any]) -> dict[str, Any]:
-    rates = (
-        "params",
-        "lr",
-        "base_lr",
-        "initial_lr",
-        "param_names",
-        "max_lr",
-        "min_lr",
-        "max_momentum",
-        "base_momentum",
-    )
-    return {name: portable.frozen(value) for name, value in group.items() if name not in rates}
+    return {name: frozen(value) for name, value in group.items() if name not in _CHANGING}
 
 
-def _samples(data: Any) -> int | None:
-    return length(data.dataset) if hasattr(data, "dataset") else None
+def _difference(now: Any, saved: Any) -> str:
+    """`now here, saved there`; of parameter groups what differs in the first group that differs."""
+    if not (isinstance(now, list) and isinstance(saved, list)):
+        return f"{now!r} here, {saved!r} there"
+    if len(now) != len(saved):
+        return f"{len(now)} here, {len(saved)} there"
+    for index, (here, there) in enumerate(zip(now, saved, strict=True)):
+        for name in {**here, **there}:
+            if here.get(name) != there.get(name):
+                return f"with {name} {here.get(name)!r} here, {there.get(name)!r} there, in group {index}"
+    return "different"

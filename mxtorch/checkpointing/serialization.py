@@ -1,11 +1,10 @@
-"""The state that `mxtorch.state` knows, in forms that a file can hold: tensors and plain values.
+"""State in forms that a file can hold: tensors and plain values, all of which `torch.load(weights_only=True)` reads.
 
-`torch.load(weights_only=True)` takes them all. What can't be written so is told by its place before a file is begun.
+What can't be written in such a form is refused before a file is begun, with its place in the content.
 """
 
 from __future__ import annotations
 
-import random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -14,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mxtorch import state
+from mxtorch.checkpointing.random_state import is_generator, packed_generator, set_packed_generator
+from mxtorch.checkpointing.snapshot import parts_of
 
+_NUMBERS_AND_TEXT = frozenset((type(None), bool, int, float, str))
 _PLAIN = frozenset((type(None), bool, int, float, str, bytes, torch.dtype, torch.device, torch.Size))
 # What every module has; the user's own attributes are the others.
 _OF_EVERY_MODULE = {*vars(nn.Module()), "_compiled_call_impl"}
@@ -68,29 +69,7 @@ def frozen(value: Any, where: str = "content", memo: dict[int, Tensor] | None = 
     )
 
 
-def packed_generator(generator: Any) -> dict[str, Any]:
-    """Kind and state of a random number generator of torch, Python or NumPy."""
-    kind = type(generator).__name__
-    if isinstance(generator, torch.Generator):
-        return {"kind": kind, "state": generator.get_state()}
-    if isinstance(generator, random.Random):
-        return {"kind": kind, "state": state.packed_python_state(generator.getstate())}
-    if isinstance(generator, np.random.RandomState):
-        return {"kind": kind, "state": state.packed_numpy_state(generator.get_state(legacy=False))}
-    return {"kind": kind, "state": state.packed_numpy_state(generator.bit_generator.state)}
-
-
-def set_packed_generator(generator: Any, packed: dict[str, Any]) -> None:
-    """Put back what `packed_generator` gave."""
-    if isinstance(generator, torch.Generator):
-        generator.set_state(packed["state"])
-    elif isinstance(generator, random.Random):
-        generator.setstate(state.unpacked_python_state(packed["state"]))
-    else:
-        state.set_generator_state(generator, state.unpacked_numpy_state(packed["state"]))
-
-
-class LoaderState:
+class LoaderPartStates:
     """Generators and counters of all that a loader is made of: samplers, data set, transforms.
 
     Numbers count only once they differ from what they were when this was made: what never changes belongs to the
@@ -99,13 +78,13 @@ class LoaderState:
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
-        self._initial = {id(part): _numbers(part) for part in state.parts_of(loader)}
+        self._initial = {id(part): _numbers(part) for part in parts_of(loader)}
 
     def state_dict(self) -> list[dict[str, Any]]:
         """By part, in the order in which they are found."""
         saved = []
-        for part in state.parts_of(self._loader):
-            if state.is_generator(part):
+        for part in parts_of(self._loader):
+            if is_generator(part):
                 saved.append(packed_generator(part))
             else:
                 initial = self._initial.get(id(part), {})
@@ -115,11 +94,11 @@ class LoaderState:
 
     def load_state_dict(self, saved: list[dict[str, Any]]) -> bool:
         """Put back what `state_dict` gave; False where the loader is made of other parts, and nothing was changed."""
-        parts = state.parts_of(self._loader)
+        parts = parts_of(self._loader)
         if [type(part).__name__ for part in parts] != [entry["kind"] for entry in saved]:
             return False
         for part, entry in zip(parts, saved, strict=True):
-            if state.is_generator(part):
+            if is_generator(part):
                 set_packed_generator(part, entry)
                 continue
             for name, value in ({**self._initial.get(id(part), {}), **entry["numbers"]}).items():
@@ -133,7 +112,7 @@ def _is_loader(part: Any) -> bool:
 
 
 def _numbers(part: Any) -> dict[str, bool | int | float]:
-    if _is_loader(part) or state.is_generator(part):
+    if _is_loader(part) or is_generator(part):
         return {}
     return {name: value for name, value in vars(part).items() if type(value) in (bool, int, float)}
 
@@ -150,6 +129,7 @@ class Attributes:
         self._modules = {
             f"{name}.{inner}": module for name, root in modules.items() for inner, module in root.named_modules()
         }
+        self._initial: dict[str, dict[str, Any]] = {}
         self._initial = self._packed()
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
@@ -176,22 +156,34 @@ class Attributes:
     def _packed(self) -> dict[str, dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}
         for name, module in self._modules.items():
+            initial = self._initial.get(name, {})
             values = [(key, value) for key, value in vars(module).items() if key not in _OF_EVERY_MODULE]
             values += [(key, module._buffers[key]) for key in module._non_persistent_buffers_set]
-            packed = {key: _packed(value, set()) for key, value in values}
+            packed = {key: _packed_unless_same(value, initial.get(key)) for key, value in values}
             found[name] = {key: value for key, value in packed.items() if value is not None}
         return found
 
 
+def _packed_unless_same(value: Any, initial: dict[str, Any] | None) -> dict[str, Any] | None:
+    """`initial` where a container still holds what it held; a vocabulary of a million words is not packed again."""
+    if initial is not None and "plain" in initial:
+        kind, content = initial["plain"]
+        if type(value).__name__ == kind and value == content:
+            return initial
+    return _packed(value, set())
+
+
 def _packed(value: Any, inside: set[int]) -> dict[str, Any] | None:
-    """A value with its kind; None for what is no state: modules, functions, long containers, a container in itself."""
-    if type(value) in (type(None), bool, int, float, str):
+    """A value with its kind; None for what is no state: modules, functions, a container that holds itself."""
+    if type(value) in _NUMBERS_AND_TEXT:
         return {"value": value}
+    if type(value) in (dict, list, tuple, set) and _holds_numbers_and_text(value):
+        return {"plain": [type(value).__name__, value.copy() if hasattr(value, "copy") else value]}
     if isinstance(value, Tensor):
         return None if isinstance(value, nn.Parameter) else {"tensor": value.detach().clone()}
     if isinstance(value, np.ndarray):
         return {"array": torch.from_numpy(value.copy())} if value.dtype.kind in "biuf" else None
-    if state.is_generator(value):
+    if is_generator(value):
         return {"generator": packed_generator(value)}
     if not isinstance(value, (dict, list, tuple, set, deque)) or id(value) in inside:
         return None
@@ -203,12 +195,21 @@ def _packed(value: Any, inside: set[int]) -> dict[str, Any] | None:
     return None if any(item is None for item in packed) else {type(value).__name__: packed}
 
 
+def _holds_numbers_and_text(container: Any) -> bool:
+    if isinstance(container, dict):
+        keys_are_plain = all(type(key) in (str, int) for key in container)
+        return keys_are_plain and all(type(value) in _NUMBERS_AND_TEXT for value in container.values())
+    return all(type(item) in _NUMBERS_AND_TEXT for item in container)
+
+
 def _is_plain(packed: dict[str, Any]) -> bool:
     """Whether it is made of numbers and text alone, which can be compared."""
     ((kind, content),) = packed.items()
     if kind in ("tensor", "array", "generator"):
         return False
-    return kind == "value" or all(_is_plain(item) for item in (content.values() if kind == "dict" else content))
+    return kind in ("value", "plain") or all(
+        _is_plain(item) for item in (content.values() if kind == "dict" else content)
+    )
 
 
 def _unpacked(packed: dict[str, Any], now: Any) -> Any:
@@ -216,6 +217,8 @@ def _unpacked(packed: dict[str, Any], now: Any) -> Any:
     ((kind, content),) = packed.items()
     if kind == "value":
         return content
+    if kind == "plain":
+        return _filled(now, *content)
     if kind == "tensor":
         if isinstance(now, Tensor) and now.shape == content.shape and now.dtype == content.dtype:
             return now.copy_(content)
@@ -243,27 +246,13 @@ def _unpacked(packed: dict[str, Any], now: Any) -> Any:
     return deque(items, getattr(now, "maxlen", None)) if kind == "deque" else makers[kind](items)
 
 
-def packed_rows(rows: list[dict[str, Any]]) -> Any:
-    """A table of floats as one tensor, which is written much faster than many numbers; other rows as they are."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    if not all(type(value) is float for row in rows for value in row.values()):
-        return rows
-    if all(len(row) == len(names) for row in rows):
-        present = None
+def _filled(now: Any, kind: str, content: Any) -> Any:
+    """`now` with the content, where it is a container of that kind that can be changed; else a new one."""
+    if type(now).__name__ != kind or kind == "tuple":
+        return {"dict": dict, "list": list, "tuple": tuple, "set": set}[kind](content)
+    if kind == "list":
+        now[:] = content
     else:
-        present = torch.tensor([[name in row for name in names] for row in rows])
-    values = [[row.get(name, 0.0) for name in names] for row in rows]
-    return {"names": names, "values": torch.tensor(values, dtype=torch.float64), "present": present}
-
-
-def unpacked_rows(packed: Any) -> list[dict[str, Any]]:
-    """What `packed_rows` was given."""
-    if isinstance(packed, list):
-        return [dict(row) for row in packed]
-    names, values = packed["names"], packed["values"].tolist()
-    if packed["present"] is None:
-        return [dict(zip(names, row, strict=True)) for row in values]
-    return [
-        {name: value for name, value, there in zip(names, row, flags, strict=True) if there}
-        for row, flags in zip(values, packed["present"].tolist(), strict=True)
-    ]
+        now.clear()
+        now.update(content)
+    return now

@@ -1,18 +1,17 @@
-"""Everything that a training step changes: capture it, put it back.
+"""A copy, in memory, of everything that a training step changes, and the way back.
 
-One definition serves the learning-rate finder (capture, sweep, restore), the rollback of a first step that
-failed, and the files of `mxtorch.checkpoint`.
+One definition serves the learning-rate finder (capture, search, restore), the undoing of a first step that failed, and
+the loading of a checkpoint, which changes everything or nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import random
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -21,6 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
+
+from mxtorch.checkpointing.random_state import (
+    generator_state,
+    is_generator,
+    raw_random_state,
+    set_generator_state,
+    set_raw_random_state,
+)
 
 # Longer containers hold data or vocabularies, not a step's state: they are not searched.
 LONGEST_SEARCHED_CONTAINER = 64
@@ -36,7 +43,7 @@ class TrainingState:
 
     It covers parameters and buffers (their values and which tensor objects they are), gradients, the modes and
     other attributes of every submodule (also what lists and dictionaries there hold), the optimizer's state and
-    settings and those of optimizers that it wraps, the gradient scaler, the random number generators (Python,
+    settings and those of optimizers that it wraps, the engine's gradient scaler, the random number generators (Python,
     NumPy, torch on every device), and what decides a loader's order: generators and counters of its sampler and data
     set, persistent worker processes.
 
@@ -45,7 +52,8 @@ class TrainingState:
     Args:
         modules: The model, and a loss that is a module.
         optimizer: The optimizer, wrapped or not.
-        scaler: The gradient scaler, if one is in use.
+        capture_engine: Copies what a step changes in the engine, and returns a function that puts it back
+            (`Engine.capture`).
         loader: What batches are drawn from.
         owner: An object whose own attributes a step may set (the trainer). Tensors, containers, modules and optimizers
             among them, also in lists and dictionaries, are covered as those of `modules` and `optimizer` are.
@@ -58,7 +66,7 @@ class TrainingState:
         modules: Iterable[nn.Module],
         optimizer: Optimizer | None,
         *,
-        scaler: torch.amp.GradScaler | None = None,
+        capture_engine: Callable[[], Callable[[], None]] | None = None,
         loader: Any = None,
         owner: object | None = None,
         before_first_step: bool = False,
@@ -79,9 +87,7 @@ class TrainingState:
                 self._capture_module(part, whole=not before_first_step)
             else:
                 self._capture_optimizer(part, whole=not before_first_step)
-        self._scaler = scaler
-        # Whole, not by its state_dict: that lacks the stage which a step that was broken off leaves behind.
-        self._scaler_attributes = None if scaler is None else copy.deepcopy(vars(scaler))
+        self._restore_engine = None if capture_engine is None else capture_engine()
         if owner is not None:
             self._containers.append(_Container(vars(owner)))
             for value in () if before_first_step else vars(owner).values():
@@ -90,7 +96,7 @@ class TrainingState:
         self._capture_loader(loader)
         if not before_first_step:
             self.set_workers_aside()
-        self._random = _raw_random_state()
+        self._random = raw_random_state()
 
     def restore(self) -> None:
         """Put everything back. It can be called more than once, and Ctrl-C waits until it is done."""
@@ -106,11 +112,11 @@ class TrainingState:
             for optimizer_state, saved_state in self._optimizer_states:
                 optimizer_state.clear()
                 optimizer_state.update(_copied(saved_state))
-            if self._scaler is not None and self._scaler_attributes is not None:
-                vars(self._scaler).update(copy.deepcopy(self._scaler_attributes))
+            if self._restore_engine is not None:
+                self._restore_engine()
             for generator, state in self._generators:
                 set_generator_state(generator, state)
-            _set_raw_random_state(self._random)
+            set_raw_random_state(self._random)
 
     def set_workers_aside(self) -> None:
         """Give the loader's next pass fresh workers: persistent ones carry random states. `restore` returns them."""
@@ -181,7 +187,7 @@ class TrainingState:
                 self._containers.append(_Container(vars(part)))
 
 
-class LoaderState(TrainingState):
+class LoaderSnapshot(TrainingState):
     """A copy of what decides a loader's next pass: its samplers, its data set's counters, the random generators.
 
     Args:
@@ -193,7 +199,7 @@ class LoaderState(TrainingState):
 
     def restore_global_generators(self) -> None:
         """Put back Python's, NumPy's and torch's global generators alone."""
-        _set_raw_random_state(self._random)
+        set_raw_random_state(self._random)
 
 
 class _Container:
@@ -215,115 +221,6 @@ class _Container:
         else:  # a set or a deque
             self.live.clear()
             self.live.update(self.items) if isinstance(self.live, set) else self.live.extend(self.items)
-
-
-def random_state() -> dict[str, Any]:
-    """The state of every global random number generator, as values that `torch.load(weights_only=True)` takes."""
-    state = _raw_random_state()
-    state["python"] = packed_python_state(state["python"])
-    state["numpy"] = packed_numpy_state(state["numpy"])
-    return state
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what `random_state` returned."""
-    python, numpy = unpacked_python_state(state["python"]), unpacked_numpy_state(state["numpy"])
-    _set_raw_random_state({**state, "python": python, "numpy": numpy})
-
-
-def packed_python_state(state: Any) -> list[Any]:
-    """The state of a `random.Random`, its 625 integers as one tensor."""
-    version, internal, next_gaussian = state
-    return [version, torch.from_numpy(np.array(internal, dtype=np.int64)), next_gaussian]
-
-
-def unpacked_python_state(state: Any) -> tuple[Any, ...]:
-    """What `random.Random.setstate` takes."""
-    version, internal, next_gaussian = state
-    return version, tuple(internal.tolist() if isinstance(internal, Tensor) else internal), next_gaussian
-
-
-def packed_numpy_state(state: dict[str, Any]) -> dict[str, Any]:
-    """The state of a NumPy bit generator, arrays as int64 tensors (its words may have fewer bits, never more)."""
-    inner = {
-        name: torch.from_numpy(value.astype(np.int64)) if isinstance(value, np.ndarray) else value
-        for name, value in state["state"].items()
-    }
-    return {**state, "state": inner}
-
-
-def unpacked_numpy_state(state: dict[str, Any]) -> dict[str, Any]:
-    """What NumPy takes for what `packed_numpy_state` gave."""
-    inner = {
-        name: value.numpy().astype(np.uint64) if isinstance(value, Tensor) else value
-        for name, value in state["state"].items()
-    }
-    return {**state, "state": inner}
-
-
-def _raw_random_state() -> dict[str, Any]:
-    """As `random_state`, in the forms that the generators themselves give."""
-    state: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(legacy=False),
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    if torch.xpu.is_available() and torch.xpu.is_initialized():  # type: ignore[no-untyped-call]
-        state["xpu"] = torch.xpu.get_rng_state_all()
-    if torch.backends.mps.is_available():
-        state["mps"] = torch.mps.get_rng_state()
-    return state
-
-
-def _set_raw_random_state(state: dict[str, Any]) -> None:
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state:
-        torch.cuda.set_rng_state_all(state["cuda"])
-    if "xpu" in state:
-        torch.xpu.set_rng_state_all(state["xpu"])
-    if "mps" in state:
-        torch.mps.set_rng_state(state["mps"])
-
-
-@contextlib.contextmanager
-def preserved_modes(model: nn.Module) -> Iterator[None]:
-    """Put training and evaluation modes back, module by module, after the block."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-def set_training_mode(model: nn.Module) -> None:
-    """Training mode, except for what is frozen.
-
-    A module whose parameters all have `requires_grad=False`, with all inside it, stays in evaluation mode: running
-    statistics are part of what is frozen, and dropout there would be noise that nothing learns to bear.
-    """
-    model.train()
-    _keep_frozen_in_evaluation(model)
-
-
-def _keep_frozen_in_evaluation(module: nn.Module) -> None:
-    parameters = list(module.parameters())
-    if parameters and not any(parameter.requires_grad for parameter in parameters):
-        module.eval()
-        return
-    for child in module.children():
-        _keep_frozen_in_evaluation(child)
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python's, NumPy's and torch's global generators (torch's on every device)."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 @contextlib.contextmanager
@@ -377,29 +274,3 @@ def _modules_and_optimizers(owner: object) -> list[nn.Module | Optimizer]:
         items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else (value,)
         found += [item for item in items if isinstance(item, (nn.Module, Optimizer))]
     return found
-
-
-def is_generator(part: Any) -> bool:
-    """Whether it is a random number generator of torch, Python or NumPy."""
-    return isinstance(part, (torch.Generator, random.Random, np.random.Generator, np.random.RandomState))
-
-
-def generator_state(generator: Any) -> Any:
-    """The state of a generator, in the form that it itself gives."""
-    if isinstance(generator, torch.Generator):
-        return generator.get_state()
-    if isinstance(generator, random.Random):
-        return generator.getstate()
-    if isinstance(generator, np.random.Generator):
-        return copy.deepcopy(generator.bit_generator.state)
-    return generator.get_state()
-
-
-def set_generator_state(generator: Any, state: Any) -> None:
-    """Put back what `generator_state` returned."""
-    if isinstance(generator, (torch.Generator, np.random.RandomState)):
-        generator.set_state(state)
-    elif isinstance(generator, random.Random):
-        generator.setstate(state)
-    else:
-        generator.bit_generator.state = state

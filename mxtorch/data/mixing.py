@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mxtorch._validation import positive_rate
-from mxtorch.checks import check_integer
+from mxtorch._checks import check_integer, positive_rate
 
 
 class Mixed:

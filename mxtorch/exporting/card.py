@@ -5,20 +5,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from model_zoo.lookup import entry
 from mxtorch._version import __version__
 from mxtorch.exporting.facts import Facts, unwrapped
 
-if TYPE_CHECKING:
-    from mxtorch.trainer import Trainer
-
 # More classes than these are counted, not named.
 MOST_NAMED = 60
 
 
-def model_card(trainer: Trainer, path: Path, facts: Facts, train_data: Any, val_data: Any, about: str) -> str:
+def model_card(trainer: Any, path: Path, facts: Facts, train_data: Any, val_data: Any, about: str) -> str:
     """The card of the model in a file. What is not known is left out, never guessed."""
     parts = [
         f"# {path.stem}",
@@ -33,7 +30,7 @@ def model_card(trainer: Trainer, path: Path, facts: Facts, train_data: Any, val_
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _model(trainer: Trainer, path: Path, facts: Facts) -> list[str]:
+def _model(trainer: Any, path: Path, facts: Facts) -> list[str]:
     model: Any = unwrapped(trainer.model)
     count = sum(parameter.numel() for parameter in model.parameters())
     lines = [f"Network: {facts.zoo_name or type(model).__name__}, {count / 1e6:.2f} M parameters"]
@@ -78,7 +75,7 @@ def _counts(dataset: Any, facts: Facts) -> str:
     return " (" + ", ".join(f"{name} {counts[index]}" for index, name in enumerate(facts.classes)) + ")"
 
 
-def _training(trainer: Trainer) -> list[str]:
+def _training(trainer: Any) -> list[str]:
     optimizer = trainer.optimizer.optimizer
     group = optimizer.param_groups[0]
     shown = {name: group[name] for name in ("momentum", "betas", "weight_decay") if group.get(name)}
@@ -100,7 +97,7 @@ def _training(trainer: Trainer) -> list[str]:
     return lines
 
 
-def _results(trainer: Trainer) -> str:
+def _results(trainer: Any) -> str:
     rows = trainer.history.rows
     figures = {name: value for name, value in (rows[-1] if rows else {}).items() if "/" in name}
     if not figures:

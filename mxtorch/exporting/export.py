@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from model_zoo import Preprocessing, preprocess
-from mxtorch import batches, state
+from mxtorch._structure import describe
 from mxtorch.exporting import formats
 from mxtorch.exporting.card import model_card
 from mxtorch.exporting.facts import Facts, describe_transform, unwrapped
-
-if TYPE_CHECKING:
-    from mxtorch.trainer import Trainer
+from mxtorch.training.modes import preserved_modes
+from mxtorch.training.supervised import split_batch
 
 
 def export(
-    trainer: Trainer,
+    trainer: Any,
     path: str | Path,
     val_data: Any,
     *,
@@ -37,10 +36,10 @@ def export(
     if example is None:
         outputs = int(getattr(getattr(model, "fc", None), "out_features", 0))
     else:
-        with state.preserved_modes(model), torch.no_grad():
+        with preserved_modes(model), torch.no_grad():
             given = model.eval()(trainer.engine.move(example))
         if not isinstance(given, Tensor) or given.ndim < 2:
-            raise ValueError(f"the model's outputs are a {batches.describe(given)}; export takes one tensor [N, k]")
+            raise ValueError(f"the model's outputs are a {describe(given)}; export takes one tensor [N, k]")
         outputs = given.shape[1]
     facts = Facts(
         _classes(model, val_data, classes, outputs),
@@ -55,16 +54,16 @@ def export(
     return path
 
 
-def _example(trainer: Trainer, model: Any, val_data: Any, preprocessing: Any, example: Tensor | None) -> Tensor | None:
+def _example(trainer: Any, model: Any, val_data: Any, preprocessing: Any, example: Tensor | None) -> Tensor | None:
     """A few inputs: given, of the data, or random ones of the size that a network of the zoo takes."""
     if example is not None:
         if not isinstance(example, Tensor) or example.ndim < 2:
-            raise ValueError(f"example: got a {batches.describe(example)}; give a batch of inputs [N, ...]")
+            raise ValueError(f"example: got a {describe(example)}; give a batch of inputs [N, ...]")
         return example
     if val_data is not None:
-        before = trainer.capture(val_data)
+        before = trainer.context.capture(val_data)
         try:
-            inputs = batches.split_batch(next(iter(val_data))).inputs
+            inputs = split_batch(next(iter(val_data))).inputs
         finally:
             before.restore()
         if len(inputs) != 1 or not isinstance(inputs[0], Tensor):

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mxtorch._validation import closest
-from mxtorch.checkpoint import atomic_file
+from mxtorch._checks import closest
+from mxtorch.checkpointing.file import atomic_file
 from mxtorch.exporting.facts import KEY, Facts, plain_state, unwrapped
 
 # The file's outputs against the model's, relative to their scale: other kernels round otherwise.

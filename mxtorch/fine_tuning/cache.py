@@ -7,20 +7,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mxtorch._checks import check_integer
 from mxtorch.callbacks.progress import progress_bar
-from mxtorch.checks import check_integer
 from mxtorch.fine_tuning import memory, samples
 from mxtorch.fine_tuning.cut import Cut, find_cut
 from mxtorch.fine_tuning.samples import CacheError
-
-if TYPE_CHECKING:
-    from mxtorch.trainer import Trainer
 
 # Samples in a pass of the frozen layers: enough to fill an accelerator; on a CPU so few that activations are small
 # enough for the allocator to use their memory again. With 32 pictures of 224 pixels it asks the system for new pages
@@ -81,7 +78,7 @@ class FeatureCache:
 
     def __init__(
         self,
-        trainer: Trainer,
+        trainer: Any,
         *,
         at: str | None = None,
         where: memory.Where | str | Path = "auto",
@@ -114,7 +111,7 @@ class FeatureCache:
         """
         check_integer(views, "views")
         samples.check_loader(data)
-        before = self.trainer.capture(data)
+        before = self.trainer.context.capture(data)
         try:
             if self.cut is None:
                 self.cut = find_cut(self.trainer.model, self._probe(data.dataset), self.at)
@@ -223,7 +220,7 @@ class FeatureCache:
         started = time.perf_counter()
         bar = progress_bar(len(bank.features), "features") if self.trainer.progress else None
         wanted = set(samples.checked_indices(len(dataset))) if bank.views == 1 else set()
-        before = self.trainer.capture(None)
+        before = self.trainer.context.capture(None)
         try:
             for view in range(bank.views):
                 row = view

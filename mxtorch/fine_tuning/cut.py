@@ -20,8 +20,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._pytree import tree_map
 
-from mxtorch import state
-from mxtorch._validation import closest
+from mxtorch._checks import closest
+from mxtorch.checkpointing.random_state import random_state, set_random_state
+from mxtorch.training.modes import preserved_modes, set_training_mode
 
 # Outputs of the two ways may differ by rounding, relative to their scale.
 TOLERANCE = 1e-4
@@ -102,7 +103,7 @@ class Cut:
             kept.extend([original(*arguments, **named)] if self.of_output else (*arguments, *named.values()))
             raise _Reached
 
-        with state.preserved_modes(self.model), _forwards({self._module: stop}), torch.no_grad():
+        with preserved_modes(self.model), _forwards({self._module: stop}), torch.no_grad():
             self.model.eval()
             with contextlib.suppress(_Reached):
                 self._forward(inputs)
@@ -204,7 +205,7 @@ def find_cut(model: nn.Module, inputs: Tensor, at: str | None = None) -> Cut:
     if at is not None and at not in dict(model.named_modules()):
         raise ValueError(f"at: got {at!r}{closest(at, [name for name, _ in model.named_modules() if name])}")
     with _unchanged(model):
-        state.set_training_mode(model)
+        set_training_mode(model)
         paths = _paths(model, inputs, at)
         problems = []
         for cut in _cuts(model, inputs, paths, at):
@@ -304,7 +305,7 @@ def _problem(cut: Cut, inputs: Tensor) -> str | None:
         if features.shape == inputs.shape:
             return "it has the shape of the inputs, which could not be told from features"
         for training in (True, False):
-            state.set_training_mode(cut.model) if training else cut.model.eval()
+            set_training_mode(cut.model) if training else cut.model.eval()
             with torch.no_grad(), _unchanged(cut.model):
                 torch.manual_seed(0)
                 whole, after_whole = cut.model.forward(inputs), torch.rand(1)
@@ -380,13 +381,13 @@ def _forwards(replaced: dict[nn.Module, Callable[..., Any]]) -> Iterator[None]:
 @contextlib.contextmanager
 def _unchanged(model: nn.Module) -> Iterator[None]:
     """Put modes, buffers and random generators back after the block."""
-    random_state = state.random_state()
+    random = random_state()
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     try:
-        with state.preserved_modes(model):
+        with preserved_modes(model):
             yield
     finally:
         with torch.no_grad():
             for live, saved in buffers:
                 live.copy_(saved)
-        state.set_random_state(random_state)
+        set_random_state(random)

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import Parameter
 from torch.nn.modules.batchnorm import _NormBase
 
-from mxtorch._validation import closest
-from mxtorch.optim import ScheduledOptim
+from mxtorch._checks import closest
+from mxtorch.optim.scheduled import ScheduledOptim
 
 Layers = dict[str, dict[str, Parameter]]
 

@@ -8,22 +8,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from torch import nn
 
 from mxtorch import schedules
-from mxtorch._validation import positive_rate
-from mxtorch.checks import check_data, check_integer, length
+from mxtorch._checks import check_data, check_integer, length, positive_rate
 from mxtorch.fine_tuning import layers
 from mxtorch.fine_tuning.cache import FeatureCache
 from mxtorch.fine_tuning.cut import CutError
 from mxtorch.fine_tuning.samples import CacheError
-from mxtorch.history import History
 from mxtorch.lr_finder.result import LRFinderResult
-
-if TYPE_CHECKING:
-    from mxtorch.trainer import Trainer
+from mxtorch.training.history import History
 
 Cache = Literal["auto", "memory", "file"] | bool | str | Path | FeatureCache
 
@@ -72,7 +68,7 @@ class FineTuning:
 
 
 def fine_tune(
-    trainer: Trainer,
+    trainer: Any,
     train_data: Any,
     val_data: Any,
     *,
@@ -106,9 +102,9 @@ def fine_tune(
         if freeze_epochs:
             layers.freeze_all_but_last(trainer.model, parts)
             with _features(run, train_data, val_data, cache, views, half) as (train, val):
-                sweep = _training_steps(train_data, trainer.accumulate, freeze_epochs)
+                sweep = _training_steps(train_data, trainer.settings.accumulate, freeze_epochs)
                 if train is train_data:
-                    sweep |= _short_sweep(train_data, trainer.accumulate, freeze_epochs)
+                    sweep |= _short_sweep(train_data, trainer.settings.accumulate, freeze_epochs)
                 else:
                     sweep["num_steps"] = STEPS_ON_FEATURES
                 own = trainer.optimizer.base_learning_rate
@@ -116,8 +112,8 @@ def fine_tune(
         if epochs:
             layers.unfreeze(trainer.model, parts, train_norms=not freeze_epochs if train_norms is None else train_norms)
             own = run.result.rates.get(HEAD, trainer.optimizer.base_learning_rate)
-            sweep = _short_sweep(train_data, trainer.accumulate, epochs)
-            sweep |= _training_steps(train_data, trainer.accumulate, epochs)
+            sweep = _short_sweep(train_data, trainer.settings.accumulate, epochs)
+            sweep |= _training_steps(train_data, trainer.settings.accumulate, epochs)
             careful, why = own, OWN
             if freeze_epochs:
                 sweep |= {"start_lr": own * SWEEP_BELOW, "end_lr": own * SWEEP_ABOVE}
@@ -129,7 +125,7 @@ def fine_tune(
 class _Run:
     """The steps of a fine-tuning, timed and told."""
 
-    def __init__(self, trainer: Trainer, result: FineTuning, schedule: schedules.Schedule) -> None:
+    def __init__(self, trainer: Any, result: FineTuning, schedule: schedules.Schedule) -> None:
         self.trainer = trainer
         self.result = result
         self.schedule = schedule

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
-from mxtorch import state
+from mxtorch.checkpointing.snapshot import parts_of
 
 # Items that are read twice to see whether they change.
 CHECKED_ITEMS = 8
@@ -74,7 +74,7 @@ def check_loader(loader: Any) -> None:
 
 def random_transform(loader: Any) -> str | None:
     """The name of a random transform in a loader's data set; None if there is none to be seen."""
-    for part in state.parts_of(loader.dataset):
+    for part in parts_of(loader.dataset):
         name = type(part).__name__
         if "torchvision.transforms" in type(part).__module__ and (name.startswith("Random") or name in _RANDOM_NAMES):
             return name

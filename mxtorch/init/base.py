@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mxtorch._validation import number
+from mxtorch._checks import number
 
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 _ATTENTION_STACK = 3  # in_proj_weight holds the projections of query, key and value, one below the other

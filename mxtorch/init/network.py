@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from mxtorch._validation import closest, whole_number
+from mxtorch._checks import closest, whole_number
 from mxtorch.init.base import Initializer, Place
 from mxtorch.init.default import Default, default_for, is_norm
 from mxtorch.init.registry import InitializerLike, get

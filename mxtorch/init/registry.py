@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from mxtorch._validation import closest
+from mxtorch._checks import closest
 from mxtorch.init import default, filling, scaled, structured
 from mxtorch.init.base import Function, Initializer
 

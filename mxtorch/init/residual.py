@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from mxtorch._validation import closest
+from mxtorch._checks import closest
 from mxtorch.init.default import is_norm
 
 _SHORTCUTS = ("downsample", "shortcut", "skip", "identity", "proj")

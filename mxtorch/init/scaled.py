@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mxtorch._validation import closest, whole_number
+from mxtorch._checks import closest, whole_number
 from mxtorch.init.base import Initializer, Place
 from mxtorch.init.gain import calculate_gain, gain_of, known_nonlinearity
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from mxtorch._validation import whole_number
+from mxtorch._checks import whole_number
 from mxtorch.init.base import Initializer, Place, globally_seeded
 
 

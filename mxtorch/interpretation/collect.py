@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mxtorch import batches, state
-from mxtorch.checks import check_data, check_integer
+from mxtorch._checks import check_data, check_integer
+from mxtorch._structure import describe, to_host
 from mxtorch.interpretation.result import Interpretation
-from mxtorch.steps import explain_first_batch
-
-if TYPE_CHECKING:
-    from mxtorch.trainer import Trainer
+from mxtorch.training.batch import batch_size
+from mxtorch.training.modes import preserved_modes
+from mxtorch.training.supervised import explain_first_batch, split_batch
 
 
 @torch.no_grad()
-def interpret(trainer: Trainer, data: Iterable[Any], classes: Sequence[str] | None, pictures: int) -> Interpretation:
+def interpret(trainer: Any, data: Iterable[Any], classes: Sequence[str] | None, pictures: int) -> Interpretation:
     """See `Trainer.interpret`."""
     check_data(data, "data", passes=1)
     check_integer(pictures, "pictures", at_least=0)
@@ -28,7 +27,7 @@ def interpret(trainer: Trainer, data: Iterable[Any], classes: Sequence[str] | No
     targets: list[Tensor] = []
     worst: list[tuple[float, int, Tensor]] = []  # a heap, the least of the worst first; the index breaks ties
     count = 0
-    with state.preserved_modes(trainer.model):
+    with preserved_modes(trainer.model):
         trainer.model.eval()
         for host_batch in data:
             batch = trainer.engine.move(host_batch)
@@ -61,29 +60,29 @@ def interpret(trainer: Trainer, data: Iterable[Any], classes: Sequence[str] | No
 
 
 def _logits(outputs: Any) -> Tensor:
-    host = batches.to_host(outputs)
+    host = to_host(outputs)
     if not isinstance(host, Tensor) or host.ndim != 2 or host.shape[1] < 2:
-        raise ValueError(f"the outputs are a {batches.describe(host)}; interpret takes logits [N, classes]")
+        raise ValueError(f"the outputs are a {describe(host)}; interpret takes logits [N, classes]")
     return host
 
 
 def _labels(batch: Any) -> Tensor:
-    targets = batches.to_host(batches.split_batch(batch).targets)
+    targets = to_host(split_batch(batch).targets)
     if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point():
-        raise ValueError(f"the targets are a {batches.describe(targets)}; interpret takes class numbers [N]")
+        raise ValueError(f"the targets are a {describe(targets)}; interpret takes class numbers [N]")
     return targets.long()
 
 
 def _pictures(batch: Any) -> Iterable[Tensor | None]:
     """The samples' pictures, where the first input is a batch of pictures."""
-    example = batches.split_batch(batch)
+    example = split_batch(batch)
     inputs = example.inputs[0] if example.inputs else None
     if isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.shape[1] in (1, 3):
         return inputs
-    return [None] * (batches.batch_size(batch) or 0)
+    return [None] * (batch_size(batch) or 0)
 
 
-def _names(trainer: Trainer, data: Any, classes: Sequence[str] | None, count: int) -> list[str]:
+def _names(trainer: Any, data: Any, classes: Sequence[str] | None, count: int) -> list[str]:
     """Names of the classes: given, of the data set, of the model, or their numbers."""
     found = classes
     if found is None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mxtorch.lr_finder.curve import Floats, clean, running_median
-from mxtorch.lr_finder.estimate import FEWEST_STEPS
+from mxtorch.lr_finder.suggestion import FEWEST_STEPS
 
 
 def well_known_rules(rates: Sequence[float], losses: Sequence[float]) -> dict[str, float]:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from mxtorch import batches, state
-from mxtorch.checks import length
+from mxtorch._checks import length
+from mxtorch.checkpointing.snapshot import LoaderSnapshot
+from mxtorch.training.batch import Window, windows
 
 # Of training data without validation data, at most one window in so many, and so many in all, are held out.
 LARGEST_SHARE = 3
@@ -36,10 +37,10 @@ class HeldOutData:
     def __init__(self, train_data: Iterable[Any], val_data: Iterable[Any] | None, accumulate: int, wanted: int) -> None:
         self._data = train_data
         self._accumulate = accumulate
-        self._order = state.LoaderState(train_data)
+        self._order = LoaderSnapshot(train_data)
         self._left_out = 0
         if val_data is not None:
-            order = state.LoaderState(val_data)
+            order = LoaderSnapshot(val_data)
             order.set_workers_aside()
             try:
                 self.batches = list(itertools.islice(_spread(val_data, wanted), wanted))
@@ -51,29 +52,29 @@ class HeldOutData:
         self._left_out = len(windows)
         self.batches = [batch for window in windows for batch in window.batches][:wanted]
 
-    def windows(self) -> Iterator[batches.Window]:
+    def windows(self) -> Iterator[Window]:
         """A pass over what is trained on."""
         if self._left_out == 0:
-            return batches.windows(self._data, self._accumulate)
-        now = state.LoaderState(self._data)
+            return windows(self._data, self._accumulate)
+        now = LoaderSnapshot(self._data)
         self._order.restore()
-        windows = iter(batches.windows(self._data, self._accumulate))
-        first = list(itertools.islice(windows, self._left_out + 1))[self._left_out :]
+        rest = iter(windows(self._data, self._accumulate))
+        first = list(itertools.islice(rest, self._left_out + 1))[self._left_out :]
         # The order is dealt by now; what else is random goes on, so that passes differ in it.
         now.restore_global_generators()
-        return itertools.chain(first, windows)
+        return itertools.chain(first, rest)
 
-    def _first_windows(self, wanted: int) -> list[batches.Window]:
+    def _first_windows(self, wanted: int) -> list[Window]:
         """The windows to hold out: the first ones, a third of a pass at most."""
         most = min(-(-wanted // self._accumulate), MOST_WINDOWS)
         batch_count = length(self._data)
         if batch_count is not None:
             affordable = min(most, -(-batch_count // self._accumulate) // LARGEST_SHARE)
-            return list(itertools.islice(batches.windows(self._data, self._accumulate), affordable))
+            return list(itertools.islice(windows(self._data, self._accumulate), affordable))
         # Without a length, look whether there are as many windows as are needed beside them.
-        windows = iter(batches.windows(self._data, self._accumulate))
-        first = list(itertools.islice(windows, most))
-        count = len(first) + sum(1 for _ in itertools.islice(windows, (LARGEST_SHARE - 1) * most))
+        dealt = iter(windows(self._data, self._accumulate))
+        first = list(itertools.islice(dealt, most))
+        count = len(first) + sum(1 for _ in itertools.islice(dealt, (LARGEST_SHARE - 1) * most))
         return first[: count // LARGEST_SHARE]
 
 

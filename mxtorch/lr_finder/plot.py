@@ -10,8 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from mxtorch.lr_finder.heats import Use
     from mxtorch.lr_finder.result import LRFinderResult
+    from mxtorch.lr_finder.trials import Use
 
 # Blue for what was trained on, green for what was not, orange for what is said.
 TRAINING, SMOOTHED, HELD_OUT, HEATS, SUGGESTION = "#c3d3dd", "#5b8db3", "#12664f", "#9b2c5f", "#e07a1f"

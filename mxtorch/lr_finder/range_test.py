@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, NamedTuple
 
-from mxtorch.optim import ScheduledOptim, set_group_rate
+from mxtorch.optim.scheduled import ScheduledOptim, set_group_rate
 
 # fp16's scaler halves its scale on each overflow, from 2**16 down: more skips in a row are no start-up any more.
 MOST_SKIPS_IN_A_ROW = 40

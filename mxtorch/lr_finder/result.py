@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mxtorch import schedules
-from mxtorch.lr_finder.estimate import Estimate, Status, estimate
-from mxtorch.lr_finder.heats import Heat, Use
-from mxtorch.lr_finder.rules import well_known_rules
-from mxtorch.lr_finder.sweep import Sweep
+from mxtorch.lr_finder.baselines import well_known_rules
+from mxtorch.lr_finder.range_test import Sweep
+from mxtorch.lr_finder.suggestion import Estimate, Status, estimate
+from mxtorch.lr_finder.trials import Heat, Use
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from mxtorch.lr_finder.curve import HELD_OUT_WIDTH, TRAINING_WIDTH, Floats, Valley, clean, running_median, valley
-from mxtorch.lr_finder.heats import ONE_CYCLE_FACTOR, Heat, Use, outcome
+from mxtorch.lr_finder.trials import ONE_CYCLE_FACTOR, Heat, Use, outcome
 
 Status = Literal[
     "ok", "edge_only", "no_signal", "noise", "already_trained", "range_too_short", "too_few_steps", "not_finite"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch import nn as torch_nn
 
-from mxtorch._validation import closest
+from mxtorch._checks import closest
 from mxtorch.init import InitializerLike
 from mxtorch.nn.layer import ComposedLayer, own_from
 

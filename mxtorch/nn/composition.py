@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from mxtorch._validation import closest
+from mxtorch._checks import closest
 from mxtorch.nn.activation import ActivationLike, activation_from
 from mxtorch.nn.normalisation import NormLike, norm_from
 

@@ -1,16 +1,24 @@
-"""The rates of one run: what `fit(lr=..., schedule=...)` puts in force."""
+"""The learning rate and the schedule of one run: what `fit(lr=..., schedule=...)` puts in force."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from mxtorch import rate_free, schedules
-from mxtorch._validation import positive_rate
-from mxtorch.lr_finder.result import LRFinderResult
-from mxtorch.optim import ScheduledOptim
+from mxtorch import schedules
+from mxtorch._checks import positive_rate
+from mxtorch.optim import schedule_free
+from mxtorch.optim.scheduled import ScheduledOptim
+
+
+@runtime_checkable
+class RateSuggestion(Protocol):
+    """A search for a learning rate that can say the rate for a schedule; `find_lr` returns one."""
+
+    def suggestion_for(self, schedule: Any) -> float:
+        """The rate for a schedule: its constant value, or its peak. ValueError where there is none."""
 
 
 class RunScheduler(NamedTuple):
@@ -34,9 +42,9 @@ class RunScheduler(NamedTuple):
             self.scheduler.step()
 
 
-def set_rates(
+def set_run_schedule(
     optimizer: ScheduledOptim,
-    lr: float | LRFinderResult | Literal["keep"],
+    lr: float | RateSuggestion | Literal["keep"],
     schedule: str | schedules.Schedule | Callable[[int], float] | LRScheduler | None,
     schedule_every: str | None,
     total_steps: int | None,
@@ -45,7 +53,7 @@ def set_rates(
 
     Args:
         optimizer: The optimizer of the run.
-        lr: The base rate of its first group, or where it was found; `"keep"` leaves it.
+        lr: The base rate of its first group, or what `find_lr` returned; `"keep"` leaves the rates as they are.
         schedule: See `Trainer.fit`.
         schedule_every: For a torch scheduler, `"step"` or `"epoch"`.
         total_steps: Optimizer steps of the run; None where the data have no length.
@@ -70,13 +78,14 @@ def set_rates(
     return RunScheduler()
 
 
-def _base_rate(lr: float | LRFinderResult | Literal["keep"], schedule: Any) -> float | None:
+def _base_rate(lr: float | RateSuggestion | Literal["keep"], schedule: Any) -> float | None:
     """The rate to set, for the use that the schedule makes of it; None to leave what there is."""
-    if isinstance(lr, LRFinderResult):
+    if isinstance(lr, RateSuggestion):
         return lr.suggestion_for(schedule if isinstance(schedule, schedules.Schedule) else "constant")
     if lr is None:  # what `found.suggestion` is where nothing was found: not to be taken for "as it is"
         raise ValueError(
-            "lr: got None; find_lr may have found no rate (see its status). Give one, or 'keep' to leave it"
+            "lr: got None; find_lr may have found no rate (see its status). Give a rate, or 'keep' to leave the rates "
+            "as they are"
         )
     return None if lr == "keep" else positive_rate(lr, "lr")
 
@@ -92,7 +101,7 @@ def _torch_scheduler(
         raise ValueError(
             f"schedule_every: got {schedule_every!r}; say 'step' or 'epoch', as {type(scheduler).__name__} means it"
         )
-    rate_free.warn_of_schedule(optimizer, scheduler)
+    schedule_free.warn_of_schedule(optimizer, scheduler)
     optimizer.schedule = None
     return RunScheduler(scheduler, schedule_every == "step")
 

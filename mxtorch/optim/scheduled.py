@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mxtorch import rate_free, schedules
-from mxtorch._validation import positive_rate, whole_number
+from mxtorch import schedules
+from mxtorch._checks import closest, positive_rate, whole_number
+from mxtorch.optim import schedule_free
 
-Schedule = Callable[[int], float]
+Multiplier = Callable[[int], float]
 
 
 class ScheduledOptim(Optimizer):
@@ -43,7 +44,7 @@ class ScheduledOptim(Optimizer):
     # it unscales first and calls `step` for finite gradients only, so a skipped step is not counted.
     _step_supports_amp_scaling = False
 
-    def __init__(self, optimizer: Optimizer, schedule: Schedule | None = None) -> None:
+    def __init__(self, optimizer: Optimizer, schedule: Multiplier | None = None) -> None:
         # Optimizer.__init__ is left out on purpose: it would make groups and state of its own.
         if isinstance(optimizer, ScheduledOptim):
             raise TypeError("optimizer: got a ScheduledOptim; it is wrapped already")
@@ -55,9 +56,9 @@ class ScheduledOptim(Optimizer):
             positive_rate(group["lr"], f"lr of parameter group {index}")
         self.optimizer = optimizer
         self._share_hooks()
-        self._schedule: Schedule | None = None
+        self._schedule: Multiplier | None = None
         self._current_steps = 0
-        rate_free.warn_of_rate(optimizer, self.learning_rate)
+        schedule_free.warn_of_rate(optimizer, self.learning_rate)
         if schedule is not None:
             self.schedule = schedule
 
@@ -103,7 +104,7 @@ class ScheduledOptim(Optimizer):
                 "group's 'lr' in param_groups"
             )
         self._set_bases([base * (lr / bases[0]) if index else lr for index, base in enumerate(bases)])
-        rate_free.warn_of_rate(self.optimizer, lr)
+        schedule_free.warn_of_rate(self.optimizer, lr)
 
     def scale_learning_rate(self, factor: float) -> None:
         """Multiply the base rate of every group.
@@ -114,12 +115,12 @@ class ScheduledOptim(Optimizer):
         """
         factor = positive_rate(factor, "factor")
         self._set_bases([base * factor for base in self.base_learning_rates])
-        rate_free.warn_of_rate(self.optimizer, self.base_learning_rate)
+        schedule_free.warn_of_rate(self.optimizer, self.base_learning_rate)
 
     # ---------------------------------------------------------------- schedule
 
     @property
-    def schedule(self) -> Schedule | None:
+    def schedule(self) -> Multiplier | None:
         """The function of the step that multiplies the base rate, or None.
 
         Setting one puts the rate of the current step in force; setting None puts the base rate in force. While there
@@ -129,7 +130,7 @@ class ScheduledOptim(Optimizer):
         return self._schedule
 
     @schedule.setter
-    def schedule(self, schedule: Schedule | None) -> None:
+    def schedule(self, schedule: Multiplier | None) -> None:
         if isinstance(schedule, type):
             raise TypeError(f"schedule: got the class {schedule.__name__}; give an instance, {schedule.__name__}(...)")
         if schedule is not None and not callable(schedule):
@@ -143,7 +144,7 @@ class ScheduledOptim(Optimizer):
                 group["base_lr"] = base
             set_group_rate(group, base * multiplier)
         self._schedule = schedule
-        rate_free.warn_of_schedule(self.optimizer, schedule)
+        schedule_free.warn_of_schedule(self.optimizer, schedule)
 
     @property
     def current_steps(self) -> int:
@@ -342,8 +343,48 @@ def set_group_rate(group: dict[str, Any], rate: float) -> None:
         group["lr"] = rate
 
 
-def _multiplier(schedule: Schedule, step: int) -> float:
+def _multiplier(schedule: Multiplier, step: int) -> float:
     value = float(schedule(step))
     if not 0 <= value < math.inf:
         raise ValueError(f"schedule: {schedule!r} gives {value} for step {step}; it must be finite and not negative")
     return value
+
+
+def as_scheduled(optimizers: Mapping[str, Optimizer] | None) -> dict[str, ScheduledOptim]:
+    """The optimizers by name, each a ScheduledOptim.
+
+    Raises:
+        TypeError: It is no mapping from names to torch optimizers.
+        ValueError: An optimizer has no rate that can be scheduled.
+    """
+    if optimizers is None:
+        return {}
+    if not isinstance(optimizers, Mapping) or not all(isinstance(name, str) for name in optimizers):
+        raise TypeError(f"other_optimizers: got {optimizers!r}; give a dictionary of optimizers by name")
+    return {
+        name: optimizer if isinstance(optimizer, ScheduledOptim) else ScheduledOptim(optimizer)
+        for name, optimizer in optimizers.items()
+    }
+
+
+def chosen_optimizer(
+    optimizer: ScheduledOptim, others: Mapping[str, ScheduledOptim], choice: str | Optimizer | None
+) -> ScheduledOptim:
+    """The optimizer that is meant: the trainer's own for None, one of the others by name, or either by itself.
+
+    Raises:
+        ValueError: The trainer has no such optimizer.
+    """
+    if choice is None:
+        return optimizer
+    if isinstance(choice, str):
+        if choice in others:
+            return others[choice]
+        raise ValueError(f"optimizer: got {choice!r}{closest(choice, others)}; None is the trainer's own")
+    for known in (optimizer, *others.values()):
+        if choice is known or choice is known.optimizer:
+            return known
+    raise ValueError(
+        f"optimizer: got {type(choice).__name__}, which the trainer does not know; give it to the Trainer as "
+        "other_optimizers={name: optimizer}, then its name here"
+    )

@@ -4,12 +4,65 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from mxtorch.interpretation import Interpretation
-    from mxtorch.lr_finder import LRFinderResult
-    from mxtorch.trainer import Trainer
+from torch import nn
+
+from mxtorch.engines.base import Engine
+from mxtorch.optim.scheduled import ScheduledOptim
+from mxtorch.training.history import History
+from mxtorch.training.run import Run
+from mxtorch.training.step import StepSettings
+
+
+class TrainerView(Protocol):
+    """What a callback may use of the trainer that calls it.
+
+    Attributes:
+        model: The module that is trained.
+        optimizer: Its optimizer.
+        other_optimizers: Further optimizers by name.
+        engine: Where the model runs.
+        metrics: The metrics of validation, a `torchmetrics.MetricCollection`, or None.
+        train_metrics: The metrics of training, likewise.
+        history: The figures so far.
+        log_dir: The folder for logs, or None.
+        settings: How a step is taken.
+        run: Where the current or the last `fit` stands; None before the first.
+        step: Optimizer steps taken, of all runs.
+        epoch: Epochs that are over, of all runs.
+    """
+
+    model: nn.Module
+    optimizer: ScheduledOptim
+    other_optimizers: dict[str, ScheduledOptim]
+    engine: Engine
+    metrics: Any
+    train_metrics: Any
+    history: History
+    log_dir: str | Path | None
+    settings: StepSettings
+    run: Run | None
+
+    @property
+    def step(self) -> int: ...  # noqa: D102
+
+    @property
+    def epoch(self) -> int: ...  # noqa: D102
+
+    def stop(self) -> None:
+        """End the run after the current epoch."""
+
+    def checkpoint_content(self) -> dict[str, Any]:
+        """Everything that a checkpoint holds, copied."""
+
+
+def current_run(trainer: TrainerView) -> Run:
+    """The run that a hook is called in."""
+    if trainer.run is None:
+        raise RuntimeError("this hook is for a run; the trainer has not begun one")
+    return trainer.run
 
 
 class Callback:
@@ -19,40 +72,40 @@ class Callback:
     The others are called only when their event came about.
     """
 
-    def on_fit_start(self, trainer: Trainer) -> None:
-        """Training begins. `trainer.plan` has its lengths."""
+    def on_fit_start(self, trainer: TrainerView) -> None:
+        """Training begins. `trainer.run` has its lengths and its data."""
 
-    def on_epoch_start(self, trainer: Trainer) -> None:
+    def on_epoch_start(self, trainer: TrainerView) -> None:
         """A pass over the training data begins."""
 
-    def on_step(self, trainer: Trainer) -> None:
+    def on_step(self, trainer: TrainerView) -> None:
         """An optimizer step was taken (or skipped by fp16). Runs in the hot loop: keep it short."""
 
-    def on_log(self, trainer: Trainer, record: Mapping[str, float]) -> None:
+    def on_log(self, trainer: TrainerView, record: Mapping[str, float]) -> None:
         """Every `log_every` steps: `train/loss`, `learning_rate/...`, `gradient_norm`, `samples_per_second`."""
 
-    def on_evaluate_start(self, trainer: Trainer) -> None:
+    def on_evaluate_start(self, trainer: TrainerView) -> None:
         """A pass over validation data begins."""
 
-    def on_evaluate_end(self, trainer: Trainer) -> None:
+    def on_evaluate_end(self, trainer: TrainerView) -> None:
         """The pass over validation data is over, or was broken off."""
 
-    def on_epoch_complete(self, trainer: Trainer, row: Mapping[str, float]) -> None:
+    def on_epoch_complete(self, trainer: TrainerView, row: Mapping[str, float]) -> None:
         """An epoch was trained and validated; `row` is its line of the history. `trainer.stop()` ends the run."""
 
-    def on_epoch_end(self, trainer: Trainer) -> None:
+    def on_epoch_end(self, trainer: TrainerView) -> None:
         """The epoch is over, or was broken off."""
 
-    def on_interrupt(self, trainer: Trainer) -> None:
+    def on_interrupt(self, trainer: TrainerView) -> None:
         """SIGTERM or Ctrl-C ends the run; the step is finished, or the validation to be begun anew."""
 
-    def on_lr_found(self, trainer: Trainer, result: LRFinderResult) -> None:
-        """`find_lr` has a result; everything is restored already."""
+    def on_lr_found(self, trainer: TrainerView, result: Any) -> None:
+        """`find_lr` has a result, an `LRFinderResult`; everything is restored already."""
 
-    def on_interpreted(self, trainer: Trainer, result: Interpretation) -> None:
-        """`interpret` has a result."""
+    def on_interpreted(self, trainer: TrainerView, result: Any) -> None:
+        """`interpret` has a result, an `Interpretation`."""
 
-    def on_fit_end(self, trainer: Trainer) -> None:
+    def on_fit_end(self, trainer: TrainerView) -> None:
         """Training is over, or was broken off."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -67,10 +120,23 @@ class Callback:
 
 
 class CallbackList:
-    """Calls several callbacks in order, and only those that override the hook."""
+    """Calls callbacks in order, and only those that override the hook.
 
-    def __init__(self, callbacks: Iterable[Callback]) -> None:
+    Args:
+        callbacks: The callbacks.
+        trainer: What every hook is given.
+
+    Attributes:
+        callbacks: The callbacks, in the order in which they are called.
+        trainer: As given.
+
+    Raises:
+        TypeError: Something else than a callback is among them.
+    """
+
+    def __init__(self, callbacks: Iterable[Callback], trainer: TrainerView) -> None:
         self.callbacks = list(callbacks)
+        self.trainer = trainer
         for callback in self.callbacks:
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks: got {callback!r}; give instances of mxtorch.callbacks.Callback")
@@ -83,16 +149,40 @@ class CallbackList:
     def call(self, hook: str, *arguments: Any) -> None:
         """Call a hook on every callback, in order."""
         for listener in self.listeners(hook):
-            listener(*arguments)
+            listener(self.trainer, *arguments)
 
     @contextlib.contextmanager
-    def running(self, phase: str, trainer: Trainer) -> Iterator[None]:
+    def running(self, phase: str) -> Iterator[None]:
         """Call `on_{phase}_start`, then, always, `on_{phase}_end` on those that were started, last first.
 
         Every end is called even when an earlier one fails; the first failure is raised then.
         """
         with contextlib.ExitStack() as ends:
             for callback in self.callbacks:
-                getattr(callback, f"on_{phase}_start")(trainer)
-                ends.callback(getattr(callback, f"on_{phase}_end"), trainer)
+                getattr(callback, f"on_{phase}_start")(self.trainer)
+                ends.callback(getattr(callback, f"on_{phase}_end"), self.trainer)
             yield
+
+    def state_dict(self) -> list[list[Any]]:
+        """The class and the state of every callback."""
+        return [[type(callback).__name__, callback.state_dict()] for callback in self.callbacks]
+
+    def load_state_dict(self, state_dict: list[list[Any]]) -> list[str]:
+        """Give each state to the next callback of its class; returns the names of states that have no callback."""
+        waiting, left_over = list(self.callbacks), []
+        for name, state in state_dict:
+            callback = next((one for one in waiting if type(one).__name__ == name), None)
+            if callback is not None:
+                waiting.remove(callback)
+            if not state:
+                continue
+            if callback is not None:
+                callback.load_state_dict(state)
+            elif name != "Checkpoint":
+                left_over.append(name)
+        return left_over
+
+    def close(self) -> None:
+        """Let every callback close what it holds open."""
+        for callback in self.callbacks:
+            callback.close()

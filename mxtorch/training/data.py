@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from mxtorch import portable, state
-from mxtorch.batches import Batch
-from mxtorch.checkpoint import CheckpointError
+from mxtorch.checkpointing.file import CheckpointError
+from mxtorch.checkpointing.random_state import random_state, set_random_state
+from mxtorch.checkpointing.serialization import LoaderPartStates
+from mxtorch.training.batch import Batch
 
 # Elements of each tensor that a batch is recognised by: enough to tell two batches apart, quick for large images.
 COMPARED_ELEMENTS = 4096
@@ -37,7 +38,7 @@ class Feed:
         self.data = data
         self.batches = 0  # taken in this epoch
         self._interrupted = interrupted
-        self._parts = portable.LoaderState(data)
+        self._parts = LoaderPartStates(data)
         self._last: Batch = None
         self._start: dict[str, Any] | None = None
         self._saved: dict[str, Any] | None = None
@@ -95,12 +96,12 @@ class Feed:
         """Batches of this epoch once more, of a data set with indices; none of other data."""
         if not _has_indices(self.data) or self._start is None or self._persistent:
             return []
-        random, loader = state.random_state(), self._parts.state_dict()
+        random, loader = random_state(), self._parts.state_dict()
         try:
             self._set_states(self._start)
             return list(itertools.islice(iter(self.data), first, first + count))
         finally:
-            state.set_random_state(random)
+            set_random_state(random)
             self._parts.load_state_dict(loader)
 
     def state_dict(self, *, within_epoch: bool) -> dict[str, Any]:
@@ -141,7 +142,7 @@ class Feed:
             self.data.load_state_dict(saved["own"])  # type: ignore[attr-defined]
         self._past = list(saved["past"]) if self._persistent else []
         if saved["start"] is not None:
-            self._saved, self.batches = {**saved, "random": state.random_state()}, saved["batches"]
+            self._saved, self.batches = {**saved, "random": random_state()}, saved["batches"]
             return
         if saved["own"] is not None and _has_state(self.data):
             self.data.state_dict()  # type: ignore[attr-defined]  # makes the iterator of an epoch that is over
@@ -158,7 +159,7 @@ class Feed:
             self._set_states(saved["start"])
             iterator = iter(self.data)
             self._take_again(iterator, saved)
-        state.set_random_state(saved["random"])
+        set_random_state(saved["random"])
         self._set_loader(saved["now"])
         return iterator
 
@@ -200,10 +201,10 @@ class Feed:
             )
 
     def _states(self) -> dict[str, Any]:
-        return {"random": state.random_state(), "loader": self._parts.state_dict()}
+        return {"random": random_state(), "loader": self._parts.state_dict()}
 
     def _set_states(self, saved: dict[str, Any]) -> None:
-        state.set_random_state(saved["random"])
+        set_random_state(saved["random"])
         self._parts.load_state_dict(saved["loader"])
 
     def _set_loader(self, saved: list[dict[str, Any]]) -> None:

@@ -1,82 +1,73 @@
-"""What went wrong in a step, found by running it once more."""
+"""What went wrong in a step: the step is run once more, and the first bad layer is named."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mxtorch import batches
-from mxtorch.steps import StepOutput
+from mxtorch._structure import tensors_in
+from mxtorch.training.batch import Window
+from mxtorch.training.context import Context
+from mxtorch.training.supervised import StepOutput
 
-if TYPE_CHECKING:
-    from mxtorch.trainer import Trainer
+_WHAT_TO_DO = (
+    "Lower the learning rate (find_lr suggests one), set clip_grad_norm, or look for NaN in the data; "
+    "on_nonfinite='skip' passes over such steps"
+)
 
 
-def not_finite(trainer: Trainer, window: batches.Window, step: int, first_batch: int, what: str) -> str:
+def not_finite(context: Context, window: Window, place: str, what: str) -> str:
     """The message for a step whose loss or gradient is not finite.
 
     Args:
-        trainer: Its weights must be those before the step.
+        context: Its weights must be those before the step.
         window: The batches of the step.
-        step: Its number, from 1.
-        first_batch: The number of the window's first batch in its epoch, from 0.
+        place: Where the step is, in words.
         what: The finding, as in `"the loss is nan"`.
     """
-    last = first_batch + len(window.batches) - 1
-    place = f"batch {first_batch}" if last == first_batch else f"batches {first_batch} to {last}"
-    return (
-        f"step {step} is not finite ({place} of the epoch): {what}; {first_bad_layer(trainer, window)}. Lower the "
-        "learning rate (find_lr suggests one), set clip_grad_norm, or look for NaN in the data; on_nonfinite='skip' "
-        "passes over such steps"
-    )
+    return f"{place} is not finite: {what}; {first_bad_layer(context, window)}. {_WHAT_TO_DO}"
 
 
-def not_finite_late(trainer: Trainer, step: int, count: int, what: str) -> str:
-    """As `not_finite`, for a step that an accelerator told of some steps later; its batches are read again.
+def not_finite_late(context: Context, window: Window | None, place: str, what: str) -> str:
+    """As `not_finite`, for a step that an accelerator reported only some steps later.
 
     Args:
-        trainer: It has taken further steps. A fused optimizer has held them back, any other has spoilt the weights.
-        step: The number of the bad step.
-        count: Steps of the epoch by now.
+        context: It has taken further steps. A fused optimizer has held them back; any other one has written not-a-number
+            into the weights.
+        window: The batches of the step, read again; None where that is not possible.
+        place: Where the step is, in words.
         what: The finding.
     """
-    assert trainer.run is not None
-    first = (step - 1 - (trainer.step - count)) * trainer.accumulate
-    again = trainer.run.feed.read_again(first, trainer.accumulate)
-    sizes = [batches.batch_size(batch) or 1 for batch in again]
-    window = batches.Window(again, sizes, sum(sizes))
-    if again and all(_is_finite(parameter) for parameter in trainer.model.parameters()):
-        return not_finite(trainer, window, step, first, what)
+    if window is not None and all(_is_finite(parameter) for parameter in context.model.parameters()):
+        return not_finite(context, window, place, what)
     return (
-        f"step {step} is not finite (batch {first} of the epoch): {what}. Its weights were written over before the "
-        "device was read, so the layer can't be told: a fused optimizer (fused=True) keeps them. Lower the learning "
-        "rate (find_lr suggests one), set clip_grad_norm, or look for NaN in the data; on_nonfinite='skip' passes over "
-        "such steps"
+        f"{place} is not finite: {what}. Its weights were overwritten before the device was read, so the layer is not "
+        f"known: a fused optimizer (fused=True) keeps the weights. {_WHAT_TO_DO}"
     )
 
 
-def first_bad_layer(trainer: Trainer, window: batches.Window) -> str:
-    """Run a step again, without its update, and name where the first number that is not finite comes up.
+def first_bad_layer(context: Context, window: Window) -> str:
+    """Run a step again, without its update, and name the layer where the first number is not finite.
 
-    Everything is put back afterwards. Random numbers are not those of the step: dropout drops others.
+    Everything is put back afterwards. The random numbers differ from those of the step: dropout drops other values.
     """
     for index, batch in enumerate(window.batches):
         if not _is_finite(batch):
             return f"the batch itself holds numbers that are not finite{_which(index, window)}"
-    for name, parameter in trainer.model.named_parameters():
+    for name, parameter in context.model.named_parameters():
         if not _is_finite(parameter):
             return f"the parameter {name} was not finite before it"
-    before = trainer.capture(None, before_first_step=True)
+    before = context.capture(before_first_step=True)
     try:
-        with torch.compiler.set_stance("force_eager"), _watched(trainer.model) as found:
+        with torch.compiler.set_stance("force_eager"), _watched(context.model) as found:
             for index, batch in enumerate(window.batches):
-                trainer.optimizer.zero_grad()
-                with trainer.engine.autocast():
-                    output = trainer.training_step(trainer.engine.move(batch))
+                context.optimizer.zero_grad()
+                with context.engine.autocast():
+                    output = context.training_step(context.engine.move(batch))
                 loss = output.loss if isinstance(output, StepOutput) else output
                 if not found and loss is not None and not _is_finite(loss):
                     return f"all layers' outputs are finite, the loss made of them is not{_which(index, window)}"
@@ -93,7 +84,7 @@ def first_bad_layer(trainer: Trainer, window: batches.Window) -> str:
 
 @contextlib.contextmanager
 def _watched(model: nn.Module) -> Iterator[list[str]]:
-    """What is found not to be finite while the model runs, in the order in which it is computed."""
+    """Findings that are not finite while the model runs, in the order in which they are computed."""
     found: list[str] = []
     handles: list[Any] = []
 
@@ -125,17 +116,12 @@ def _watched(model: nn.Module) -> Iterator[list[str]]:
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether all floating-point tensors in a structure are."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        return all(_is_finite(item) for item in value)
-    if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
-        return True
-    return bool(torch.isfinite(value.detach()).all())
+    """Whether all floating-point tensors in a structure are finite."""
+    numbers = (tensor for tensor in tensors_in(value) if tensor.is_floating_point() or tensor.is_complex())
+    return all(bool(torch.isfinite(tensor.detach()).all()) for tensor in numbers)
 
 
-def _which(index: int, window: batches.Window) -> str:
+def _which(index: int, window: Window) -> str:
     return (
         f", in batch {index + 1} of the {len(window.batches)} that the step accumulates" if window.batches[1:] else ""
     )

@@ -3,88 +3,107 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from mxtorch import batches, rate_free, state
-from mxtorch.checks import check_data
-from mxtorch.metrics import MetricBuffer
-from mxtorch.steps import StepOutput, explain_first_batch
+from mxtorch._checks import check_data
+from mxtorch._structure import concatenate, describe, to_host
+from mxtorch.optim import schedule_free
+from mxtorch.training.batch import batch_size
+from mxtorch.training.callback import CallbackList
+from mxtorch.training.context import Context
+from mxtorch.training.metrics import MetricBuffer
+from mxtorch.training.modes import preserved_modes
+from mxtorch.training.supervised import StepOutput, checked_labels, explain_first_batch, split_batch
 
-if TYPE_CHECKING:
-    from mxtorch.trainer import Trainer
-
-Augmentations = str | Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor]]
+Augmentations = Literal["flip"] | Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor]]
 
 
 @torch.no_grad()
-def evaluate(trainer: Trainer, data: Iterable[Any], prefix: str) -> dict[str, float]:
-    """Loss (the mean over samples) and metrics of `evaluation_step` on data; see `Trainer.evaluate`."""
+def evaluate(
+    context: Context,
+    data: Iterable[Any],
+    callbacks: CallbackList,
+    metrics: Any,
+    prefix: str = "val",
+    *,
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Loss (the mean over samples) and metrics of `evaluation_step` on data; see `Trainer.evaluate`.
+
+    Args:
+        context: The model with everything that computes it.
+        data: The batches.
+        callbacks: Told of the start and the end.
+        metrics: A `torchmetrics.MetricCollection`, or None.
+        prefix: Goes before the names of the figures.
+        check: Called before each batch; raises to break the pass off.
+    """
     check_data(data, "data", passes=1)
-    metrics = None if trainer.metrics is None else MetricBuffer(trainer.metrics)
+    engine = context.engine
+    buffer = None if metrics is None else MetricBuffer(metrics)
     losses: list[Tensor] = []
     sizes: list[int] = []
+    first = True
     with (
-        state.preserved_modes(trainer.model),
-        rate_free.evaluation_point(trainer.optimizers),
-        trainer.callbacks.running("evaluate", trainer),
+        preserved_modes(context.model),
+        schedule_free.evaluation_point(context.optimizers),
+        callbacks.running("evaluate"),
     ):
-        trainer.model.eval()
-        trainer.first_batch = True
+        context.model.eval()
         for host_batch in data:
-            trainer.check_interruption()
-            batch = trainer.engine.move(host_batch)
+            check()
+            batch = engine.move(host_batch)
             try:
-                with trainer.engine.autocast():
-                    output = trainer.evaluation_step(batch)
+                with engine.autocast(), checked_labels(first and engine.asynchronous):
+                    output = context.evaluation_step(batch)
                 if isinstance(output, Tensor):
                     output = StepOutput(output)
-                if metrics is not None:
-                    metrics.update(output.outputs, output.targets)
+                if buffer is not None:
+                    buffer.update(output.outputs, output.targets)
             except Exception as error:
-                if trainer.first_batch:
+                if first:
                     explain_first_batch(error, batch, "evaluation_step")
                 raise
-            trainer.first_batch = False
+            first = False
             if output.loss is not None:
                 losses.append(output.loss)
-                sizes.append(batches.batch_size(host_batch) or 1)
-    if trainer.first_batch:
+                sizes.append(batch_size(host_batch) or 1)
+    if first:
         raise ValueError("data: got a loader that yields no batches; give it at least one")
     figures: dict[str, float] = {}
     if losses:
         weights = torch.tensor(sizes, dtype=torch.float64)
         values = torch.stack(losses).to("cpu", torch.float64)
         figures[f"{prefix}/loss"] = float((values * weights).sum() / weights.sum())
-    return figures | ({} if metrics is None else metrics.compute(prefix))
+    return figures | ({} if buffer is None else buffer.compute(prefix))
 
 
 @torch.no_grad()
-def predict(trainer: Trainer, data: Iterable[Any], tta: Augmentations = ()) -> Any:
+def predict(context: Context, data: Iterable[Any], tta: Augmentations = ()) -> Any:
     """The outputs of `prediction_step` for all batches, joined; see `Trainer.predict`."""
     check_data(data, "data", passes=1)
     augmentations = _augmentations(tta)
     parts: list[Any] = []
-    with state.preserved_modes(trainer.model), rate_free.evaluation_point(trainer.optimizers):
-        trainer.model.eval()
+    with preserved_modes(context.model), schedule_free.evaluation_point(context.optimizers):
+        context.model.eval()
         for host_batch in data:
-            trainer.check_interruption()
-            batch = trainer.engine.move(host_batch)
+            batch = context.engine.move(host_batch)
             try:
-                with trainer.engine.autocast():
-                    outputs = trainer.prediction_step(batch)
+                with context.engine.autocast():
+                    outputs = context.prediction_step(batch)
                     if augmentations:
-                        outputs = _mean_over(trainer, batch, outputs, augmentations)
+                        outputs = _mean_over(context, batch, outputs, augmentations)
             except Exception as error:
                 if not parts:
                     explain_first_batch(error, batch, "prediction_step")
                 raise
-            parts.append(batches.to_host(outputs))
+            parts.append(to_host(outputs))
     if not parts:
         raise ValueError("data: got a loader that yields no batches; give it at least one")
-    return batches.concatenate(parts)
+    return concatenate(parts)
 
 
 def _augmentations(tta: Augmentations) -> list[Callable[[Tensor], Tensor]]:
@@ -104,10 +123,10 @@ def _flipped(pictures: Tensor) -> Tensor:
     return pictures.flip(-1)
 
 
-def _mean_over(trainer: Trainer, batch: Any, outputs: Any, augmentations: list[Callable[[Tensor], Tensor]]) -> Any:
+def _mean_over(context: Context, batch: Any, outputs: Any, augmentations: list[Callable[[Tensor], Tensor]]) -> Any:
     """The mean of the outputs of a batch and of its augmentations."""
-    inputs = batch if isinstance(batch, Tensor) else batches.split_batch(batch).inputs[0]
-    given = [outputs, *(trainer.prediction_step((augment(inputs), None)) for augment in augmentations)]
+    inputs = batch if isinstance(batch, Tensor) else split_batch(batch).inputs[0]
+    given = [outputs, *(context.prediction_step((augment(inputs), None)) for augment in augmentations)]
     if not all(isinstance(one, Tensor) for one in given):
-        raise ValueError(f"tta: the outputs are a {batches.describe(outputs)}; only tensors have a mean")
+        raise ValueError(f"tta: the outputs are a {describe(outputs)}; only tensors have a mean")
     return torch.stack(given).mean(0)

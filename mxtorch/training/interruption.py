@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C during a run: the step is finished first."""
+"""SIGTERM and Ctrl-C during a run: the current step is finished before the run ends."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-# What a shell tells of a process that SIGTERM ended: 128 and the signal's number.
+# The exit status of a process that SIGTERM ended, as shells count: 128 and the number of the signal.
 TERMINATED = 128 + signal.SIGTERM
 
 _MESSAGES = {
@@ -23,11 +24,11 @@ class Interrupted(BaseException):
 
 
 class Interruption:
-    """Takes note of SIGTERM and SIGINT within the block; `check` then ends the run where its state is whole.
+    """Notes SIGTERM and SIGINT within the block; `check` then ends the run where its state is whole.
 
-    After the block the handlers are what they were. A run that SIGTERM ended exits with status 143, one that Ctrl-C
-    ended raises KeyboardInterrupt. A second Ctrl-C raises at once. Off the main thread, where handlers can't be
-    installed, signals do what they did before; one that is ignored stays ignored.
+    After the block the handlers are what they were. A run that SIGTERM ended exits with status 143; a run that Ctrl-C
+    ended raises KeyboardInterrupt. A second Ctrl-C raises at once. Outside the main thread, where handlers can't be
+    installed, signals do what they did before. A signal that is ignored stays ignored.
     """
 
     def __init__(self) -> None:
@@ -50,15 +51,19 @@ class Interruption:
         if kind is not None and not issubclass(kind, (Exception, Interrupted)):
             return
         if self.received == signal.SIGTERM:
-            if callable(handlers[signal.SIGTERM]):  # the user's own: told once everything is saved
+            if callable(handlers[signal.SIGTERM]):  # the user's own, called once everything is saved
                 handlers[signal.SIGTERM](signal.SIGTERM, None)
             raise SystemExit(TERMINATED) from error
-        if self.received is not None and (kind is None or issubclass(kind, Interrupted)):
+        if (kind is not None and issubclass(kind, Interrupted)) or (kind is None and self.received is not None):
             raise KeyboardInterrupt from error
 
-    def check(self) -> None:
-        """Raise if a signal came; to be called where the state of the run is whole."""
-        if self.received is not None:
+    def check(self, agree: Callable[[bool], bool] = bool) -> None:
+        """Raise if a signal came; to be called where the state of the run is whole.
+
+        Args:
+            agree: `Engine.agree`, so that all processes stop at the same step.
+        """
+        if agree(self.received is not None):
             raise Interrupted
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""A batch that does not fit into the device's memory: told, or taken in parts."""
+"""A batch that does not fit into the device's memory: explained, or taken in parts."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mxtorch import batches
+from mxtorch.training.batch import Window
 
 
-def split(window: batches.Window, parts: int) -> batches.Window:
-    """Each batch of a window in so many parts along the first dimension, weighed by their samples.
+def split(window: Window, parts: int) -> Window:
+    """Each batch of a window in `parts` parts along the first dimension, weighed by their samples.
 
-    A batch of fewer samples gives as many parts as it has samples.
+    A batch of fewer samples than parts gives as many parts as it has samples.
     """
     pieces, sizes = [], []
     for batch, size in zip(window.batches, window.sizes, strict=True):
@@ -25,30 +25,30 @@ def split(window: batches.Window, parts: int) -> batches.Window:
             stop = min(start + length, size)
             pieces.append(_part(batch, size, start, stop))
             sizes.append(stop - start)
-    return batches.Window(pieces, sizes, window.samples)
+    return Window(pieces, sizes, window.samples)
 
 
-def explained(error: torch.OutOfMemoryError, window: batches.Window, step: int, parts: int) -> torch.OutOfMemoryError:
-    """The error with what there was to hold, and what to try."""
+def explained(error: torch.OutOfMemoryError, window: Window, place: str, parts: int) -> torch.OutOfMemoryError:
+    """The error with the size of the batch, and what to try."""
     largest = max(window.sizes)
     now = f"a batch of {largest} samples" if parts == 1 else f"{-(-largest // parts)} samples at a time"
     reason = str(error).strip().splitlines()[0] if str(error).strip() else "no details"
     return torch.OutOfMemoryError(
-        f"step {step} does not fit into the device's memory with {now} ({reason}). Give the loader a smaller "
+        f"{place} does not fit into the device's memory with {now} ({reason}). Give the loader a smaller "
         "batch_size and the Trainer a larger accumulate, let fit(auto_accumulate=True) do both, use precision='bf16', "
         "or free what else is on the device."
     )
 
 
 def release() -> None:
-    """Give the device back what a step that failed still held."""
+    """Free the memory that a failed step still held."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def warn_of_batch_norm(model: nn.Module) -> None:
-    """Say why halves of a batch are not the batch to BatchNorm."""
+    """Warn that parts of a batch are not the batch to BatchNorm."""
     norms = [
         name
         for name, module in model.named_modules()

@@ -1,4 +1,4 @@
-"""One `fit` as it goes on: its lengths, its data, where it stands."""
+"""Where a trainer and one of its runs stand: what is counted, and what a checkpoint needs to go on."""
 
 from __future__ import annotations
 
@@ -9,71 +9,119 @@ from typing import Any
 
 import torch
 
-from mxtorch import state
-from mxtorch.checks import check_integer, length
-from mxtorch.feed import Feed
-from mxtorch.meters import LossMeter
-from mxtorch.metrics import MetricBuffer
-from mxtorch.rates import RunScheduler
+from mxtorch._checks import check_integer, length
+from mxtorch.checkpointing.random_state import random_state, set_random_state
+from mxtorch.optim.run_schedule import RunScheduler
+from mxtorch.training.data import Feed
+from mxtorch.training.metrics import LossMeter, MetricBuffer
 
 
 @dataclass
-class RunPlan:
-    """The lengths of a run and where it is: `epoch` counts from 0 within this `fit`."""
+class Position:
+    """What a trainer has done so far, in all its runs; the one place where steps and epochs are counted.
 
-    epochs: int = 0
-    steps_per_epoch: int | None = None
-    validates: bool = False
+    Attributes:
+        step: Optimizer steps taken or left out.
+        epoch: Epochs that are over.
+        fits: Calls of `fit`.
+        skipped_steps: Steps that were left out because a number was not finite.
+    """
+
+    step: int = 0
     epoch: int = 0
+    fits: int = 0
+    skipped_steps: int = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """The counts, without that of the runs: a checkpoint belongs to one run, which has its number."""
+        return {"step": self.step, "epoch": self.epoch, "skipped_steps": self.skipped_steps}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Put back what `state_dict` gave.
+
+        Raises:
+            ValueError: A count is no integer of at least 0.
+        """
+        for name in ("step", "epoch", "skipped_steps"):
+            value = state_dict[name]
+            if type(value) is not int or value < 0:
+                raise ValueError(f"its {name} is {value!r}")
+            setattr(self, name, value)
 
 
 @dataclass
 class Run:
-    """What a `fit` is doing, so that a checkpoint can hold it.
+    """One call of `fit`: its lengths, its data, and where it stands.
 
     Attributes:
-        ordinal: Which call of `fit` of its trainer, from 1.
-        plan: Its lengths, and the epoch.
+        position: The counts of the trainer.
+        ordinal: Which call of `fit` of its trainer it is, from 1.
+        epochs: Passes over the training data.
+        steps_per_epoch: Optimizer steps in an epoch; None where the data have no length.
         feed: The training data.
-        validation: The validation data.
+        validation: The validation data, or None.
         scheduler: The torch scheduler, if there is one.
-        settings: What it was started with, to be compared when it is resumed.
+        fingerprint: What the run was started with, which is compared when it is resumed.
+        resumes: Whether it was asked to go on from a checkpoint.
+        stopping: Whether it ends after the current epoch.
+        epoch: The current epoch within this run, from 0.
         meter: The losses of this epoch so far; None between epochs.
         metrics: The training metrics of this epoch so far.
         figures: What training this epoch gave, once it is over; validation comes next.
-        started: When the epoch began, on the monotonic clock.
-        complete: Whether the epoch is over and in the history.
-        resumes: Whether it was told to go on from a checkpoint.
+        micro_batches: The parts in which each batch is taken, for want of memory.
+        started: When the epoch began, on the monotonic clock, in seconds.
     """
 
+    position: Position
     ordinal: int
-    plan: RunPlan
+    epochs: int
+    steps_per_epoch: int | None
     feed: Feed
     validation: Feed | None
     scheduler: RunScheduler
-    settings: dict[str, Any] = field(default_factory=dict)
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    resumes: bool = False
+    stopping: bool = False
+    epoch: int = 0
     meter: LossMeter | None = None
     metrics: MetricBuffer | None = None
     figures: dict[str, float] | None = None
+    micro_batches: int = 1
     started: float = 0.0
-    complete: bool = False
-    resumes: bool = False
 
-    def begin_epoch(self) -> None:
-        """Go to the next epoch, and start its clock; what was loaded from a checkpoint stays."""
-        self.plan.epoch, self.complete = self.epochs_done, False
-        if self.meter is None and self.figures is None:
-            self.started = time.perf_counter()
+    def __post_init__(self) -> None:
+        self._first_epoch = self.position.epoch
+
+    @property
+    def validates(self) -> bool:
+        """Whether each epoch is followed by a validation."""
+        return self.validation is not None
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs of this run that are over."""
+        return self.position.epoch - self._first_epoch
+
+    @property
+    def complete(self) -> bool:
+        """Whether the current epoch is over and in the history."""
+        return self.epochs_done > self.epoch
 
     @property
     def trained(self) -> bool:
-        """Whether the epoch has all its steps, as one that was saved after its last."""
-        return self.meter is not None and self.meter.count == self.plan.steps_per_epoch
+        """Whether the epoch has all its steps, as one that was saved after its last step."""
+        return self.meter is not None and self.meter.count == self.steps_per_epoch
 
-    def open_meter(self, first_step: int, metrics: Any) -> LossMeter:
-        """The meter and metrics of this epoch, begun or as loaded."""
+    def begin_epoch(self) -> None:
+        """Go to the next epoch and start its clock; what was loaded from a checkpoint stays."""
+        self.epoch = self.epochs_done
+        if self.meter is None and self.figures is None:
+            self.started = time.perf_counter()
+
+    def open_meter(self, metrics: Any) -> LossMeter:
+        """The meter and the metrics of this epoch, new or as loaded."""
         if self.meter is None:
-            self.meter = LossMeter(first_step)
+            self.meter = LossMeter(self.position.step + 1)
             self.metrics = None if metrics is None else MetricBuffer(metrics)
         return self.meter
 
@@ -84,30 +132,26 @@ class Run:
         self.meter = self.metrics = None
         return self.figures
 
-    @property
-    def validating(self) -> bool:
-        """Whether the epoch is trained and not yet in the history."""
-        return self.figures is not None
-
     def end_epoch(self) -> None:
-        """The epoch is in the history."""
+        """Count the epoch, which is in the history."""
+        self.position.epoch += 1
         self.figures = None
-        self.complete = True
 
-    @property
-    def epochs_done(self) -> int:
-        """Epochs that are over."""
-        return self.plan.epoch + int(self.complete)
+    def pass_over(self) -> None:
+        """Take no epoch: a later run was saved, so this one was over by then."""
+        self.epoch = self.epochs
+        self._first_epoch = self.position.epoch - self.epochs
 
-    def state_dict(self, *, stopping: bool) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Everything about the place, between two steps."""
         training = not self.complete and self.figures is None
         scheduler = self.scheduler.scheduler
         return {
             "ordinal": self.ordinal,
-            "settings": {},  # `snapshot` adds them
+            "fingerprint": self.fingerprint,
             "epoch": self.epochs_done,
-            "stopping": stopping,
+            "stopping": self.stopping,
+            "micro_batches": self.micro_batches,
             "feed": self.feed.state_dict(within_epoch=training and self.meter is not None),
             "validation": None if self.validation is None else self.validation.state_dict(within_epoch=False),
             "scheduler": None if scheduler is None else scheduler.state_dict(),
@@ -118,17 +162,23 @@ class Run:
         }
 
     def load_state_dict(self, saved: dict[str, Any], metrics: Any, device: torch.device) -> None:
-        """Take the place that `state_dict` gave. Global random states are those of the place, before and after.
+        """Take the place that `state_dict` gave.
+
+        The position of the trainer must have been loaded before. Global random states are those of the place, before
+        and after.
 
         Raises:
             ValueError: It is malformed. Other errors come of malformed parts.
         """
-        if any(type(saved[name]) is not int or saved[name] < 0 for name in ("ordinal", "epoch")):
+        if any(type(saved[name]) is not int or saved[name] < 0 for name in ("ordinal", "epoch", "micro_batches")):
             raise ValueError(f"the epoch is {saved['epoch']!r}, in run {saved['ordinal']!r}")
-        random = state.random_state()
+        random = random_state()
         if self.scheduler.scheduler is not None:
             self.scheduler.scheduler.load_state_dict(saved["scheduler"])
-        self.ordinal, self.plan.epoch, self.complete = saved["ordinal"], saved["epoch"], False
+        self.ordinal, self.position.fits = saved["ordinal"], saved["ordinal"]
+        self.epoch, self._first_epoch = saved["epoch"], self.position.epoch - saved["epoch"]
+        self.stopping, self.micro_batches = bool(saved["stopping"]), max(saved["micro_batches"], 1)
+        self.fingerprint = saved["fingerprint"] | {"epochs": self.epochs}
         self.figures = None if saved["figures"] is None else {k: float(v) for k, v in saved["figures"].items()}
         self.started = time.perf_counter() - saved["elapsed"]
         self.meter = self.metrics = None
@@ -140,9 +190,9 @@ class Run:
             self.metrics.load_state_dict(saved["metrics"])
         if self.validation is not None and saved["validation"] is not None:
             self.validation.load_state_dict(saved["validation"])
-            state.set_random_state(random)
+            set_random_state(random)
         self.feed.load_state_dict(saved["feed"])
-        state.set_random_state(random)
+        set_random_state(random)
 
 
 def steps_in_epoch(data: Any, accumulate: int, wanted: int | None) -> int | None:
@@ -151,5 +201,5 @@ def steps_in_epoch(data: Any, accumulate: int, wanted: int | None) -> int | None
     available = None if batch_count is None else math.ceil(batch_count / accumulate)
     if wanted is None:
         return available
-    check_integer(wanted, "steps_per_epoch")
+    wanted = check_integer(wanted, "steps_per_epoch")
     return wanted if available is None else min(wanted, available)

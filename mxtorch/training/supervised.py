@@ -1,21 +1,33 @@
-"""What one step computes from a batch, and how it is told that a batch can't be trained on."""
+"""What one step computes from a batch by default: the model's outputs, and their loss against the targets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from mxtorch.batches import Batch, describe, split_batch
+from mxtorch._structure import describe
+from mxtorch.training.batch import Batch
 
-# What a batch of the wrong kind makes a model or loss raise. Running out of memory is not among them.
+LABEL_KEYS = ("labels", "label", "targets", "target")
+# What a batch of the wrong kind makes a model or a loss raise. Running out of memory is not among them.
 _BATCH_ERRORS = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, AssertionError)
+
+_labels_are_checked: ContextVar[bool] = ContextVar("labels_are_checked", default=False)
 
 
 class StepOutput(NamedTuple):
-    """What a step computed: the loss to minimise, and what metrics compare."""
+    """What a step computed.
+
+    Attributes:
+        loss: The loss to minimise, a scalar tensor; None for a step that only computes metrics.
+        outputs: What metrics compare with the targets: tensors or a structure of them.
+        targets: The targets.
+    """
 
     loss: Tensor | None
     outputs: Any = None
@@ -23,35 +35,95 @@ class StepOutput(NamedTuple):
 
 
 class BatchError(ValueError):
-    """A batch or loss that can't be trained on; the message says why and what to do."""
+    """A batch or a loss that can't be trained on; the message says why and what to do."""
 
 
-def supervised_step(
-    model: nn.Module, loss: Callable[..., Tensor] | None, batch: Batch, *, check_labels: bool = False
-) -> StepOutput:
+class Example(NamedTuple):
+    """A batch taken apart: `model(*inputs, **named_inputs)` is compared with `targets`."""
+
+    inputs: tuple[Any, ...]
+    named_inputs: dict[str, Any]
+    targets: Any
+
+
+class SupervisedSteps:
+    """The three steps that a user of `Trainer` may override.
+
+    Attributes:
+        model: The module that is trained.
+        loss: `loss(outputs, targets) -> scalar tensor`, or None where the model computes its own loss.
+    """
+
+    model: nn.Module
+    loss: Callable[..., Tensor] | None
+
+    def training_step(self, batch: Batch) -> Tensor | StepOutput:
+        """The loss of one batch, a scalar tensor that `backward` can be called on.
+
+        Return a `StepOutput` to have training metrics computed, too.
+
+        Args:
+            batch: What the loader yields, on the device.
+        """
+        return supervised_step(self.model, self.loss, batch)
+
+    def evaluation_step(self, batch: Batch) -> Tensor | StepOutput:
+        """Loss, outputs and targets of one batch of validation data; no gradient is recorded."""
+        return supervised_step(self.model, self.loss, batch)
+
+    def prediction_step(self, batch: Batch) -> Any:
+        """The model's outputs for one batch. Of an `(x, y)` batch the y is left out."""
+        return predictions(self.model, batch)
+
+
+def split_batch(batch: Batch, *, keep_labels: bool = False) -> Example:
+    """Take a batch apart.
+
+    `(x, y)` has one input and a target; in a longer tuple or list all but the last are inputs; the entries of a
+    dictionary are passed by name (Hugging Face style), its `labels` (or `label`, `targets`, `target`) being the
+    target; anything else is an input without a target.
+
+    Args:
+        batch: What a loader yields.
+        keep_labels: Leave the labels of a dictionary among the inputs, for models that compute their own loss.
+
+    >>> split_batch({"pixels": 1, "labels": 2})
+    Example(inputs=(), named_inputs={'pixels': 1}, targets=2)
+    """
+    if isinstance(batch, (tuple, list)):
+        return Example(tuple(batch[:-1]), {}, batch[-1]) if len(batch) > 1 else Example(tuple(batch), {}, None)
+    if isinstance(batch, Mapping):
+        named = dict(batch)
+        key = next((key for key in LABEL_KEYS if key in named), None)
+        targets = None if key is None else named[key]
+        if key is not None and not keep_labels:
+            del named[key]
+        return Example((), named, targets)
+    return Example((batch,), {}, None)
+
+
+def supervised_step(model: nn.Module, loss: Callable[..., Tensor] | None, batch: Batch) -> StepOutput:
     """Model and loss on a batch: `(x, y)`, `(x1, x2, ..., y)`, or a dictionary passed by name.
 
     Args:
-        model: Called with the batch's inputs.
+        model: Called with the inputs of the batch.
         loss: `loss(outputs, targets)`. Without one the model is given the labels as well and must return a `.loss`.
         batch: What the loader yields, on the model's device.
-        check_labels: Look at the labels before the loss does: on CUDA it would answer bad ones with a device-side
-            assert, which names nothing and ends the process's use of the device. It waits for the device.
 
     Raises:
-        BatchError: A label is outside the classes.
+        BatchError: A label is outside the classes. On an accelerator this is found for the first batch of a pass only.
     """
     example = split_batch(batch, keep_labels=loss is None)
     outputs = model(*example.inputs, **example.named_inputs)
-    predictions = _field(outputs, "logits", outputs)
+    predicted = outputs if isinstance(outputs, Tensor) else _field(outputs, "logits", outputs)
     if loss is None:
-        return StepOutput(_field(outputs, "loss", None), predictions, example.targets)
-    if check_labels:
-        _check_class_labels(loss, predictions, example.targets)
+        return StepOutput(_field(outputs, "loss", None), predicted, example.targets)
+    if _labels_are_checked.get():
+        _check_class_labels(loss, predicted, example.targets)
     try:
-        return StepOutput(loss(predictions, example.targets), predictions, example.targets)
-    except IndexError:  # how torch answers a bad label on the CPU
-        _check_class_labels(loss, predictions, example.targets)
+        return StepOutput(loss(predicted, example.targets), predicted, example.targets)
+    except IndexError:  # how torch answers a wrong label on the CPU
+        _check_class_labels(loss, predicted, example.targets)
         raise
 
 
@@ -62,14 +134,36 @@ def predictions(model: nn.Module, batch: Batch) -> Any:
     return _field(outputs, "logits", outputs)
 
 
+@contextlib.contextmanager
+def checked_labels(needed: bool) -> Iterator[None]:
+    """In the block, look at class labels before the loss does.
+
+    On CUDA a loss answers a wrong label with a device-side assert, which names nothing and ends the process's use of
+    the device. Looking at labels waits for the device, so it is done for the first batch of a pass only.
+
+    Args:
+        needed: False does nothing.
+    """
+    token = _labels_are_checked.set(needed)
+    try:
+        yield
+    finally:
+        _labels_are_checked.reset(token)
+
+
+def as_step_output(output: Tensor | StepOutput) -> StepOutput:
+    """What a step returned, a loss alone or a `StepOutput`, as a `StepOutput`."""
+    return StepOutput(output) if isinstance(output, Tensor) else output
+
+
 def check_loss(output: StepOutput, *, wants_outputs: bool) -> None:
     """Raise unless a training step gave a loss that can be trained on.
 
     Raises:
         TypeError: The loss is no tensor.
-        BatchError: It is no scalar, or detached; or there are metrics and nothing for them to compare.
+        BatchError: The loss is no scalar, or is detached; or there are metrics and nothing for them to compare.
     """
-    loss = output.loss
+    loss = output.loss if isinstance(output, StepOutput) else output
     if not isinstance(loss, Tensor):
         raise TypeError(f"training_step: got {loss!r} as the loss; return a scalar tensor, or give the Trainer a loss")
     if loss.ndim != 0:
@@ -77,8 +171,8 @@ def check_loss(output: StepOutput, *, wants_outputs: bool) -> None:
         raise BatchError(f"loss: got a tensor of shape {list(loss.shape)}; reduce it to a scalar, {how}")
     if not loss.requires_grad:
         raise BatchError(
-            "loss: got one that is detached from the model's parameters; compute it from the model's outputs without "
-            ".detach(), .item(), torch.no_grad() or argmax"
+            "loss: got a loss that is detached from the model's parameters; compute it from the model's outputs "
+            "without .detach(), .item(), torch.no_grad() or argmax"
         )
     if wants_outputs and output.outputs is None:
         raise BatchError(
@@ -86,7 +180,7 @@ def check_loss(output: StepOutput, *, wants_outputs: bool) -> None:
         )
 
 
-def explain_first_batch(error: Exception, batch: Any, step: str) -> NoReturn:
+def explain_first_batch(error: Exception, batch: Batch, step: str) -> NoReturn:
     """Raise a ValueError that says what the first batch looked like to a step that could not take it."""
     if not isinstance(error, _BATCH_ERRORS) or isinstance(error, (torch.OutOfMemoryError, BatchError)):
         raise error

@@ -1,0 +1,1 @@
+"""Copies of a training's state, in memory and in files, and the way back."""

@@ -1,0 +1,142 @@
+"""The states of random number generators: Python's, NumPy's and torch's, global ones and others.
+
+A state comes in two forms: raw, as the generator itself gives it, for copies in memory; and packed, as tensors and
+plain values that `torch.load(weights_only=True)` reads, for files.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's global generators (torch's on every device)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every global random number generator, as values that `torch.load(weights_only=True)` takes."""
+    state = raw_random_state()
+    state["python"] = packed_python_state(state["python"])
+    state["numpy"] = packed_numpy_state(state["numpy"])
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put back what `random_state` returned."""
+    python, numpy = unpacked_python_state(state["python"]), unpacked_numpy_state(state["numpy"])
+    set_raw_random_state({**state, "python": python, "numpy": numpy})
+
+
+def packed_python_state(state: Any) -> list[Any]:
+    """The state of a `random.Random`, its 625 integers as one tensor."""
+    version, internal, next_gaussian = state
+    return [version, torch.from_numpy(np.array(internal, dtype=np.int64)), next_gaussian]
+
+
+def unpacked_python_state(state: Any) -> tuple[Any, ...]:
+    """What `random.Random.setstate` takes."""
+    version, internal, next_gaussian = state
+    return version, tuple(internal.tolist() if isinstance(internal, Tensor) else internal), next_gaussian
+
+
+def packed_numpy_state(state: dict[str, Any]) -> dict[str, Any]:
+    """The state of a NumPy bit generator, arrays as int64 tensors (its words may have fewer bits, never more)."""
+    inner = {
+        name: torch.from_numpy(value.astype(np.int64)) if isinstance(value, np.ndarray) else value
+        for name, value in state["state"].items()
+    }
+    return {**state, "state": inner}
+
+
+def unpacked_numpy_state(state: dict[str, Any]) -> dict[str, Any]:
+    """What NumPy takes for what `packed_numpy_state` gave."""
+    inner = {
+        name: value.numpy().astype(np.uint64) if isinstance(value, Tensor) else value
+        for name, value in state["state"].items()
+    }
+    return {**state, "state": inner}
+
+
+def raw_random_state() -> dict[str, Any]:
+    """As `random_state`, in the forms that the generators themselves give."""
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(legacy=False),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.xpu.is_available() and torch.xpu.is_initialized():  # type: ignore[no-untyped-call]
+        state["xpu"] = torch.xpu.get_rng_state_all()
+    if torch.backends.mps.is_available():
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def set_raw_random_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    if "xpu" in state:
+        torch.xpu.set_rng_state_all(state["xpu"])
+    if "mps" in state:
+        torch.mps.set_rng_state(state["mps"])
+
+
+def is_generator(part: Any) -> bool:
+    """Whether it is a random number generator of torch, Python or NumPy."""
+    return isinstance(part, (torch.Generator, random.Random, np.random.Generator, np.random.RandomState))
+
+
+def generator_state(generator: Any) -> Any:
+    """The state of a generator, in the form that it itself gives."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    if isinstance(generator, np.random.Generator):
+        return copy.deepcopy(generator.bit_generator.state)
+    return generator.get_state()
+
+
+def set_generator_state(generator: Any, state: Any) -> None:
+    """Put back what `generator_state` returned."""
+    if isinstance(generator, (torch.Generator, np.random.RandomState)):
+        generator.set_state(state)
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.bit_generator.state = state
+
+
+def packed_generator(generator: Any) -> dict[str, Any]:
+    """Kind and state of a random number generator of torch, Python or NumPy."""
+    kind = type(generator).__name__
+    if isinstance(generator, torch.Generator):
+        return {"kind": kind, "state": generator.get_state()}
+    if isinstance(generator, random.Random):
+        return {"kind": kind, "state": packed_python_state(generator.getstate())}
+    if isinstance(generator, np.random.RandomState):
+        return {"kind": kind, "state": packed_numpy_state(generator.get_state(legacy=False))}
+    return {"kind": kind, "state": packed_numpy_state(generator.bit_generator.state)}
+
+
+def set_packed_generator(generator: Any, packed: dict[str, Any]) -> None:
+    """Put back what `packed_generator` gave."""
+    if isinstance(generator, torch.Generator):
+        generator.set_state(packed["state"])
+    elif isinstance(generator, random.Random):
+        generator.setstate(unpacked_python_state(packed["state"]))
+    else:
+        set_generator_state(generator, unpacked_numpy_state(packed["state"]))

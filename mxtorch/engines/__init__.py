@@ -1,0 +1,6 @@
+"""Where a step runs: the protocol that the loop is written against, and its implementations."""
+
+from mxtorch.engines.base import Engine, StepResult
+from mxtorch.engines.local import LocalEngine
+
+__all__ = ["Engine", "LocalEngine", "StepResult"]

@@ -1,0 +1,124 @@
+"""What the training loop asks of the device, or of the devices, that it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from mxtorch.optim.scheduled import ScheduledOptim
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class StepResult(NamedTuple):
+    """What an optimizer step did.
+
+    Attributes:
+        taken: Whether the step was taken. fp16 skips a step whose gradients overflow.
+        gradient_norm: The norm of all gradients together before clipping, a scalar tensor; None where it was not
+            measured.
+        bad: A float tensor on the device that is 1 where the gradients are not finite. The loop reads it later, since
+            reading it now would wait for the device. None where the engine has looked already.
+    """
+
+    taken: bool
+    gradient_norm: Tensor | None
+    bad: Tensor | None = None
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Moves data, computes gradients, takes steps, and lets several processes decide together.
+
+    The loop knows no device and no process group: everything that depends on them goes through these methods.
+    `LocalEngine` is plain torch on one device. Hand your own to `Trainer(engine=...)`.
+
+    Attributes:
+        device: Where the model and the batches of this process are.
+        precision: `"fp32"`, `"bf16"` or `"fp16"`.
+        asynchronous: Whether reading a number from a tensor waits for queued work, as on an accelerator. Where this is
+            False the loop looks at every loss at once; elsewhere it reads losses in logging steps only.
+        is_main: Whether this process writes files and prints. Exactly one process does.
+    """
+
+    device: torch.device
+    precision: Precision
+    asynchronous: bool
+    is_main: bool
+
+    def prepare(self, model: nn.Module, loss: nn.Module | None, *optimizers: ScheduledOptim) -> None:
+        """Bring the model, a loss with parameters, and the state of optimizers to the device, in place."""
+
+    def move(self, batch: Any) -> Any:
+        """The batch with its tensors on the engine's device."""
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context in which forward passes run."""
+
+    def no_sync(self, model: nn.Module) -> AbstractContextManager[Any]:
+        """The context of all but the last backward pass of a window: gradients are not exchanged in it."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a scalar loss to those of the parameters."""
+
+    def zero_grad(self, optimizer: ScheduledOptim) -> None:
+        """Clear the gradients."""
+
+    def step(
+        self,
+        optimizer: ScheduledOptim,
+        *,
+        clip_grad_norm: float | None = None,
+        clip_grad_value: float | None = None,
+        measure_norm: bool = False,
+        on_nonfinite: str | None = None,
+    ) -> StepResult:
+        """Clip the gradients, each value first and then the norm of all, and take the step.
+
+        Args:
+            optimizer: Its parameters have their gradients.
+            clip_grad_norm: The norm to clip to.
+            clip_grad_value: The absolute value to clip each element to.
+            measure_norm: Measure the norm without clipping, too.
+            on_nonfinite: What a gradient that is not finite means: `"raise"`, `"skip"` or `"rollback"`. None does not
+                look.
+
+        Raises:
+            BadNumberError: A gradient is not finite; no parameter has changed.
+        """
+
+    def reduce(self, value: Tensor, how: Literal["mean", "sum"] = "mean") -> Tensor:
+        """The mean or the sum of a tensor over all processes."""
+
+    def gather(self, value: Tensor) -> Tensor:
+        """The tensors of all processes, joined along the first dimension in the order of the processes."""
+
+    def agree(self, flag: bool) -> bool:
+        """Whether the flag is True on any process.
+
+        Every decision that all processes must take together goes through this: to stop, to skip a step, that the loss
+        has diverged, that the memory is full.
+        """
+
+    def read_later(self, value: Tensor) -> Callable[[], float]:
+        """Begin to read a scalar tensor; the function that is returned gives the number.
+
+        The function waits for the work that was queued before this call, and not for what is queued after it, as
+        `item()` would.
+        """
+
+    def forget_bad_steps(self) -> None:
+        """Stop holding steps back because of a gradient that was not finite."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes while training: the scale of fp16."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put back what `state_dict` gave."""
+
+    def capture(self) -> Callable[[], None]:
+        """Copy all that a step changes in the engine; the function that is returned puts it back."""

@@ -1,0 +1,182 @@
+"""The training loop, to be read from top to bottom: epochs, then steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from mxtorch.engines.nonfinite import BadNumberError
+from mxtorch.optim import schedule_free
+from mxtorch.training import diagnosis
+from mxtorch.training.batch import Window, window_of, windows
+from mxtorch.training.callback import CallbackList
+from mxtorch.training.context import Context
+from mxtorch.training.evaluation import evaluate
+from mxtorch.training.history import History
+from mxtorch.training.interruption import Interrupted, Interruption
+from mxtorch.training.metrics import LossMeter
+from mxtorch.training.modes import set_training_mode
+from mxtorch.training.run import Run
+from mxtorch.training.step import StepRunner, StepSettings
+
+
+@dataclass
+class Loop:
+    """Trains a model for the epochs of a run.
+
+    Attributes:
+        context: The model with everything that computes and changes it.
+        settings: How a step is taken.
+        run: The lengths and the data, and where the run stands.
+        runner: Takes the steps.
+        callbacks: Called at each event.
+        history: Gets a row an epoch, and a record every `log_every` steps.
+        metrics: Of validation; a `torchmetrics.MetricCollection` or None.
+        train_metrics: Of training, likewise.
+        interruption: Notes signals that end the run.
+        roll_back: Takes the run back to its last checkpoint after a number that is not finite; None raises instead.
+    """
+
+    context: Context
+    settings: StepSettings
+    run: Run
+    runner: StepRunner
+    callbacks: CallbackList
+    history: History
+    metrics: Any
+    train_metrics: Any
+    interruption: Interruption
+    roll_back: Callable[[FloatingPointError], None] | None = None
+
+    def run_epochs(self) -> None:
+        """Train and validate until all epochs are over, or a callback stops the run."""
+        run, agree = self.run, self.context.engine.agree
+        while run.epochs_done < run.epochs and not agree(run.stopping):
+            run.begin_epoch()
+            try:
+                with self.callbacks.running("epoch"):
+                    self._run_epoch()
+            except FloatingPointError as error:
+                if self.roll_back is None:
+                    raise
+                self.roll_back(error)
+
+    def _run_epoch(self) -> None:
+        """Train, validate, write the epoch's row, tell the callbacks."""
+        run = self.run
+        try:
+            figures = run.figures or self._train_epoch()
+            row = {"epoch": float(run.position.epoch + 1), **figures}
+            if run.validation is not None:
+                run.validation.begin_pass()
+                row |= evaluate(self.context, run.validation.data, self.callbacks, self.metrics, check=self._check)
+                run.validation.end_pass()
+        except Interrupted:
+            if run.validation is not None:
+                run.validation.rewind_pass()
+            self.callbacks.call("on_interrupt")
+            raise
+        run.scheduler.after_epoch(row)
+        row |= {"step": float(run.position.step), "learning_rate": self.context.optimizer.learning_rate}
+        row["seconds"] = time.perf_counter() - run.started
+        self.history.rows.append(row)
+        run.end_epoch()
+        self.callbacks.call("on_epoch_complete", row)
+
+    def _train_epoch(self) -> dict[str, float]:
+        """Take the steps of an epoch, or of what is left of it after a resume; returns its figures."""
+        run, runner, position = self.run, self.runner, self.run.position
+        accumulate, log_every = self.settings.accumulate, self.settings.log_every
+        listeners, trainer = self.callbacks.listeners("on_step"), self.callbacks.trainer
+        set_training_mode(self.context.model)
+        schedule_free.set_training_point(self.context.optimizers)
+        if run.trained:
+            run.feed.skip_rest()
+        meter = run.open_meter(self.train_metrics)
+        runner.metrics = run.metrics
+        runner.micro_batches = run.micro_batches
+        runner.begin_pass()
+
+        for window in () if run.trained else windows(run.feed.open(), accumulate):
+            is_last = meter.count + 1 == run.steps_per_epoch
+            logs = is_last or (position.step + 1) % log_every == 0
+            loss, result = runner.step(window, measure_norm=logs)
+            position.step += 1
+            run.micro_batches = runner.micro_batches
+            if loss is None:
+                position.skipped_steps += 1
+                meter.skip()
+            else:
+                meter.add(loss, window.samples, result.bad)
+            if result.taken:
+                run.scheduler.after_step()
+            if logs:
+                self._log(meter, result.gradient_norm)
+            for listener in listeners:
+                listener(trainer)
+            self._check()
+            if is_last:
+                break
+
+        if meter.count == 0:
+            raise ValueError("train_data: got a loader that yields no batches; give it at least one")
+        if meter.unread:
+            self._log(meter, None)
+        return run.end_training()
+
+    def _check(self) -> None:
+        """End the run here if a signal asked for it."""
+        self.interruption.check(self.context.engine.agree)
+
+    def _log(self, meter: LossMeter, gradient_norm: Tensor | None) -> None:
+        """Read the losses since the last reading, and give the record to history and callbacks."""
+        record = self._read_losses(meter)
+        for index, rate in enumerate(self.context.optimizer.learning_rates):
+            record[f"learning_rate/group{index}"] = rate
+        for name, optimizer in self.context.other_optimizers.items():
+            record[f"learning_rate/{name}"] = optimizer.learning_rate
+        if gradient_norm is not None:
+            record["gradient_norm"] = float(gradient_norm)
+        self.history.records.append({"step": float(self.run.position.step), **record})
+        self.callbacks.call("on_log", record)
+
+    def _read_losses(self, meter: LossMeter) -> dict[str, float]:
+        """The meter's figures; on an accelerator this is where bad steps are found.
+
+        Raises:
+            FloatingPointError: A loss or gradient was not finite; step, batch and layer are named.
+        """
+        try:
+            record, bad_steps = meter.read(skips=self.settings.on_nonfinite == "skip")
+        except BadNumberError as error:
+            assert meter.bad_step is not None
+            self.context.engine.forget_bad_steps()
+            raise FloatingPointError(self._late_message(meter.bad_step, meter.count, str(error))) from None
+        if bad_steps:
+            self.run.position.skipped_steps += bad_steps
+            self.context.optimizer.current_steps -= bad_steps
+        return record
+
+    def _late_message(self, step: int, count: int, reason: str) -> str:
+        """The message for a step that was found to be bad some steps later; its batches are read again."""
+        run, accumulate = self.run, self.settings.accumulate
+        first_batch = (step - 1 - (run.position.step - count)) * accumulate
+        again = run.feed.read_again(first_batch, accumulate)
+        window = window_of(again) if again else None
+        return diagnosis.not_finite_late(self.context, window, place_of(step, first_batch, accumulate), reason)
+
+
+def place_of_next(run: Run, window: Window) -> str:
+    """Where the window that was read last is, in words."""
+    return place_of(run.position.step + 1, run.feed.batches - len(window.batches), len(window.batches))
+
+
+def place_of(step: int, first_batch: int, batches: int) -> str:
+    """A step and its batches in words; steps count from 1, batches of an epoch from 0."""
+    last_batch = first_batch + batches - 1
+    numbers = f"batch {first_batch}" if batches == 1 else f"batches {first_batch} to {last_batch}"
+    return f"step {step} ({numbers} of the epoch)"
