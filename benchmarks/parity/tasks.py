@@ -170,4 +170,4 @@ def adversarial() -> tuple[Trainer, DataLoader[Any]]:
     }
     first, other = (torch.optim.Adam(network.parameters(), lr=1e-2) for network in networks.values())
     options = {"kind": Adversarial, "loss": None, "other_optimizers": {"discriminator": other}}
-    return trainer(nn.ModuleDict(networks), first, **options), train(points().tensors[0])  # type: ignore[arg-type]
+    return trainer(nn.ModuleDict(networks), first, **options), train(points().tensors[0])

@@ -332,7 +332,7 @@ def two_optimizers(folder: Path) -> dict[str, Any]:
     """The two of a generative adversarial network."""
     trained, data = adversarial()
     trained.fit(data, epochs=3, schedule="one_cycle", lr=1e-2)
-    return outcome(trained, DataLoader(points(20, 2).tensors[0], 8))  # type: ignore[arg-type]
+    return outcome(trained, DataLoader(points(20, 2).tensors[0], 8))
 
 
 # ---------------------------------------------------------------- data

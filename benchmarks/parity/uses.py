@@ -250,7 +250,7 @@ def find_lr_of_another_optimizer(folder: Path) -> dict[str, Any]:
     trained, data = adversarial()
     found = trained.find_lr(data, num_steps=60, optimizer="discriminator")
     trained.fit(data, epochs=2)
-    return searched(found) | outcome(trained, DataLoader(points(20, 2).tensors[0], 8))  # type: ignore[arg-type]
+    return searched(found) | outcome(trained, DataLoader(points(20, 2).tensors[0], 8))
 
 
 @setting
