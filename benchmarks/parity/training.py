@@ -36,7 +36,7 @@ from benchmarks.parity.tasks import (
 )
 from mxtorch import Callback, ScheduledOptim, Trainer, schedules
 from mxtorch.callbacks import EMA, SWA, BestWeights, Checkpoint, EarlyStopping, Freeze, Unfreeze
-from mxtorch.mixing import Mixed
+from mxtorch import mixing
 
 # ---------------------------------------------------------------- precision, accumulation, clipping
 
@@ -406,7 +406,7 @@ def dictionary_batches(folder: Path) -> dict[str, Any]:
 @setting
 def mixup(folder: Path) -> dict[str, Any]:
     """Mixup and CutMix around a loader."""
-    return fitted(trainer(ConvNet()), Mixed(train(pictures(), 8), num_classes=CLASSES), val(pictures(20, 2)))
+    return fitted(trainer(ConvNet()), mixing.Mixed(train(pictures(), 8), num_classes=CLASSES), val(pictures(20, 2)))
 
 
 @setting
