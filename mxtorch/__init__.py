@@ -11,13 +11,13 @@ from mxtorch.checkpointing.file import CheckpointError
 from mxtorch.data import class_balance as balance
 from mxtorch.data import mixing
 from mxtorch.fine_tuning import FineTuning
-from mxtorch.training.history import History
 from mxtorch.interpretation import Interpretation
 from mxtorch.lr_finder import LRFinderResult
 from mxtorch.optim import ScheduledOptim
-from mxtorch.training.supervised import StepOutput
 from mxtorch.trainer import Trainer
 from mxtorch.training.callback import Callback
+from mxtorch.training.history import History
+from mxtorch.training.supervised import StepOutput
 
 if TYPE_CHECKING:
     import model_zoo

@@ -31,10 +31,9 @@ from mxtorch.optim import schedule_free
 from mxtorch.optim.run_schedule import set_run_schedule
 from mxtorch.optim.scheduled import ScheduledOptim, as_scheduled, chosen_optimizer
 from mxtorch.training import evaluation
-from mxtorch.training.batch import Window
 from mxtorch.training.callback import Callback, CallbackList
 from mxtorch.training.context import Context
-from mxtorch.training.data import Feed
+from mxtorch.training.data import Feed, Window
 from mxtorch.training.history import History
 from mxtorch.training.interruption import Interruption
 from mxtorch.training.loop import Loop, place_of_next
@@ -283,7 +282,7 @@ class Trainer(SupervisedSteps):
         It counts as no step of a run, and calls no callback.
 
         Args:
-            window: The batches, as `mxtorch.training.batch.window_of([batch, ...])` makes it.
+            window: The batches, as `mxtorch.training.data.window_of([batch, ...])` makes it.
             measure_norm: Measure the norm of the gradient, too.
 
         Returns:

@@ -34,9 +34,8 @@ from benchmarks.parity.tasks import (
     trainer,
     val,
 )
-from mxtorch import Callback, ScheduledOptim, Trainer, schedules
+from mxtorch import Callback, ScheduledOptim, Trainer, mixing, schedules
 from mxtorch.callbacks import EMA, SWA, BestWeights, Checkpoint, EarlyStopping, Freeze, Unfreeze
-from mxtorch import mixing
 
 # ---------------------------------------------------------------- precision, accumulation, clipping
 

@@ -21,6 +21,7 @@ from mxtorch.optim.scheduled import ScheduledOptim
 
 AUTOCAST_TYPES: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")
+_TAKEN = StepResult(True, None)
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
@@ -53,6 +54,7 @@ class LocalEngine:
     """
 
     is_main = True
+    agree = staticmethod(bool)  # there is one process; the loop asks in every step, and this is the quickest answer
 
     def __init__(
         self,
@@ -83,6 +85,7 @@ class LocalEngine:
         self._moves = True
         self._scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
         self._found = torch.zeros((), dtype=torch.float32, device=self.device)  # 1 once a gradient was not finite
+        self._one = torch.ones((), dtype=torch.float32, device=self.device)
         self._step_unless = StepUnless()
 
     def prepare(self, model: nn.Module, loss: nn.Module | None, *optimizers: ScheduledOptim) -> None:
@@ -159,7 +162,7 @@ class LocalEngine:
                 return StepResult(True, norm, self._step_on_accelerator(optimizer, skips=on_nonfinite == "skip"))
             self._raise_if_bad(optimizer, norm)
         optimizer.step()
-        return StepResult(True, norm)
+        return _TAKEN if norm is None else StepResult(True, norm)
 
     def reduce(self, value: Tensor, how: Literal["mean", "sum"] = "mean") -> Tensor:
         """The value itself: there is one process."""
@@ -168,10 +171,6 @@ class LocalEngine:
     def gather(self, value: Tensor) -> Tensor:
         """The value itself: there is one process."""
         return value
-
-    def agree(self, flag: bool) -> bool:
-        """The flag itself: there is one process."""
-        return flag
 
     def read_later(self, value: Tensor) -> Callable[[], float]:
         """Begin to read a scalar tensor; see `Engine.read_later`."""
@@ -220,15 +219,23 @@ class LocalEngine:
             if not math.isfinite(value := norm.item()):
                 raise BadNumberError(f"the norm of the gradient is {value}")
             return
-        mark_bad_gradients(_gradients(optimizer), self._found)
+        self._mark_bad(_gradients(optimizer))
         if self._found.item():
             self._found.zero_()
             raise BadNumberError("the loss is finite, its gradient is not")
 
+    def _mark_bad(self, gradients: list[Tensor]) -> None:
+        """Set the flag to 1 if a gradient is not finite, with the kernel of torch's GradScaler and a scale of 1."""
+        try:
+            if gradients:
+                torch._amp_foreach_non_finite_check_and_unscale_(gradients, self._found, self._one)
+        except RuntimeError:  # gradients of several kinds: sparse, complex, of several devices or types
+            mark_bad_gradients(gradients, self._found)
+
     def _step_on_accelerator(self, optimizer: ScheduledOptim, *, skips: bool) -> Tensor:
         if skips:  # each step by itself; otherwise a bad step ends the run, and holds back those that follow it
             self._found.zero_()
-        mark_bad_gradients(_gradients(optimizer), self._found)
+        self._mark_bad(_gradients(optimizer))
         self._step_unless(self._found, optimizer.optimizer, optimizer.step, undo=skips)
         return self._found.clone()
 
@@ -245,7 +252,8 @@ def _parameters(optimizer: ScheduledOptim) -> list[Tensor]:
 
 
 def _gradients(optimizer: ScheduledOptim) -> list[Tensor]:
-    return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    # Each look at `.grad` costs about half a microsecond, so it is looked at once.
+    return [grad for group in optimizer.param_groups for p in group["params"] if (grad := p.grad) is not None]
 
 
 def _nothing() -> None:

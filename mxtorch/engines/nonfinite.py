@@ -1,8 +1,7 @@
-"""Numbers gone bad: told without waiting for the device, kept out of the weights."""
+"""Numbers that are not finite: found without waiting for the device, kept out of the weights."""
 
 from __future__ import annotations
 
-import functools
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-POLICIES = ("raise", "skip", "rollback")
 # fp16 halves its scale on each overflow, from 2**16 down, and one bad sample spoils one step: more in a row are a
 # model that has gone bad, which skipping does not mend.
 MOST_SKIPS_IN_A_ROW = 40
@@ -22,18 +20,7 @@ class BadNumberError(FloatingPointError):
 
 
 def mark_bad_gradients(gradients: Iterable[Tensor], found: Tensor) -> None:
-    """Set `found`, one float, to 1 if a gradient holds NaN or an infinity. Nothing is waited for.
-
-    It is the check that torch's GradScaler makes, with a scale of 1: one kernel for all tensors of a kind.
-    """
-    gradients = list(gradients)
-    if not gradients:
-        return
-    try:  # sorting a thousand gradients by kind takes a millisecond, and mostly they are of one
-        torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, _one(found.device))
-        return
-    except RuntimeError:  # sparse or complex ones, or other devices' too
-        pass
+    """Set `found`, one float, to 1 if a gradient of any kind holds NaN or an infinity. Nothing is waited for."""
     kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for gradient in gradients:
         if gradient.is_sparse:
@@ -43,14 +30,10 @@ def mark_bad_gradients(gradients: Iterable[Tensor], found: Tensor) -> None:
         kinds.setdefault((gradient.device, gradient.dtype), []).append(gradient)
     for (device, _), tensors in kinds.items():
         mine = found if device == found.device else torch.zeros_like(found, device=device)
-        torch._amp_foreach_non_finite_check_and_unscale_(tensors, mine, _one(device))
+        one = torch.ones((), dtype=torch.float32, device=device)
+        torch._amp_foreach_non_finite_check_and_unscale_(tensors, mine, one)
         if mine is not found:
             found.copy_(torch.maximum(found, mine.to(found.device)))
-
-
-@functools.cache
-def _one(device: torch.device) -> Tensor:
-    return torch.ones((), dtype=torch.float32, device=device)
 
 
 class StepUnless:

@@ -13,9 +13,8 @@ from torch.nn import functional as F
 from mxtorch._checks import check_data, check_integer
 from mxtorch._structure import describe, to_host
 from mxtorch.interpretation.result import Interpretation
-from mxtorch.training.batch import batch_size
 from mxtorch.training.modes import preserved_modes
-from mxtorch.training.supervised import explain_first_batch, split_batch
+from mxtorch.training.supervised import batch_size, explain_first_batch, split_batch
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mxtorch._checks import length
 from mxtorch.checkpointing.snapshot import LoaderSnapshot
-from mxtorch.training.batch import Window, windows
+from mxtorch.training.data import Window, windows
 
 # Of training data without validation data, at most one window in so many, and so many in all, are held out.
 LARGEST_SHARE = 3

@@ -28,12 +28,12 @@ from mxtorch.lr_finder.trials import (
 )
 from mxtorch.optim.schedule_free import set_training_point, warn_of_sweep
 from mxtorch.optim.scheduled import ScheduledOptim
-from mxtorch.training.batch import Window, batch_size, windows
 from mxtorch.training.context import Context
+from mxtorch.training.data import Window, windows
 from mxtorch.training.modes import set_training_mode
 from mxtorch.training.out_of_memory import explained, split
 from mxtorch.training.step import StepRunner, StepSettings
-from mxtorch.training.supervised import StepOutput, checked_labels, explain_first_batch
+from mxtorch.training.supervised import StepOutput, batch_size, checked_labels, explain_first_batch
 
 # The sweep looks at the held-out loss often: at no more samples than so many, from no more batches than so many.
 PROBE_SAMPLES = 64

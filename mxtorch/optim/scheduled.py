@@ -16,6 +16,9 @@ from mxtorch._checks import closest, positive_rate, whole_number
 from mxtorch.optim import schedule_free
 
 Multiplier = Callable[[int], float]
+# Between the kernels of a step a schedule's formula is not in the processor's cache and costs ten times what it costs
+# in a loop, so multipliers are computed for this many steps at once.
+STEPS_AHEAD = 128
 
 
 class ScheduledOptim(Optimizer):
@@ -58,6 +61,7 @@ class ScheduledOptim(Optimizer):
         self._share_hooks()
         self._schedule: Multiplier | None = None
         self._current_steps = 0
+        self._upcoming: tuple[int, list[float]] = (0, [])
         schedule_free.warn_of_rate(optimizer, self.learning_rate)
         if schedule is not None:
             self.schedule = schedule
@@ -144,6 +148,7 @@ class ScheduledOptim(Optimizer):
                 group["base_lr"] = base
             set_group_rate(group, base * multiplier)
         self._schedule = schedule
+        self._upcoming = (0, [])
         schedule_free.warn_of_schedule(self.optimizer, schedule)
 
     @property
@@ -174,7 +179,7 @@ class ScheduledOptim(Optimizer):
             What the wrapped optimizer returns: the closure's loss, or None.
         """
         if self._schedule is not None:
-            self._apply(_multiplier(self._schedule, self._current_steps))
+            self._apply(self._next_multiplier(self._schedule))
         result = self.optimizer.step() if closure is None else self.optimizer.step(closure)
         self._current_steps += 1
         return result
@@ -275,7 +280,7 @@ class ScheduledOptim(Optimizer):
                     "optimizer.schedule to that function, then load"
                 )
         self.optimizer.load_state_dict(content)
-        self._schedule, self._current_steps = schedule, steps
+        self._schedule, self._current_steps, self._upcoming = schedule, steps, (0, [])
         if position is None and schedule is not None:
             self._apply(_multiplier(schedule, steps))
 
@@ -295,6 +300,7 @@ class ScheduledOptim(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._upcoming = (0, [])
         self._share_hooks()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ScheduledOptim:
@@ -313,6 +319,18 @@ class ScheduledOptim(Optimizer):
         for name, value in vars(self.optimizer).items():
             if name.startswith("_optimizer_") and name.endswith("_hooks"):
                 self.__dict__[name] = value
+
+    def _next_multiplier(self, schedule: Multiplier) -> float:
+        """The multiplier of this step; those of our own schedules, pure functions, are computed some steps ahead."""
+        if not isinstance(schedule, schedules.Schedule):
+            return _multiplier(schedule, self._current_steps)
+        first, multipliers = self._upcoming
+        place = self._current_steps - first
+        if not 0 <= place < len(multipliers):
+            first, place = self._current_steps, 0
+            multipliers = [_multiplier(schedule, step) for step in range(first, first + STEPS_AHEAD)]
+            self._upcoming = first, multipliers
+        return multipliers[place]
 
     def _apply(self, multiplier: float) -> None:
         for group in self.optimizer.param_groups:

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from mxtorch.checkpointing.snapshot import TrainingState
 from mxtorch.engines.base import Engine
 from mxtorch.optim.scheduled import ScheduledOptim
-from mxtorch.training.batch import Batch
-from mxtorch.training.supervised import StepOutput, SupervisedSteps
+from mxtorch.training.supervised import Batch, StepOutput, SupervisedSteps
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import itertools
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,10 +20,42 @@ from torch.utils.data import DataLoader, IterableDataset
 from mxtorch.checkpointing.file import CheckpointError
 from mxtorch.checkpointing.random_state import random_state, set_random_state
 from mxtorch.checkpointing.serialization import LoaderPartStates
-from mxtorch.training.batch import Batch
+from mxtorch.training.supervised import Batch, batch_size
 
 # Elements of each tensor that a batch is recognised by: enough to tell two batches apart, quick for large images.
 COMPARED_ELEMENTS = 4096
+
+
+class Window(NamedTuple):
+    """The batches over which one optimizer step accumulates gradients.
+
+    Attributes:
+        batches: As the loader gave them.
+        sizes: The number of samples in each; 1 where it is not known.
+        samples: The sum of the sizes.
+    """
+
+    batches: list[Batch]
+    sizes: list[int]
+    samples: int
+
+
+def window_of(batches: list[Batch]) -> Window:
+    """The window of these batches."""
+    sizes = [batch_size(batch) or 1 for batch in batches]
+    return Window(batches, sizes, sum(sizes))
+
+
+def windows(data: Iterable[Batch], length: int) -> Iterator[Window]:
+    """Windows of `length` batches each; the last one has what is left."""
+    if length == 1:
+        for batch in data:
+            size = batch_size(batch) or 1
+            yield Window([batch], [size], size)
+        return
+    iterator = iter(data)
+    while group := list(itertools.islice(iterator, length)):
+        yield window_of(group)
 
 
 class Feed:

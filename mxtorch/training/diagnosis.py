@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mxtorch._structure import tensors_in
-from mxtorch.training.batch import Window
 from mxtorch.training.context import Context
+from mxtorch.training.data import Window
 from mxtorch.training.supervised import StepOutput
 
 _WHAT_TO_DO = (

@@ -11,12 +11,11 @@ from torch import Tensor
 from mxtorch._checks import check_data
 from mxtorch._structure import concatenate, describe, to_host
 from mxtorch.optim import schedule_free
-from mxtorch.training.batch import batch_size
 from mxtorch.training.callback import CallbackList
 from mxtorch.training.context import Context
 from mxtorch.training.metrics import MetricBuffer
 from mxtorch.training.modes import preserved_modes
-from mxtorch.training.supervised import StepOutput, checked_labels, explain_first_batch, split_batch
+from mxtorch.training.supervised import StepOutput, batch_size, checked_labels, explain_first_batch, split_batch
 
 Augmentations = Literal["flip"] | Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor]]
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from mxtorch.engines.nonfinite import BadNumberError
 from mxtorch.optim import schedule_free
 from mxtorch.training import diagnosis
-from mxtorch.training.batch import Window, window_of, windows
 from mxtorch.training.callback import CallbackList
 from mxtorch.training.context import Context
+from mxtorch.training.data import Window, window_of, windows
 from mxtorch.training.evaluation import evaluate
 from mxtorch.training.history import History
 from mxtorch.training.interruption import Interrupted, Interruption
@@ -91,6 +91,8 @@ class Loop:
         """Take the steps of an epoch, or of what is left of it after a resume; returns its figures."""
         run, runner, position = self.run, self.runner, self.run.position
         accumulate, log_every = self.settings.accumulate, self.settings.log_every
+        agree, interruption = self.context.engine.agree, self.interruption
+        after_step = run.scheduler.after_step if run.scheduler.every_step else None
         listeners, trainer = self.callbacks.listeners("on_step"), self.callbacks.trainer
         set_training_mode(self.context.model)
         schedule_free.set_training_point(self.context.optimizers)
@@ -112,13 +114,14 @@ class Loop:
                 meter.skip()
             else:
                 meter.add(loss, window.samples, result.bad)
-            if result.taken:
-                run.scheduler.after_step()
+            if result.taken and after_step is not None:
+                after_step()
             if logs:
                 self._log(meter, result.gradient_norm)
             for listener in listeners:
                 listener(trainer)
-            self._check()
+            if agree(interruption.received is not None):
+                raise Interrupted
             if is_last:
                 break
 

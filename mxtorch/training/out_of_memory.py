@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mxtorch.training.batch import Window
+from mxtorch.training.data import Window
 
 
 def split(window: Window, parts: int) -> Window:

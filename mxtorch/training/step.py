@@ -14,10 +14,10 @@ from mxtorch._structure import detached
 from mxtorch.engines.base import StepResult
 from mxtorch.engines.nonfinite import MOST_SKIPS_IN_A_ROW, BadNumberError, KeptBuffers
 from mxtorch.training import diagnosis, out_of_memory
-from mxtorch.training.batch import Batch, Window
 from mxtorch.training.context import Context
+from mxtorch.training.data import Window
 from mxtorch.training.metrics import MetricBuffer
-from mxtorch.training.supervised import StepOutput, check_loss, checked_labels, explain_first_batch
+from mxtorch.training.supervised import Batch, StepOutput, check_loss, checked_labels, explain_first_batch
 
 NonfinitePolicy = Literal["raise", "skip", "rollback"]
 
@@ -78,7 +78,12 @@ class StepRunner:
         self._first_batch = True
         self._skips_in_a_row = 0
         self._kept_buffers: KeptBuffers | None = None
+        self._engine, self._optimizer = context.engine, context.optimizer
+        self._training_step, self._agree = context.training_step, context.engine.agree
+        self._clips = {"clip_grad_norm": settings.clip_grad_norm, "clip_grad_value": settings.clip_grad_value}
+        self._on_nonfinite = None if trial else settings.on_nonfinite
         self._needs_closure = isinstance(context.optimizer.optimizer, torch.optim.LBFGS)
+        self._needs_autocast = context.engine.precision != "fp32"
         self._looks_at_losses = not (trial or context.engine.asynchronous)
 
     def begin_pass(self) -> None:
@@ -104,7 +109,7 @@ class StepRunner:
         """
         if self._needs_closure:
             return self._closure_step(window)
-        agree = self.context.engine.agree
+        agree = self._agree
         while True:
             bad: BadNumberError | None = None
             full: torch.OutOfMemoryError | None = None
@@ -123,8 +128,7 @@ class StepRunner:
                 return taken
 
     def _take(self, window: Window, measure_norm: bool) -> tuple[Tensor, StepResult]:
-        context, settings = self.context, self.settings
-        engine, optimizer = context.engine, context.optimizer
+        engine, optimizer = self._engine, self._optimizer
         if self._kept_buffers is not None:
             self._kept_buffers.keep()
         engine.zero_grad(optimizer)
@@ -137,13 +141,7 @@ class StepRunner:
             loss = loss.detach()
         else:
             loss = self._accumulate(window, compared)
-        result = engine.step(
-            optimizer,
-            clip_grad_norm=settings.clip_grad_norm,
-            clip_grad_value=settings.clip_grad_value,
-            measure_norm=measure_norm,
-            on_nonfinite=None if self._trial else settings.on_nonfinite,
-        )
+        result = engine.step(optimizer, measure_norm=measure_norm, on_nonfinite=self._on_nonfinite, **self._clips)
         if result.bad is not None and self._kept_buffers is not None:
             self._kept_buffers.restore(result.bad)
         if compared:
@@ -173,13 +171,14 @@ class StepRunner:
 
     def _forward(self, batch: Batch, compared: list[tuple[Any, Any]] | None) -> Tensor:
         """The loss of a batch. Outputs and targets, for metrics, are collected in `compared`."""
-        context = self.context
-        batch = context.engine.move(batch)
+        batch = self._engine.move(batch)
         if self._first_batch:
             output = self._first_forward(batch)
+        elif self._needs_autocast:
+            with self._engine.autocast():
+                output = self._training_step(batch)
         else:
-            with context.engine.autocast():
-                output = context.training_step(batch)
+            output = self._training_step(batch)
         if isinstance(output, Tensor):
             loss = output
         else:

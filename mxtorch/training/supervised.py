@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor, nn
 
-from mxtorch._structure import describe
-from mxtorch.training.batch import Batch
+from mxtorch._structure import describe, tensors_in
+
+Batch = Any
 
 LABEL_KEYS = ("labels", "label", "targets", "target")
 # What a batch of the wrong kind makes a model or a loss raise. Running out of memory is not among them.
@@ -102,6 +103,13 @@ def split_batch(batch: Batch, *, keep_labels: bool = False) -> Example:
     return Example((batch,), {}, None)
 
 
+def batch_size(batch: Batch) -> int | None:
+    """The length of the first dimension of the first tensor that has one; None where there is no such tensor."""
+    if type(batch) in (tuple, list) and batch and isinstance(batch[0], Tensor) and batch[0].ndim:
+        return batch[0].shape[0]  # the usual case, without the search
+    return next((tensor.shape[0] for tensor in tensors_in(batch) if tensor.ndim > 0), None)
+
+
 def supervised_step(model: nn.Module, loss: Callable[..., Tensor] | None, batch: Batch) -> StepOutput:
     """Model and loss on a batch: `(x, y)`, `(x1, x2, ..., y)`, or a dictionary passed by name.
 
@@ -113,17 +121,22 @@ def supervised_step(model: nn.Module, loss: Callable[..., Tensor] | None, batch:
     Raises:
         BatchError: A label is outside the classes. On an accelerator this is found for the first batch of a pass only.
     """
-    example = split_batch(batch, keep_labels=loss is None)
-    outputs = model(*example.inputs, **example.named_inputs)
+    if type(batch) in (tuple, list) and len(batch) == 2:  # the usual case, without the general way's cost
+        inputs, targets = batch
+        outputs = model(inputs)
+    else:
+        example = split_batch(batch, keep_labels=loss is None)
+        targets = example.targets
+        outputs = model(*example.inputs, **example.named_inputs)
     predicted = outputs if isinstance(outputs, Tensor) else _field(outputs, "logits", outputs)
     if loss is None:
-        return StepOutput(_field(outputs, "loss", None), predicted, example.targets)
+        return StepOutput(_field(outputs, "loss", None), predicted, targets)
     if _labels_are_checked.get():
-        _check_class_labels(loss, predicted, example.targets)
+        _check_class_labels(loss, predicted, targets)
     try:
-        return StepOutput(loss(predicted, example.targets), predicted, example.targets)
+        return StepOutput(loss(predicted, targets), predicted, targets)
     except IndexError:  # how torch answers a wrong label on the CPU
-        _check_class_labels(loss, predicted, example.targets)
+        _check_class_labels(loss, predicted, targets)
         raise
 
 
