@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mxtorch import ScheduledOptim, Trainer, snapshot
+from mxtorch import ScheduledOptim, Trainer
+from mxtorch.checkpointing.contents import content
 from mxtorch.callbacks import Checkpoint
 
 
@@ -56,7 +57,7 @@ def copying(every: int) -> float:
     times = []
     for _ in range(200):
         began = time.perf_counter()
-        snapshot.content(made)
+        content(made)
         times.append(time.perf_counter() - began)
     return 1000 * statistics.median(times)
 

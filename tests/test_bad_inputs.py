@@ -169,7 +169,7 @@ def state_of(trainer):
             trainer.optimizer.state_dict(),
             trainer.optimizer.schedule,
             trainer.model.training,
-            (trainer.step, trainer.epoch, trainer.skipped_steps, trainer.fits, trainer.stopping),
+            (trainer.step, trainer.epoch, trainer.skipped_steps, trainer.run),
             trainer.history.rows,
             torch.get_rng_state().tolist(),
         ]

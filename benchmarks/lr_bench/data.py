@@ -115,7 +115,10 @@ def cifar10(folder: Path) -> Split:
     def images(values: Tensor) -> Tensor:
         return ((values.permute(0, 3, 1, 2).float() / 255 - 0.47) / 0.25).contiguous()
 
-    return Split(images(x_train), y_train.long(), images(x_test[:1000]), y_test[:1000].long())
+    # A subset may lie sorted by class.
+    order, val = (torch.randperm(len(y), generator=torch.Generator().manual_seed(0)) for y in (y_train, y_test))
+    val = val[:1000]
+    return Split(images(x_train[order]), y_train[order].long(), images(x_test[val]), y_test[val].long())
 
 
 @kept_on_disk

@@ -139,7 +139,7 @@ class FlatOptimizer:
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """Newton and Schulz's iteration in bfloat16 on a stack of matrices [copies, rows, columns], as `torch.optim.Muon`."""
+    """Newton and Schulz's iteration in bfloat16, as `torch.optim.Muon`, on matrices [copies, rows, columns]."""
     x = matrices.bfloat16()
     tall = x.size(1) > x.size(2)
     if tall:

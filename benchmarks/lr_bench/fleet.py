@@ -129,6 +129,8 @@ class Fleet:
         order_seed: int,
         looks: Collection[int] = (),
         look: Callable[[int], None] = lambda step: None,
+        *,
+        only_first: bool = False,
     ) -> Tensor:
         """Train all copies from the start; the result is the training loss before each step [steps, copies].
 
@@ -138,9 +140,12 @@ class Fleet:
             order_seed: Decides the order of the samples, which is a new one in each epoch.
             looks: After these numbers of steps `look` is called with the number.
             look: See `looks`.
+            only_first: The others may be left out where that saves time; their losses mean nothing.
         """
         steps = len(multipliers)
         self.start_again(order_seed)
+        if only_first:
+            self.alive = [True] + [False] * (self.copies - 1)
         table = torch.tensor(multipliers, dtype=torch.float64)[:, None] * torch.tensor(rates, dtype=torch.float64)
         self.rates[:steps] = table.float().to(self.device)
         self.order[:steps] = batches(len(self.samples.train_inputs), self.batch_size, steps, order_seed).to(self.device)

@@ -26,10 +26,12 @@ SYMBOLS, LENGTH = 96, 64
 @functools.cache
 def cifar_bytes(folder: Path) -> Split:
     """6,000 training and 1,500 validation images of CIFAR-10 as bytes [N, 3, 32, 32]."""
-    raw = np.load(folder / "cifar10_subset.npz")
-    images = [torch.from_numpy(raw[name]).permute(0, 3, 1, 2).contiguous() for name in ("x_train", "x_test")]
-    labels = [torch.from_numpy(raw[name]).long() for name in ("y_train", "y_test")]
-    return Split(images[0], labels[0], images[1], labels[1])
+    raw, parts = np.load(folder / "cifar10_subset.npz"), []
+    for part in ("train", "test"):
+        labels = torch.from_numpy(raw[f"y_{part}"]).long()
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))  # they lie sorted by class
+        parts += [torch.from_numpy(raw[f"x_{part}"]).permute(0, 3, 1, 2)[order].contiguous(), labels[order]]
+    return Split(*parts)
 
 
 def last_classes(folder: Path) -> Split:
@@ -209,9 +211,11 @@ def efficientnet() -> nn.Module:
 
     network = timm.create_model("tf_efficientnet_lite0", num_classes=2)
     weights = load_file(PRETRAINED / "tf_efficientnet_lite0.in1k.safetensors")
-    missing = network.load_state_dict({k: v for k, v in weights.items() if not k.startswith("classifier")}, strict=False)
+    weights = {name: value for name, value in weights.items() if not name.startswith("classifier")}
+    missing = network.load_state_dict(weights, strict=False)
     if missing.unexpected_keys or {name.split(".")[0] for name in missing.missing_keys} != {"classifier"}:
         raise RuntimeError(f"the weights do not fit: {missing}")
+    network.classifier = nn.Linear(network.classifier.in_features, 2)  # timm starts it thirty times larger
     return nn.Sequential(Bytes(), network)
 
 

@@ -17,7 +17,6 @@ import gc
 import json
 import math
 import multiprocessing
-import os
 import queue
 import sys
 import time
@@ -30,7 +29,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.lr_bench.data import CACHE
-from benchmarks.lr_bench.fleet import Fleet, OutOfTimeError, evaluation
+from benchmarks.lr_bench.fleet import Fleet, OutOfTimeError
 from benchmarks.lr_bench.recipes import GROUPS, Recipe, recipes
 
 RECORDINGS = Path(__file__).parent / "recordings"
@@ -42,6 +41,7 @@ SWEEP_STEPS, SWEEP_RANGE = 100, (1e-7, 10.0)
 ORDER_OF_LANDSCAPE, ORDER_OF_SHORT, ORDERS_OF_SWEEPS = 1000, 2000, (3000, 4000)
 PARTS = ("start", "one_cycle", "constant", "short constant", "short one_cycle", "sweeps")
 SEEDS = {"long": 2, "cheap": 3, "small": 3}
+MOST_ERRORS = 8  # then something is wrong with all
 GRACE = 20  # seconds after the time limit until workers are ended
 
 
@@ -66,6 +66,9 @@ class Recorder:
     ) -> None:
         self.recipe, self.seed = recipe, seed
         samples = recipe.load(folder)
+        # Some lie sorted; what is held out for searches, and each slice of it, is from all over.
+        mixed = torch.randperm(len(samples.val_inputs), generator=torch.Generator().manual_seed(0))
+        samples = samples._replace(val_inputs=samples.val_inputs[mixed], val_targets=samples.val_targets[mixed])
         torch.manual_seed(seed)
         network = recipe.network()
         self.rates = recipe.rates
@@ -176,6 +179,7 @@ class Recorder:
             order_seed,
             looks,
             lambda step: seen.append({mode: part[0] for mode, part in self._held_out(only_first=True).items()}),
+            only_first=True,
         )
         return {
             "train": rounded(losses[:, 0]),
@@ -257,7 +261,9 @@ def work(
 
     for recipe, seed in jobs_of(queues):
         missing = [part for part in PARTS if (recipe.name, seed, part) not in done]
-        if not missing or out_of_time():
+        if out_of_time():
+            break
+        if not missing:
             continue
         try:
             recorder = Recorder(recipe, seed, folder, place, out_of_time)
@@ -289,47 +295,47 @@ def jobs_of(queues: Sequence[Any]) -> Iterator[Job]:
     """What the queues hold, the first queue first."""
     by_name = {recipe.name: recipe for group in GROUPS for recipe in recipes(group)}
     for jobs in queues:
-        while True:
-            try:
-                name, seed, limits = jobs.get(timeout=1)
-            except queue.Empty:
-                break
+        while (job := jobs.get()) is not None:
+            name, seed, limits = job
             yield dataclasses.replace(by_name[name], **limits), seed
 
 
 def record(options: argparse.Namespace) -> int:
     """Run all workers; the number of errors."""
     deadline = time.time() + options.seconds
+    torch.set_num_threads(1)  # other threads would not survive the fork
     context = multiprocessing.get_context("fork")
     done = {(line["task"], line["seed"], line["part"]) for line in read_journal(options.journal)}
     chosen = [recipe for group in options.group for recipe in recipes(group)]
     if options.only:
         chosen = [recipe for recipe in chosen if any(text in recipe.name for text in options.only)]
-    heavy, light, results = context.Queue(), context.Queue(), context.Queue()
+    jobs: dict[bool, list[tuple[str, int, dict[str, Any]]]] = {True: [], False: []}
     limits = {"steps": 24} if options.trial else {}
-    count = 0
     for seed in options.seeds if options.seeds is not None else range(max(SEEDS.values())):
         for recipe in chosen:
             if options.seeds is None and seed >= SEEDS[recipe.group]:
                 continue
-            if all((recipe.name, seed, part) in done for part in PARTS):
-                continue
-            recipe.load(options.data)  # before the workers are forked, so that they share it
-            (light if recipe.light and options.workers and options.gpus else heavy).put((recipe.name, seed, limits))
-            count += 1
+            if not all((recipe.name, seed, part) in done for part in PARTS):
+                recipe.load(options.data)  # before the workers are forked, so that they share it
+                jobs[recipe.light or not options.gpus].append((recipe.name, seed, limits))
     devices = [f"cuda:{index % options.gpus}" for index in range(options.gpus * options.gpu_workers)]
     devices += ["cpu"] * options.workers
+    light, heavy, results = context.Queue(), context.Queue(), context.Queue()
     workers = []
     for device in devices:
-        queues = (heavy, light) if device != "cpu" or not options.gpus else (light, heavy)
+        queues = (light,) if device == "cpu" else (heavy, light)
         worker = context.Process(target=work, args=(device, queues, results, done, options.data, deadline), daemon=True)
         worker.start()
         workers.append(worker)
+    for jobs_of_kind, line in ((jobs[True], light), (jobs[False], heavy)):
+        for job in (*jobs_of_kind, *[None] * len(workers)):
+            line.put(job)
+    count = sum(map(len, jobs.values()))
     print(f"{count} jobs, {len(workers)} workers", flush=True)
     errors, finished, started = 0, 0, time.time()
     options.journal.parent.mkdir(parents=True, exist_ok=True)
     with options.journal.open("a") as journal:
-        while finished < len(workers) and time.time() < deadline + GRACE:
+        while finished < len(workers) and time.time() < deadline + GRACE and errors < MOST_ERRORS:
             try:
                 line = results.get(timeout=1)
             except queue.Empty:
@@ -344,8 +350,8 @@ def record(options: argparse.Namespace) -> int:
             else:
                 journal.write(json.dumps(line, separators=(",", ":")) + "\n")
                 journal.flush()
-                print(f"{time.time() - started:6.1f}  {line['took']:6.1f}  {line['part']:16} {line['seed']} {line['task']}",
-                      flush=True)
+                times = f"{time.time() - started:6.1f}  {line['took']:6.1f}"
+                print(f"{times}  {line['part']:16} {line['seed']} {line['task']}", flush=True)
     for worker in workers:
         worker.terminate()
     return errors
@@ -424,7 +430,6 @@ def main() -> None:
         return
     if options.data is None or not options.workers + options.gpus:
         parser.error("give --data, and --workers or --gpus")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     sys.exit(1 if record(options) else 0)
 
 

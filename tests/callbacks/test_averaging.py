@@ -21,7 +21,7 @@ class Feed(Callback):
             self.averaged.update_parameters(trainer.model)
 
     def on_epoch_end(self, trainer):
-        if not self.steps and trainer.plan.epoch >= self.after:
+        if not self.steps and trainer.run.epoch >= self.after:
             self.averaged.update_parameters(trainer.model)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from mxtorch import Callback
 from mxtorch.callbacks import Checkpoint
-from mxtorch.checkpoint import CheckpointError
+from mxtorch.checkpointing.file import CheckpointError
 
 
 @pytest.fixture(autouse=True)

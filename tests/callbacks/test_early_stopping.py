@@ -54,7 +54,7 @@ def test_best_weights_come_back(make, loader):
 def test_best_weights_come_back_after_an_error(make, loader):
     class Failing(Callback):
         def on_epoch_start(self, trainer):
-            if trainer.plan.epoch == 3:
+            if trainer.run.epoch == 3:
                 raise RuntimeError("enough")
 
     net = nn.Linear(8, 2)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from mxtorch import ScheduledOptim, Trainer, snapshot
+from mxtorch import ScheduledOptim, Trainer
 from mxtorch.callbacks import Checkpoint
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text()

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from mxtorch import Callback, ScheduledOptim, Trainer, state
+from mxtorch import Callback, ScheduledOptim, Trainer
+from mxtorch.checkpointing.random_state import seed_everything
 from mxtorch.callbacks import Checkpoint
 
 TIMES = ("seconds", "samples_per_second")
@@ -89,7 +90,7 @@ class Kill(Callback):
 
 def build(folder, kill=None, *, every=1, callbacks=(), optimizer=torch.optim.SGD, **options):
     """A trainer as a new process would make it; it dies in the step after `kill`."""
-    state.seed_everything(3)
+    seed_everything(3)
     net = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), Counting(), nn.Linear(16, 2))
     settings = {"momentum": 0.9} if optimizer is torch.optim.SGD else {}
     groups = [{"params": net[0].parameters(), "lr": 0.02}, {"params": net[1:].parameters(), "lr": 0.05}]
@@ -116,8 +117,8 @@ def everything(trainer):
     found |= {"rates": trainer.optimizer.learning_rates, "steps": trainer.optimizer.current_steps}
     found |= {"step": trainer.step, "epoch": trainer.epoch, "average": average.average}
     found |= {"torch": torch.get_rng_state(), "python": random.random(), "numpy": np.random.rand()}
-    if trainer.engine.scaler is not None:
-        found["scale"] = trainer.engine.scaler.get_scale()
+    if trainer.engine.precision == "fp16":
+        found["scale"] = trainer.engine.state_dict()["scale"]
     for name in ("rows", "records"):
         rows = getattr(trainer.history, name)
         found[name] = [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
@@ -144,7 +145,7 @@ def check(folder, make_data, kill, *, val=None, fit=None, epochs=3, expect_warni
         val_data = None if val is None else val()
         loaders.extend([data, val_data])
         arguments = {key: value(trainer) if callable(value) else value for key, value in fit.items()}
-        state.seed_everything(5)
+        seed_everything(5)
         trainer.fit(data, val_data, epochs=epochs, resume=resume, **arguments)
         return everything(trainer)
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from mxtorch import Callback
 from mxtorch.callbacks import Checkpoint
-from mxtorch.checkpoint import CheckpointError
+from mxtorch.checkpointing.file import CheckpointError
 
 
 @pytest.fixture(autouse=True)

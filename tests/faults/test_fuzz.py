@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from mxtorch import Callback, ScheduledOptim, Trainer, schedules
 from mxtorch.callbacks import Checkpoint
-from mxtorch.checkpoint import CheckpointError
+from mxtorch.checkpointing.file import CheckpointError
 
 JUNK = [None, True, -1, 0, 3, 2**70, 0.5, float("nan"), "", "x", b"y", [], [1], {}, {"a": 1}, (), torch.ones(2)]
 JUNK += [torch.zeros(0), torch.tensor([float("inf")]), [[]], {"names": [], "values": None, "present": None}, set()]

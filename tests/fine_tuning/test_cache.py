@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, Subset, SubsetRandomSampler, TensorDataset
 from torchvision.transforms import v2
 
-from mxtorch import state
+from mxtorch.checkpointing.random_state import seed_everything
+from mxtorch.training.modes import set_training_mode
 from mxtorch.fine_tuning import CacheError, FeatureCache
 
 
@@ -34,7 +35,7 @@ def cache_of(told):
 
 def run(net, make, cache_of, train, val, *, cached, **options):
     """find_lr, then fit with validation, then a random number."""
-    state.seed_everything(7)
+    seed_everything(7)
     trainer = make(net, channels_last=False)
     if not cached:
         found = trainer.find_lr(train, num_steps=30)
@@ -310,7 +311,7 @@ def test_a_failure_leaves_no_trace(frozen, make, pictures, cache_of, tmp_path):
 
 def test_what_is_frozen_stays_in_evaluation_mode(net):
     net[0].requires_grad_(False)
-    state.set_training_mode(net)
+    set_training_mode(net)
     assert not any(module.training for module in net[0].modules())  # dropout, too
     assert all(module.training for module in net[1].modules())
     assert isinstance(net[2][0], nn.Dropout)

@@ -11,7 +11,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
-from mxtorch import Callback, ScheduledOptim, Trainer, state
+from mxtorch import Callback, ScheduledOptim, Trainer
+from mxtorch.checkpointing.random_state import seed_everything, values
 
 pytestmark = [
     pytest.mark.gpu,
@@ -151,7 +152,7 @@ def find_interrupted(trainer, loader):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_find_lr_leaves_no_trace(pictures, precision, kind, sweep):
     def run(sweep):
-        state.seed_everything(3)
+        seed_everything(3)
         trainer, loader = make(kind, precision=precision), make_loader(pictures, workers=2)
         trainer.fit(loader)
         if sweep is not None:
@@ -166,7 +167,7 @@ def test_find_lr_leaves_no_trace(pictures, precision, kind, sweep):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_saved_run_goes_on_bit_for_bit(pictures, precision, tmp_path):
     def begin():
-        state.seed_everything(3)
+        seed_everything(3)
         return make(torch.optim.Adam, precision=precision), make_loader(pictures)
 
     trainer, loader = begin()
@@ -260,7 +261,7 @@ def test_steps_that_the_scaler_skips_do_not_count(pictures, fused):
     net = build()
     optimizer = ScheduledOptim(torch.optim.Adam(net.cuda().parameters(), lr=1e-3, fused=fused))
     trainer = Trainer(net, nn.CrossEntropyLoss(), optimizer, device="cuda", precision="fp16", progress=False)
-    trainer.engine.scaler = torch.amp.GradScaler("cuda", init_scale=2.0**60)
+    trainer.engine.load_state_dict({**trainer.engine.state_dict(), "scale": 2.0**60})
     trainer.fit(make_loader(pictures), epochs=6)
     assert 0 < optimizer.current_steps < trainer.step
 

@@ -151,4 +151,4 @@ def test_full_memory_is_told_and_got_round():
     trainer = build_hungry(Hungry())
     trainer.fit(DataLoader(data().dataset, 32), auto_accumulate=True)
     assert trainer.step == 5
-    assert trainer.micro_batches == 4
+    assert trainer.run.micro_batches == 4

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxtorch.lr_finder.curve import clean, running_median, valley
-from mxtorch.lr_finder.sweep import geometric_rates
+from mxtorch.lr_finder.range_test import geometric_rates
 
 RATES = np.array(geometric_rates(1e-6, 1.0, 61))  # ten a decade
 DECADES = np.log10(RATES)

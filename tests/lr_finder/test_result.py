@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader
 
 from mxtorch import ScheduledOptim, Trainer, schedules
 from mxtorch.lr_finder import LRFinderResult
-from mxtorch.lr_finder.heats import Heat
-from mxtorch.lr_finder.sweep import Sweep
+from mxtorch.lr_finder.trials import Heat
+from mxtorch.lr_finder.range_test import Sweep
 
 
 def make(net, lr=0.1, **options):
@@ -128,10 +128,10 @@ def test_one_optimizer_step_a_rate_with_accumulation(net, two_moons):
 
 def test_a_step_that_fp16_skips_is_tried_again(net, loader):
     trainer = make(net, precision="fp16")
-    trainer.engine.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    trainer.engine.load_state_dict({**trainer.engine.state_dict(), "scale": 2.0**40})
     found = trainer.find_lr(loader, start_lr=1e-5, end_lr=1e-3, num_steps=30)
     assert len(found.rates) == 30
-    assert trainer.engine.scaler.get_scale() == 2.0**40
+    assert trainer.engine.state_dict()["scale"] == 2.0**40
 
 
 def test_a_loss_that_is_not_finite_ends_the_sweep(net, loader):

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate
 
-from mxtorch import Trainer, state
-from mxtorch.steps import StepOutput
+from mxtorch import Trainer
+from mxtorch.checkpointing.random_state import seed_everything, values
+from mxtorch.training.supervised import StepOutput
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def everything(trainer):
 def train(make, train_data, val_data, search):
     """Train an epoch, search, train on."""
     trainer = make(make_network())
-    state.seed_everything(9)
+    seed_everything(9)
     trainer.fit(train_data, epochs=1)
     if search is not None:
         search(trainer, train_data, val_data)
@@ -132,7 +133,6 @@ def test_an_error_while_judging_leaves_no_trace(train_data, val_data):
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert [module.training for module in network.modules()] == modes
     assert trainer.step == 0
-    assert not trainer.sweeping
 
 
 def assert_no_rate(trainer, found, train_data, *statuses):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mxtorch.meters import LossMeter
+from mxtorch.training.metrics import LossMeter
 
 
 def test_means_are_over_samples():

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from mxtorch import ScheduledOptim, Trainer, state
+from mxtorch import ScheduledOptim, Trainer
+from mxtorch.checkpointing.random_state import random_state, seed_everything, set_random_state
 
 
 class Augmented(Dataset):
@@ -89,14 +90,14 @@ def everything(trainer):
         values += [value.clone() for value in entry.values() if isinstance(value, torch.Tensor)]
     values += [torch.tensor(trainer.optimizer.learning_rates), torch.tensor(trainer.optimizer.current_steps)]
     values += [torch.get_rng_state(), torch.tensor(random.random()), torch.tensor(np.random.rand())]
-    if trainer.engine.scaler is not None:
-        values.append(torch.tensor(trainer.engine.scaler.get_scale()))
+    if trainer.engine.precision == "fp16":
+        values.append(torch.tensor(trainer.engine.state_dict()["scale"]))
     return values
 
 
 def run(trainer, loader, *, sweep, before=None, **fit):
     """Train, with a sweep before it if `sweep` is given."""
-    state.seed_everything(5)
+    seed_everything(5)
     if before is not None:
         before(trainer, loader)
     if sweep is not None:
@@ -242,9 +243,9 @@ def test_gradients_modes_and_schedule_come_back():
 
 
 def test_random_state_round_trip(tmp_path):
-    saved = state.random_state()
+    saved = random_state()
     torch.save(saved, tmp_path / "random.pt")
     first = [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), float(torch.rand(()))]
-    state.set_random_state(torch.load(tmp_path / "random.pt", weights_only=True))
+    set_random_state(torch.load(tmp_path / "random.pt", weights_only=True))
     again = [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), float(torch.rand(()))]
     assert first == again

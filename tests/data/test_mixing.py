@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from mxtorch.mixing import Mixed
+from mxtorch.data.mixing import Mixed
 
 
 @pytest.fixture

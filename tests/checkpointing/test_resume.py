@@ -14,8 +14,9 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from torchmetrics import MeanSquaredError
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from mxtorch import Callback, Trainer, state
-from mxtorch.checkpoint import CheckpointError
+from mxtorch import Callback, Trainer
+from mxtorch.checkpointing.random_state import seed_everything
+from mxtorch.checkpointing.file import CheckpointError
 
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # by torchdata
 
@@ -103,11 +104,11 @@ def test_a_window_that_was_half_done(tmp_path):
         return loader
 
     whole = build(tmp_path / "whole", accumulate=4)
-    state.seed_everything(5)
+    seed_everything(5)
     whole.fit(data(False), epochs=3)
     expected = everything(whole)
     broken = build(tmp_path / "broken", accumulate=4)
-    state.seed_everything(5)
+    seed_everything(5)
     with pytest.raises(KilledError):
         broken.fit(data(True), epochs=3)
     resumed = build(tmp_path / "broken", accumulate=4)
@@ -251,9 +252,9 @@ def test_a_checkpoint_of_another_run_is_refused_and_changes_nothing(tmp_path, ch
     data = DataLoader(Augmented(change.get("count", 90)), change.get("batch", 16), shuffle=True)
     fit = {"epochs": 3, "lr": 0.05, "schedule": "one_cycle"}
     fit |= {key: value for key, value in change.items() if key in fit}
-    state.seed_everything(5)
+    seed_everything(5)
     before = everything(trainer)
-    state.seed_everything(5)
+    seed_everything(5)
     with pytest.raises(CheckpointError, match=message):
         trainer.fit(data, resume="auto", **fit)
     assert_same(before, everything(trainer))

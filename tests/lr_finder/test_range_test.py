@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mxtorch.lr_finder.sweep import DivergenceWatch, geometric_rates
+from mxtorch.lr_finder.range_test import DivergenceWatch, geometric_rates
 
 FLAT = [1.0, 1.1, 0.9, 1.0, 1.05] * 6
 NEGATIVE = [-10 - 0.1 * step for step in range(30)]

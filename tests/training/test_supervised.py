@@ -8,7 +8,7 @@ from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from mxtorch import Trainer
-from mxtorch.steps import predictions, supervised_step
+from mxtorch.training.supervised import predictions, supervised_step
 
 
 class Returning(nn.Module):

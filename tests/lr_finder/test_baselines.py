@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxtorch.lr_finder.rules import well_known_rules
-from mxtorch.lr_finder.sweep import geometric_rates
+from mxtorch.lr_finder.baselines import well_known_rules
+from mxtorch.lr_finder.range_test import geometric_rates
 
 RATES = geometric_rates(1e-6, 1.0, 61)
 

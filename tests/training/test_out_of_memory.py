@@ -8,7 +8,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
-from mxtorch import batches, memory
+from mxtorch.training.data import Window
+from mxtorch.training.out_of_memory import split
 
 
 class Small(nn.Module):
@@ -46,7 +47,7 @@ def test_smaller_parts_take_the_same_steps(make, two_moons, most, accumulate, we
         assert torch.allclose(a, b, atol=1e-5)
     assert parts.history["train/loss"] == pytest.approx(whole.history["train/loss"], rel=1e-4)
     assert parts.history["train/accuracy"] == pytest.approx(whole.history["train/accuracy"])
-    assert parts.micro_batches == {16: 2, 9: 4, 1: 32}[most]
+    assert parts.run.micro_batches == {16: 2, 9: 4, 1: 32}[most]
 
 
 def test_batch_norm_is_warned_of(make, loader):
@@ -62,7 +63,7 @@ def test_a_single_sample_that_does_not_fit(make, loader):
 def test_batches_of_every_kind_are_split():
     inputs = torch.arange(10).reshape(5, 2)
     batch = {"pixels": inputs, "names": list("abcde"), "pair": (inputs, inputs + 1), "scale": 2.0}
-    window = memory.split(batches.Window([batch], [5], 5), 2)
+    window = split(Window([batch], [5], 5), 2)
     assert window.sizes == [3, 2]
     assert window.samples == 5
     first, second = window.batches

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from mxtorch import Callback, ScheduledOptim, Trainer, rate_free, schedules
+from mxtorch import Callback, ScheduledOptim, Trainer, schedules
+from mxtorch.optim.schedule_free import recognise
 
 ESTIMATING = {
     "dadaptation.DAdaptAdam": dadaptation.DAdaptAdam,
@@ -61,14 +62,14 @@ def both(kinds):
 
 @both(ESTIMATING)
 def test_those_that_estimate_their_rate(kind, net):
-    known = rate_free.recognise(kind(net.parameters(), lr=1.0))
+    known = recognise(kind(net.parameters(), lr=1.0))
     assert known.estimates_rate
     assert not known.averages_weights
 
 
 @both(AVERAGING)
 def test_those_that_average_their_weights(kind, net):
-    known = rate_free.recognise(kind(net.parameters(), lr=0.1))
+    known = recognise(kind(net.parameters(), lr=0.1))
     assert known.averages_weights
     assert not known.estimates_rate
 
@@ -85,12 +86,12 @@ def test_subclasses_copies_and_wrapped_ones(net):
         def __init__(self, parameters):
             super().__init__(parameters, {"lr": 1.0, "d": 1e-6, "d_max": 1.0, "weight_sum": 0.0, "lr_max": -1.0})
 
-    assert rate_free.recognise(Mine(net.parameters())).estimates_rate
-    assert rate_free.recognise(Copied(net.parameters())).estimates_rate
-    assert rate_free.recognise(Both(net.parameters())) == ("Both", True, True)
-    assert rate_free.recognise(ScheduledOptim(prodigyopt.Prodigy(net.parameters()))).name == "Prodigy"
+    assert recognise(Mine(net.parameters())).estimates_rate
+    assert recognise(Copied(net.parameters())).estimates_rate
+    assert recognise(Both(net.parameters())) == ("Both", True, True)
+    assert recognise(ScheduledOptim(prodigyopt.Prodigy(net.parameters()))).name == "Prodigy"
     lookahead = pytorch_optimizer.Lookahead(prodigyopt.Prodigy(net.parameters()))
-    assert rate_free.recognise(lookahead).estimates_rate
+    assert recognise(lookahead).estimates_rate
 
 
 def test_ordinary_ones_are_not_taken_for_such(net):
@@ -101,11 +102,11 @@ def test_ordinary_ones_are_not_taken_for_such(net):
     assert len(kinds) > 10
     matrix = [nn.Parameter(torch.ones(2, 2))]
     for kind in kinds:
-        assert rate_free.recognise(kind(matrix, lr=0.1)) is None, kind
+        assert recognise(kind(matrix, lr=0.1)) is None, kind
     for name in ("Lion", "AdaBelief", "Lamb", "AdEMAMix", "MADGRAD", "Ranger21"):
         settings = {"num_iterations": 10} if name == "Ranger21" else {}
         optimizer = getattr(pytorch_optimizer, name)(matrix, lr=0.1, **settings)
-        assert rate_free.recognise(optimizer) is None, name
+        assert recognise(optimizer) is None, name
 
 
 # ---------------------------------------------------------------- warned of

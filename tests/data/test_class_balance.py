@@ -5,7 +5,7 @@ import torch
 from torch.utils.data import Subset, TensorDataset
 from torchvision.datasets import FakeData
 
-from mxtorch.balance import balanced_sampler, class_weights, labels_of
+from mxtorch.data.class_balance import balanced_sampler, class_weights, labels_of
 
 LABELS = [0] * 60 + [1] * 30 + [2] * 10
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxtorch.lr_finder.heats import (
+from mxtorch.lr_finder.trials import (
     ALL_HEATS,
     FEWEST_STEPS_FOR_HEATS,
     FIRST_HEATS,

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from mxtorch import Trainer, nonfinite
+from mxtorch import Trainer
+from mxtorch.engines.nonfinite import mark_bad_gradients
 from mxtorch.callbacks import Checkpoint
 
 
@@ -155,20 +156,20 @@ def test_gradients_of_every_kind_are_looked_at():
     found = torch.zeros(1)
     good = [torch.ones(3), torch.ones(2, dtype=torch.float64), torch.ones(2, dtype=torch.complex64)]
     good.append(torch.sparse_coo_tensor([[0]], [1.0], (4,), check_invariants=True))
-    nonfinite.mark_bad_gradients(good, found)
+    mark_bad_gradients(good, found)
     assert not found
     for index in range(len(good)):
         bad = [gradient.clone() for gradient in good]
         bad[index] = bad[index] * math.inf
         found.zero_()
-        nonfinite.mark_bad_gradients(bad, found)
+        mark_bad_gradients(bad, found)
         assert found
 
 
 def on_accelerator(net, optimizer, **options):
     """A trainer that goes the way of a device whose numbers are not looked at in every step."""
     trainer = Trainer(net, nn.CrossEntropyLoss(), optimizer, device="cpu", progress=False, log_every=4, **options)
-    trainer.engine.reads_are_free = False
+    trainer.engine.asynchronous = True
     return trainer
 
 
