@@ -15,23 +15,7 @@ Order = Literal["CNA", "CAN", "ACN", "ANC", "NCA", "NAC"]
 
 
 class NormedLayer(Layer):
-    """The base of layers that take a norm beside the activation.
-
-    Args:
-        *torchs: The arguments of torch's class.
-        weight_init: See `Layer`.
-        bias_init: See `Layer`.
-        activation: A name, a module, or a module's class.
-        norm: `"batch"`, `"group"` (32 groups, or the greatest common divisor of 32 and the channels), `"instance"`,
-            `"layer"` (over the channels, at each position), a module, or a callable that returns a module for the
-            number of channels.
-        order: The order of operation (C), norm (N) and activation (A). A part that the layer lacks is skipped.
-        **named: The arguments of torch's class.
-
-    Raises:
-        ValueError: As in `Layer`; also, the order lacks a letter, or the norm is for another number of channels.
-        TypeError: As in `Layer`; also, the norm is neither a name nor callable.
-    """
+    """The base of layers that take a norm beside the activation; for their arguments see `Conv2d`."""
 
     dimensions: ClassVar[int] = 0  # dimensions after the channels
 

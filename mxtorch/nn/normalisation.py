@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, get_args
 
@@ -123,7 +124,7 @@ class ChannelNorm(LayerNorm):
 
     def __init__(self, channels: int | None, dimensions: int) -> None:
         super().__init__(channels)
-        self.dimensions = dimensions
+        self.dimensions = operator.index(dimensions)
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise."""
