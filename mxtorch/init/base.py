@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import math
 import sys
@@ -160,7 +161,7 @@ class Initializer:
         if not self.torch_function:
             raise NotImplementedError(f"{type(self).__name__}: it has no torch_function, so it must implement fill")
         function = getattr(nn.init, self.torch_function)
-        options = {"generator": generator} if _takes_generator(function) else {}
+        options = {"generator": generator} if _torch_takes_generator(function) else {}
         function(tensor, *settings, **options)
 
     def _blocks(self, place: Place | None) -> int:
@@ -247,3 +248,6 @@ def _takes_generator(function: Callable[..., Any]) -> bool:
         return "generator" in inspect.signature(function).parameters
     except ValueError:  # a built-in function whose signature can't be read
         return False
+
+
+_torch_takes_generator = functools.lru_cache(maxsize=64)(_takes_generator)  # for torch's functions, which are few

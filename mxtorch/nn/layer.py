@@ -233,6 +233,8 @@ def _signature(layer: Any) -> inspect.Signature:
 
 def _with_plain_integers(value: Any) -> Any:
     """NumPy's integers as Python's, which torch asks for in some places; also inside a tuple or list."""
+    if value is None or isinstance(value, (int, float, str)):
+        return value
     if isinstance(value, (tuple, list)):
         return type(value)(_with_plain_integers(part) for part in value)
     number = whole_number(value)
