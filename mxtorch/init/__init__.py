@@ -1,30 +1,39 @@
-"""Initialisers: small frozen objects, by name, for one tensor, a layer or a whole network.
+"""Initialisers for one tensor, a layer or a whole network.
 
-Names, arguments and defaults are those of `torch.nn.init`, which does the filling. An initialiser can be compared,
-printed and pickled, and takes a `generator`, so that a seed gives the same weights whatever else was drawn.
+They are frozen dataclasses with the names, arguments and defaults of `torch.nn.init`, which does the filling. They can
+be compared, printed and pickled. Each takes a `generator`, so that the same seed always gives the same weights.
 """
 
 from __future__ import annotations
 
 from mxtorch.init.base import Function, Initializer, Place
 from mxtorch.init.default import Default
-from mxtorch.init.filling import Constant, Normal, Ones, TruncatedNormal, Uniform, Zeros
 from mxtorch.init.gain import gain_of
-from mxtorch.init.network import Report, Row, initialize, own_initializers, reset
-from mxtorch.init.registry import InitializerLike, get, register
-from mxtorch.init.residual import last_norms
-from mxtorch.init.scaled import (
+from mxtorch.init.initializers import (
+    Bilinear,
+    Constant,
+    Dirac,
     Fixup,
+    Identity,
     KaimingNormal,
     KaimingUniform,
     LecunNormal,
     LecunUniform,
+    LSTMBias,
+    Normal,
+    Ones,
     Orthogonal,
+    Sparse,
+    TruncatedNormal,
+    Uniform,
     XavierNormal,
     XavierUniform,
+    Zeros,
 )
+from mxtorch.init.network import Report, Row, initialize, own_initializers, reset
+from mxtorch.init.registry import InitializerLike, InitializerName, get, register
+from mxtorch.init.residual import last_norms
 from mxtorch.init.signal import LayerSignal, Signal, check
-from mxtorch.init.structured import Bilinear, Dirac, Identity, LSTMBias, Sparse
 
 __all__ = [
     "Bilinear",
@@ -36,6 +45,7 @@ __all__ = [
     "Identity",
     "Initializer",
     "InitializerLike",
+    "InitializerName",
     "KaimingNormal",
     "KaimingUniform",
     "LSTMBias",

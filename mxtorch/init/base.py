@@ -1,18 +1,20 @@
-"""What an initialiser is, and what it may know of the place that it fills."""
+"""What an initialiser is, and what it may know of the parameter that it fills."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from mxtorch._checks import number
+from mxtorch._checks import closest, number, whole_number
 
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 _ATTENTION_STACK = 3  # in_proj_weight holds the projections of query, key and value, one below the other
@@ -24,7 +26,7 @@ class Place:
 
     Args:
         module: The layer.
-        name: The parameter's name in it, as in `"weight"` or `"bias_hh_l0"`.
+        name: The parameter's name in the layer, as in `"weight"` or `"bias_hh_l0"`.
     """
 
     module: nn.Module
@@ -32,9 +34,10 @@ class Place:
 
     @property
     def activation(self) -> nn.Module | None:
-        """The layer's own activation, from which gains are derived; None where it has none of its own.
+        """The layer's own activation, from which gains are derived; None for a layer without one.
 
-        Between the weights of gated and attention layers and what follows on their output stand gates and a softmax.
+        It is None for gated and attention layers too: gates and a softmax stand between their weights and the
+        activation of their output.
         """
         if isinstance(self.module, (nn.RNN, nn.RNNCell)):
             return nn.ReLU() if self.module.nonlinearity == "relu" else nn.Tanh()
@@ -45,15 +48,15 @@ class Place:
 
     @property
     def groups(self) -> int:
-        """The groups of a convolution; 1 elsewhere."""
+        """The groups of a convolution; 1 for every other layer."""
         groups = getattr(self.module, "groups", 1)
         return groups if isinstance(groups, int) else 1
 
     @property
     def blocks(self) -> int:
-        """How many matrices are stacked along the first dimension: a recurrent layer's gates, attention's projections.
+        """The number of matrices in the first dimension: a recurrent layer's gates, attention's projections.
 
-        Each is a matrix of its own to an initialiser, so that fans are those of one gate and each gate is orthogonal.
+        An initialiser fills them one at a time, so that fans are those of one gate and each gate is orthogonal.
         """
         if isinstance(self.module, nn.MultiheadAttention):
             return _ATTENTION_STACK if self.name.startswith("in_proj") else 1
@@ -69,27 +72,52 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Initializer:
-    """The base of all initialisers: call it with a tensor to fill it in place.
+    """The base of all initialisers: call one with a tensor to fill the tensor in place.
 
-    A subclass is a frozen dataclass that implements `fill`, and `check` where it can't apply to every shape.
+    A subclass is a frozen dataclass. It names a function of `torch.nn.init` that takes its fields in their order, or
+    implements `fill`; it overrides `check` where `dimensions` does not say which shapes it can fill.
+
+    Example:
+        >>> import torch
+        >>> from mxtorch import init
+        >>> init.Constant(0.5)(torch.empty(2))
+        tensor([0.5000, 0.5000])
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> init.Normal(std=0.02)(torch.empty(1000), generator=generator).std() < 0.021
+        tensor(True)
     """
 
-    splits_blocks: ClassVar[bool] = True  # False: `fill` gets stacked gates as they are
+    torch_function: ClassVar[str] = ""
+    """The function of `torch.nn.init` that fills."""
+
+    dimensions: ClassVar[tuple[int, int]] = (0, sys.maxsize)
+    """The least and the largest number of dimensions that it can fill."""
+
+    needs: ClassVar[str] = ""
+    """What errors say about these dimensions."""
+
+    splits_blocks: ClassVar[bool] = True
+    """Whether `fill` gets the matrices of a stack one at a time; see `Place.blocks`."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if "check" in field.metadata and not (value is None and field.default is None):
+                object.__setattr__(self, field.name, field.metadata["check"](value, field.name))
 
     def __call__(
         self, tensor: Tensor, *, generator: torch.Generator | None = None, place: Place | None = None
     ) -> Tensor:
-        """Fill the tensor and return it. Nothing is recorded for gradients; a meta tensor stays as it is.
+        """Fill the tensor and return it. Nothing is recorded for gradients; a meta tensor does not change.
 
         Args:
-            tensor: Any floating-point tensor. The values are the same in every memory format.
-            generator: Where random numbers come from; torch's global generator when left out. It may be of another
-                device than the tensor: values are then drawn on its device, so that a CPU generator gives the same
-                weights everywhere.
-            place: The parameter's layer, from which gains and groups are derived; none is assumed when left out.
+            tensor: Any floating-point tensor. The values do not depend on its memory format.
+            generator: The source of random numbers; torch's global generator when left out. The values are drawn on
+                its device and copied to the tensor's: a CPU generator gives the same values on every device.
+            place: The parameter's layer, from which gains and groups are derived.
 
         Raises:
-            ValueError: It can't apply to this shape.
+            ValueError: It can't fill this shape.
         """
         self.check_in(tensor, place)
         blocks = self._blocks(place)
@@ -109,21 +137,32 @@ class Initializer:
         return tensor
 
     def __str__(self) -> str:
-        """As its `repr`, without what is left at its default."""
+        """The `repr` without the fields that have their default."""
         fields = [field for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
         return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in fields)})"
 
     def check_in(self, tensor: Tensor, place: Place | None = None) -> None:
-        """Raise a ValueError where it can't apply to this tensor, at its place."""
+        """Raise a ValueError where it can't fill this tensor at this place."""
         blocks = self._blocks(place)
         self.check(torch.Size((tensor.shape[0] // blocks, *tensor.shape[1:])) if blocks > 1 else tensor.shape, place)
 
     def check(self, shape: torch.Size, place: Place | None) -> None:
-        """Raise a ValueError where it can't apply to tensors of this shape."""
+        """Raise a ValueError where it can't fill tensors of this shape."""
+        least, largest = self.dimensions
+        if not least <= len(shape) <= largest:
+            self._refuse(shape, self.needs)
 
     def fill(self, tensor: Tensor, generator: torch.Generator | None, place: Place | None) -> None:
-        """Fill a contiguous tensor, or one gate of it, in place; gradients are off."""
-        raise NotImplementedError
+        """Fill a contiguous tensor, or one matrix of a stack, in place; gradients are off."""
+        self._draw(tensor, generator, *(getattr(self, field.name) for field in dataclasses.fields(self)))
+
+    def _draw(self, tensor: Tensor, generator: torch.Generator | None, *settings: Any) -> None:
+        """Call torch's function."""
+        if not self.torch_function:
+            raise NotImplementedError(f"{type(self).__name__}: it has no torch_function, so it must implement fill")
+        function = getattr(nn.init, self.torch_function)
+        options = {"generator": generator} if _torch_takes_generator(function) else {}
+        function(tensor, *settings, **options)
 
     def _blocks(self, place: Place | None) -> int:
         return place.blocks if place is not None and self.splits_blocks else 1
@@ -131,28 +170,16 @@ class Initializer:
     def _refuse(self, shape: torch.Size, needs: str) -> None:
         raise ValueError(f"{self!r}: it can't fill the shape {tuple(shape)}; it needs {needs}")
 
-    def _check_matrix(self, shape: torch.Size) -> None:
-        if len(shape) < 2:
-            self._refuse(shape, "2 or more dimensions; give a bias or scale zeros, ones, constant, uniform or normal")
-
-    def _check_numbers(self, *fields: str, low: float = -math.inf, high: float = math.inf) -> None:
-        for field in fields:
-            given = getattr(self, field)
-            value = number(given)
-            if value is None or not math.isfinite(value) or not low <= value <= high:
-                raise ValueError(f"{field}: got {given!r}; give a finite number from {low:g} to {high:g}")
-            object.__setattr__(self, field, value)
-
 
 @dataclasses.dataclass(frozen=True)
 class Function(Initializer):
-    """A function that fills a tensor in place, such as those of `torch.nn.init`, as an initialiser.
+    """An initialiser made of a function that fills a tensor in place, such as those of `torch.nn.init`.
 
-    Where it takes no `generator`, a generator given to the initialiser seeds torch's global one for the call, which
-    has its state back afterwards.
+    A generator is passed to a function that has an argument `generator`. For any other function it seeds torch's global
+    generator during the call; the global generator has its state back afterwards.
 
     Args:
-        function: Called with the tensor, and with `generator=` where it has an argument of that name.
+        function: Called with the tensor, and with `generator=` where it has that argument.
     """
 
     function: Callable[..., Any]
@@ -168,9 +195,45 @@ class Function(Initializer):
                 self.function(tensor)
 
 
+def real(low: float = -math.inf, high: float = math.inf) -> Mapping[str, Any]:
+    """Metadata of a field that must be a finite number between two bounds."""
+
+    def check(given: Any, name: str) -> float:
+        value = number(given)
+        if value is None or not math.isfinite(value) or not low <= value <= high:
+            bounds = [f"of at least {low:g}"] * (low > -math.inf) + [f"at most {high:g}"] * (high < math.inf)
+            raise ValueError(f"{name}: got {given!r}; give a finite number {' and '.join(bounds)}".rstrip())
+        return value
+
+    return {"check": check}
+
+
+def integer(least: int) -> Mapping[str, Any]:
+    """Metadata of a field that must be an integer, not below a bound."""
+
+    def check(given: Any, name: str) -> int:
+        value = whole_number(given)
+        if value is None or value < least:
+            raise ValueError(f"{name}: got {given!r}; give an integer of at least {least}")
+        return value
+
+    return {"check": check}
+
+
+def choice(names: Collection[str]) -> Mapping[str, Any]:
+    """Metadata of a field that must be one of some names."""
+
+    def check(given: Any, name: str) -> Any:
+        if given not in names:
+            raise ValueError(f"{name}: got {given!r}{closest(str(given), names)}")
+        return given
+
+    return {"check": check}
+
+
 @contextlib.contextmanager
 def globally_seeded(generator: torch.Generator, device: torch.device) -> Iterator[None]:
-    """Torch's global generators of the CPU and of the device, seeded from `generator`; afterwards as they were."""
+    """Torch's global generators of the CPU and of the device, seeded from `generator`; restored afterwards."""
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     devices = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
@@ -183,5 +246,8 @@ def globally_seeded(generator: torch.Generator, device: torch.device) -> Iterato
 def _takes_generator(function: Callable[..., Any]) -> bool:
     try:
         return "generator" in inspect.signature(function).parameters
-    except ValueError:  # a built-in one that has no signature to read
+    except ValueError:  # a built-in function whose signature can't be read
         return False
+
+
+_torch_takes_generator = functools.lru_cache(maxsize=64)(_takes_generator)  # for torch's functions, which are few

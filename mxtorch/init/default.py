@@ -10,8 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from mxtorch.init.base import Initializer, Place
-from mxtorch.init.filling import Constant, Normal, Ones, Uniform, Zeros
-from mxtorch.init.scaled import KaimingUniform, XavierNormal, XavierUniform
+from mxtorch.init.initializers import (
+    Constant,
+    KaimingUniform,
+    Normal,
+    OfFans,
+    Ones,
+    Uniform,
+    XavierNormal,
+    XavierUniform,
+    Zeros,
+)
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 _TORCH_UNIFORM = KaimingUniform(a=math.sqrt(5), nonlinearity="leaky_relu")
@@ -23,12 +32,12 @@ def is_norm(module: nn.Module) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Default(Initializer):
-    """What torch's layer of that kind starts with: bit for bit its `reset_parameters`, parameter after parameter.
+class Default(OfFans):
+    """The initialisation of torch's layer: bit for bit its `reset_parameters`, parameter after parameter.
 
     Norms have scale 1 and shift 0, embeddings are standard normal, recurrent layers are uniform within
-    `1 / sqrt(hidden_size)`, attention is Xavier uniform with zero biases, the rest is uniform within
-    `1 / sqrt(fan_in)`. Without a layer the last is taken, for which a tensor needs two dimensions.
+    `1 / sqrt(hidden_size)`, attention is Xavier uniform with zero biases, and all others are uniform within
+    `1 / sqrt(fan_in)`. The last also fills a tensor without a layer, which must have two dimensions or more.
     """
 
     splits_blocks: ClassVar[bool] = False
@@ -36,26 +45,28 @@ class Default(Initializer):
     def check(self, shape: torch.Size, place: Place | None) -> None:
         """The parameter of one of torch's layers, or a matrix."""
         if place is None:
-            self._check_matrix(shape)
+            super().check(shape, place)
         elif default_for(place) is None:
             raise ValueError(
                 f"{self!r}: torch has no default for {place.name} of {type(place.module).__name__}; give another one"
             )
 
     def fill(self, tensor: Tensor, generator: torch.Generator | None, place: Place | None) -> None:
-        """Fill it."""
+        """Fill as torch's layer does."""
         initializer = _TORCH_UNIFORM if place is None else default_for(place)
         assert initializer is not None  # `check` came first
         initializer.fill(tensor, generator, None)
 
 
 def default_for(place: Place) -> Initializer | None:
-    """The initialiser that does what torch does; None where the layer or the parameter is not torch's."""
+    """The initialiser that does what torch does; None for a layer or parameter that is not torch's."""
     module, name = place.module, place.name
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
         return _within(1 / math.sqrt(module.hidden_size))
     if isinstance(module, nn.MultiheadAttention):
-        return _attention(name)
+        if name in ("bias_k", "bias_v"):
+            return XavierNormal()
+        return Zeros() if name == "in_proj_bias" else XavierUniform()
     if name not in ("weight", "bias"):
         return None
     if is_norm(module):
@@ -67,22 +78,12 @@ def default_for(place: Place) -> Initializer | None:
     if isinstance(module, nn.Bilinear):
         return _within(1 / math.sqrt(module.in1_features))
     if isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear) and name == "bias":
-        return Zeros()  # attention's own
+        return Zeros()  # the output projection of attention
     if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
-        return _TORCH_UNIFORM if name == "weight" else _within(_inverse_root_fan_in(module.weight))
+        fan_in = module.weight.shape[1:].numel()
+        return _TORCH_UNIFORM if name == "weight" else _within(1 / math.sqrt(fan_in) if fan_in else 0.0)
     return None
-
-
-def _attention(name: str) -> Initializer:
-    if name in ("bias_k", "bias_v"):
-        return XavierNormal()
-    return Zeros() if name == "in_proj_bias" else XavierUniform()
 
 
 def _within(bound: float) -> Initializer:
     return Uniform(-bound, bound)
-
-
-def _inverse_root_fan_in(weight: Tensor) -> float:
-    fan_in = weight.shape[1:].numel()
-    return 1 / math.sqrt(fan_in) if fan_in else 0.0

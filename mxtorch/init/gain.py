@@ -1,4 +1,4 @@
-"""The gain that an activation asks of the weights before it."""
+"""The gain of the weights before an activation."""
 
 from __future__ import annotations
 
@@ -42,11 +42,16 @@ def known_nonlinearity(activation: nn.Module) -> tuple[str, float] | None:
 def gain_of(activation: nn.Module | None) -> float | None:
     """The gain for an activation: torch's where it has one, else the one that keeps the second moment at 1.
 
-    The latter is 1 / sqrt(E[f(z)^2]) for a standard normal z, the argument of He et al. 2015 (arXiv 1502.01852,
-    sec. 2.2, eq. 8-10) for any f. For ReLU it gives torch's square root of 2.
+    The latter is 1 / sqrt(E[f(z)^2]) for a standard normal z: the argument of He et al. 2015 (arXiv 1502.01852,
+    sec. 2.2, eq. 8-10) for any f. For ReLU it equals torch's square root of 2.
 
     Returns:
         The gain; None without an activation, and for one that is not elementwise or not torch's.
+
+    Example:
+        >>> from mxtorch import init, nn
+        >>> init.gain_of(nn.ReLU()) == 2**0.5, round(init.gain_of(nn.GELU()), 3)
+        (True, 1.534)
     """
     if activation is None:
         return None
@@ -57,7 +62,7 @@ def gain_of(activation: nn.Module | None) -> float | None:
 
 
 def calculate_gain(name: str, slope: float) -> float:
-    """`torch.nn.init.calculate_gain`, whose type for names is newer than the oldest torch that we support."""
+    """`torch.nn.init.calculate_gain`; the type that it has for names is missing in older versions of torch."""
     calculate: Any = nn.init.calculate_gain
     return float(calculate(name, slope))
 

@@ -7,18 +7,16 @@ import fnmatch
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from mxtorch._checks import closest, whole_number
 from mxtorch.init.base import Initializer, Place
 from mxtorch.init.default import Default, default_for, is_norm
 from mxtorch.init.registry import InitializerLike, get
-
-Role = Literal["weight", "bias", "own", "unknown"]
 
 _WEIGHT = re.compile(r"weight|weight_(ih|hh|hr)(_l\d+(_reverse)?)?|(in|q|k|v)_proj_weight")
 _BIAS = re.compile(r"bias|bias_(ih|hh)(_l\d+(_reverse)?)?|in_proj_bias")
@@ -29,10 +27,12 @@ class Row:
     """What `initialize` did to one parameter.
 
     Args:
-        name: Its name in the network.
+        name: The parameter's name in the network.
         shape: Its shape; None while it is lazy.
-        initializer: What filled it, or will when it materialises; None where it was left as it was.
-        reason: Why that one: a pattern, the layer's own, the global one, torch's default for that kind of layer.
+        initializer: The initialiser that filled it, or will fill it when it gets its size; None where the parameter was
+            left as it was.
+        reason: Where the initialiser comes from: a pattern, the layer, a global argument, or torch's default for the
+            kind of layer.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Report:
-    """What `initialize` did to every parameter, as rows; printed, a table."""
+    """What `initialize` did to every parameter, one row each; it prints as a table."""
 
     rows: tuple[Row, ...]
 
@@ -54,7 +54,7 @@ class Report:
         return len(self.rows)
 
     def __getitem__(self, name: str) -> Row:
-        """The row of a parameter; a KeyError that names the closest ones where there is none."""
+        """The row of a parameter; for an unknown name a KeyError with the closest names."""
         for row in self.rows:
             if row.name == name:
                 return row
@@ -64,9 +64,8 @@ class Report:
         cells = [("parameter", "shape", "initialiser", "because")]
         for row in self.rows:
             shape = "lazy" if row.shape is None else "x".join(map(str, row.shape)) or "scalar"
-            cells.append(
-                (row.name, shape, "left as it was" if row.initializer is None else str(row.initializer), row.reason)
-            )
+            filled = "left as it was" if row.initializer is None else str(row.initializer)
+            cells.append((row.name, shape, filled, row.reason))
         widths = [max(len(line[column]) for line in cells) for column in range(3)]
         return "\n".join("  ".join([*map(str.ljust, line, widths), line[3]]) for line in cells)
 
@@ -75,17 +74,24 @@ class Report:
 
 @dataclasses.dataclass
 class _Entry:
-    """A parameter, all its names (several where it is shared), and what is to be done to it."""
+    """A parameter, its place under each of its names (several where it is shared), and its initialiser."""
 
     parameter: nn.Parameter
-    places: list[Place]
-    names: list[str]
+    places: dict[str, Place]
     initializer: Initializer | None = None
     reason: str = ""
 
     @property
+    def name(self) -> str:
+        return next(iter(self.places))
+
+    @property
     def place(self) -> Place:
-        return self.places[0]
+        return self.places[self.name]
+
+    def row(self) -> Row:
+        shape = None if _is_lazy(self.parameter) else tuple(self.parameter.shape)
+        return Row(self.name, shape, self.initializer, self.reason)
 
 
 def initialize(
@@ -97,23 +103,24 @@ def initialize(
     overrides: Mapping[str, InitializerLike] | None = None,
     device: torch.device | str | None = None,
 ) -> Report:
-    """Initialise every parameter of a network in place, whoever made its layers.
+    """Initialise every parameter of a network in place. Its layers may be torch's, ours or others.
 
-    A pattern beats a layer's own initialiser (`weight_init=` of `mxtorch.nn`), which beats `weight` and `bias`. Those
-    two are for the weights and biases of convolutions, linear, recurrent, attention and embedding layers, and for
-    parameters called `weight` (of two dimensions or more) and `bias` in any other module. Scales and shifts of norms,
-    slopes of PReLU and the like get torch's default. What is none of these, such as a position embedding held in a
-    plain parameter, is left as it was unless a pattern names it. Running statistics of norms start anew.
+    A pattern takes precedence over a layer's own initialiser (`weight_init=` of `mxtorch.nn`), which takes precedence
+    over `weight` and `bias`. These two fill the weights and biases of convolutions, linear, recurrent, attention and
+    embedding layers, and parameters called `weight` (of two dimensions or more) and `bias` in any other module. Scales
+    and shifts of norms, slopes of PReLU and the like get torch's default. Any other parameter, such as a position
+    embedding in a plain parameter, is left as it was unless a pattern matches it. Running statistics of norms start
+    again.
 
-    A lazy parameter gets its values when it materialises, one on the meta device memory first (`Module.to_empty`).
-    Nothing changes where an argument is refused.
+    A lazy parameter gets its values when it gets its size. A parameter on the meta device first gets memory. Nothing
+    changes where an argument is refused.
 
     Args:
         net: The network, or any part of one.
-        weight: For weights; Xavier as in Glorot and Bengio 2010.
+        weight: For weights; the default is that of Glorot and Bengio 2010.
         bias: For biases.
-        seed: A parameter's values then follow from the seed and its name alone, on every device: other parameters,
-            their order and what was drawn before make no difference. Without one, torch's global generator is drawn on.
+        seed: With a seed, the values of a parameter follow from the seed and its name alone, on every device; other
+            parameters, their order and earlier draws make no difference. Without one, torch's global generator draws.
         overrides: Initialisers by pattern, as of `fnmatch`, on whole parameter names (`"head.*"`, `"*.norm?.weight"`);
             a leading `*.` also matches at the top. Where several match, the last one counts.
         device: Where parameters on the meta device go; the CPU when left out.
@@ -122,9 +129,21 @@ def initialize(
         What was done to every parameter.
 
     Raises:
-        ValueError: A pattern matches no parameter, a name is unknown, an initialiser can't apply to a shape, the seed
-            is no integer, or on the meta device a parameter or buffer would be left without values.
-        TypeError: `net` is no module, `overrides` no mapping, or an initialiser neither a name nor callable.
+        ValueError: A pattern matches no parameter, a name is unknown, an initialiser can't fill a shape, the seed is
+            not an integer, or a parameter or buffer on the meta device would have no values.
+        TypeError: `net` is not a module, `overrides` not a mapping, or an initialiser neither a name nor callable.
+
+    Example:
+        >>> from mxtorch import init, nn
+        >>> net = nn.Sequential(nn.Linear(4, 3, weight_init="orthogonal"), nn.BatchNorm1d(3), nn.Linear(3, 2))
+        >>> init.initialize(net, "xavier_normal", seed=0, overrides={"2.bias": init.Constant(0.1)})
+        parameter  shape  initialiser          because
+        0.weight   3x4    Orthogonal()         Linear's own
+        0.bias     3      Zeros()              global bias
+        1.weight   3      Default()            torch's for BatchNorm1d
+        1.bias     3      Default()            torch's for BatchNorm1d
+        2.weight   2x3    XavierNormal()       global weight
+        2.bias     2      Constant(value=0.1)  pattern '2.bias'
     """
     if not isinstance(net, nn.Module):
         raise TypeError(f"net: got {type(net).__name__}; give a torch.nn.Module")
@@ -139,7 +158,7 @@ def initialize(
     entries = _entries(net)
     own = {
         id(module.get_parameter(name)): (initializer, f"{type(module).__name__}'s own")
-        for module in reversed(list(net.modules()))  # so that an outer layer's word is the last one
+        for module in reversed(list(net.modules()))  # so that an outer module takes precedence over an inner one
         for name, initializer in own_initializers(module).items()
     }
     for entry in entries:
@@ -155,30 +174,37 @@ def initialize(
             _reset_running_statistics(module)
     for entry in entries:
         _apply(entry, seed)
-    return Report(tuple(_row(entry) for entry in entries))
+    return Report(tuple(entry.row() for entry in entries))
 
 
 def reset(module: nn.Module) -> None:
-    """Fill a layer's parameters: each by the layer's own initialiser, or by torch's default where it has none.
+    """Fill the parameters of a layer: with the layer's own initialiser, or with torch's default where it has none.
 
-    What has neither, such as the parts of a parametrised weight, is left as it was; a lazy layer waits for its first
-    batch, which ends in this.
+    A parameter that has neither, such as a part of a parametrised weight, is left as it was. A lazy layer does nothing
+    before its first batch, which ends with this.
 
     Raises:
-        ValueError: One can't apply to its parameter; nothing has changed then.
+        ValueError: An initialiser can't fill its parameter; nothing has changed then.
+
+    Example:
+        >>> import torch
+        >>> from mxtorch import init, nn
+        >>> layer = nn.Linear(1, 2, bias_init="ones")
+        >>> _ = torch.nn.init.zeros_(layer.bias)
+        >>> init.reset(layer)
+        >>> layer.bias.tolist()
+        [1.0, 1.0]
     """
     if _has_lazy(module):
         return
     own = own_initializers(module)
-    layers = dict.fromkeys(["", *(name.rpartition(".")[0] for name in own)])  # with the layers inside that own names
     entries = []
-    for name in [f"{path}.{n}".lstrip(".") for path in layers for n in _own_parameters(module.get_submodule(path))]:
-        path, _, last = name.rpartition(".")
-        place = Place(module.get_submodule(path), last)
-        initializer = own.get(name, Default() if default_for(place) is not None else None)
-        entries.append(
-            _Entry(module.get_parameter(name), [place], [name], initializer, f"{type(module).__name__}'s own")
-        )
+    for path in dict.fromkeys(["", *(name.rpartition(".")[0] for name in own)]):  # and inner layers that `own` names
+        layer = module.get_submodule(path)
+        for last, parameter in layer.named_parameters(recurse=False):
+            name, place = f"{path}.{last}".lstrip("."), Place(layer, last)
+            initializer = own.get(name, Default() if default_for(place) is not None else None)
+            entries.append(_Entry(parameter, {name: place}, initializer, f"{type(module).__name__}'s own"))
     for entry in entries:
         _check(entry)
     _reset_running_statistics(module)
@@ -186,15 +212,11 @@ def reset(module: nn.Module) -> None:
         _apply(entry, None)
 
 
-def _own_parameters(module: nn.Module) -> list[str]:
-    return [name for name, _ in module.named_parameters(recurse=False)]
-
-
 def own_initializers(module: nn.Module) -> dict[str, Initializer]:
-    """A layer's own initialisers by parameter name: its attribute `own_initializers`, if it has one.
+    """A module's own initialisers by parameter name: those in its attribute `own_initializers`, if it has one.
 
-    A name with a dot is that of a parameter of a layer inside it. A parameter that was parametrised or pruned since,
-    and so has another name, is passed over.
+    A name with a dot is that of a parameter of an inner layer. A parameter that was parametrised or pruned later, and
+    so has another name, is left out.
 
     Raises:
         ValueError: There is no such parameter, or no such initialiser.
@@ -212,48 +234,37 @@ def own_initializers(module: nn.Module) -> dict[str, Initializer]:
 
 
 def _entries(net: nn.Module) -> list[_Entry]:
-    """Every parameter once, under all its names."""
+    """Every parameter once, with all its names."""
     entries: dict[int, _Entry] = {}
     for prefix, module in net.named_modules():
         for name, parameter in module._parameters.items():
-            if parameter is None:
-                continue
-            entry = entries.setdefault(id(parameter), _Entry(parameter, [], []))
-            entry.places.append(Place(module, name))
-            entry.names.append(f"{prefix}.{name}" if prefix else name)
+            if parameter is not None:
+                entry = entries.setdefault(id(parameter), _Entry(parameter, {}))
+                entry.places[f"{prefix}.{name}".lstrip(".")] = Place(module, name)
     return list(entries.values())
 
 
 def _resolve(entry: _Entry, own: Mapping[int, tuple[Initializer, str]], fallbacks: Mapping[str, Initializer]) -> None:
-    """The layer's own initialiser, else the one for the parameter's role."""
+    """Choose the layer's own initialiser, else the one for the kind of parameter."""
+    module, name = entry.place.module, entry.place.name
+    has_default = is_norm(module) or isinstance(module, nn.PReLU) or name in ("bias_k", "bias_v")
     if id(entry.parameter) in own:
         entry.initializer, entry.reason = own[id(entry.parameter)]
-        return
-    role = _role(entry)
-    if role in fallbacks:
-        entry.initializer, entry.reason = fallbacks[role], f"global {role}"
-    elif role == "own":
-        entry.initializer, entry.reason = Default(), f"torch's for {type(entry.place.module).__name__}"
+    elif has_default and default_for(entry.place) is not None:
+        entry.initializer, entry.reason = Default(), f"torch's for {type(module).__name__}"
+    elif not has_default and _BIAS.fullmatch(name):
+        entry.initializer, entry.reason = fallbacks["bias"], "global bias"
+    elif not has_default and _WEIGHT.fullmatch(name) and (_is_lazy(entry.parameter) or entry.parameter.dim() >= 2):
+        entry.initializer, entry.reason = fallbacks["weight"], "global weight"
     else:
-        entry.reason = f"neither weight nor bias of {type(entry.place.module).__name__}; name it in overrides"
-
-
-def _role(entry: _Entry) -> Role:
-    module, name = entry.place.module, entry.place.name
-    if is_norm(module) or isinstance(module, nn.PReLU) or name in ("bias_k", "bias_v"):
-        return "own" if default_for(entry.place) is not None else "unknown"
-    if _BIAS.fullmatch(name):
-        return "bias"
-    if _WEIGHT.fullmatch(name) and (_is_lazy(entry.parameter) or entry.parameter.dim() >= 2):
-        return "weight"
-    return "unknown"
+        entry.reason = f"neither weight nor bias of {type(module).__name__}; name it in overrides"
 
 
 def _override(entries: list[_Entry], patterns: Mapping[str, Initializer]) -> None:
     for pattern, initializer in patterns.items():
-        matching = [entry for entry in entries if any(_matches(name, pattern) for name in entry.names)]
+        matching = [entry for entry in entries if any(_matches(name, pattern) for name in entry.places)]
         if not matching:
-            names = [name for entry in entries for name in entry.names]
+            names = [name for entry in entries for name in entry.places]
             raise ValueError(f"overrides: {pattern!r} matches no parameter{closest(pattern, names)}")
         for entry in matching:
             entry.initializer, entry.reason = initializer, f"pattern {pattern!r}"
@@ -269,27 +280,27 @@ def _check(entry: _Entry) -> None:
     try:
         entry.initializer.check_in(entry.parameter, entry.place)
     except ValueError as error:
-        raise ValueError(f"{entry.names[0]} ({entry.reason}): {error}") from error
+        raise ValueError(f"{entry.name} ({entry.reason}): {error}") from error
 
 
 def _check_meta(net: nn.Module, entries: list[_Entry]) -> None:
-    lost = [entry.names[0] for entry in entries if entry.initializer is None and entry.parameter.is_meta]
+    lost = [entry.name for entry in entries if entry.initializer is None and entry.parameter.is_meta]
     for prefix, module in net.named_modules():
-        if not is_norm(module):  # a norm's are reset
+        if not is_norm(module):  # the buffers of norms are reset
             names = [name for name, buffer in module._buffers.items() if buffer is not None and buffer.is_meta]
-            lost += [f"{prefix}.{name}" if prefix else name for name in names]
+            lost += [f"{prefix}.{name}".lstrip(".") for name in names]
     if lost:
         raise ValueError(
             f"net: {', '.join(lost)} would have no values after the meta device; name parameters in overrides, and "
             "give buffers their values (or build the network off the meta device)"
         )
-    lazy = [entry.names[0] for entry in entries if _is_lazy(entry.parameter) and entry.parameter.is_meta]
+    lazy = [entry.name for entry in entries if _is_lazy(entry.parameter) and entry.parameter.is_meta]
     if lazy:
         raise ValueError(f"net: {', '.join(lazy)} is lazy and on the meta device; give the sizes, or another device")
 
 
 def _leave_meta(net: nn.Module, entries: list[_Entry], device: torch.device | str | None) -> None:
-    """Give what is on the meta device memory; shared parameters stay shared."""
+    """Give tensors on the meta device memory; shared parameters stay shared."""
     target = torch.device("cpu" if device is None else device)
 
     def materialise(tensor: Tensor) -> Tensor:
@@ -301,12 +312,12 @@ def _leave_meta(net: nn.Module, entries: list[_Entry], device: torch.device | st
             apply(materialise, recurse=False)
     for entry in entries:
         entry.parameter = getattr(entry.place.module, entry.place.name)
-        for place in entry.places[1:]:
+        for place in entry.places.values():
             setattr(place.module, place.name, entry.parameter)
 
 
 def _is_lazy(tensor: Tensor) -> bool:
-    return isinstance(tensor, (UninitializedParameter, UninitializedBuffer))
+    return is_lazy(tensor)  # a plain bool, from which mypy concludes nothing about other tensors
 
 
 def _has_lazy(module: nn.Module) -> bool:
@@ -318,19 +329,19 @@ def _apply(entry: _Entry, seed: int | None) -> None:
     if entry.initializer is None:
         return
     if not _is_lazy(entry.parameter):
-        entry.initializer(entry.parameter, generator=_generator(seed, entry.names[0]), place=entry.place)
+        entry.initializer(entry.parameter, generator=_generator(seed, entry.name), place=entry.place)
         return
     module = entry.place.module
     deferred = module.__dict__.get("reset_parameters")
     if not isinstance(deferred, _Deferred):
-        # Materialising ends in `reset_parameters`, in eager mode and under torch.compile; a hook would miss the latter.
+        # The first batch ends in `reset_parameters`, in eager mode and under torch.compile, which skips hooks.
         deferred = module.__dict__["reset_parameters"] = _Deferred(module, seed, deferred)
     deferred.seed = seed
-    deferred.initializers[entry.place.name] = (entry.names[0], entry.initializer)
+    deferred.initializers[entry.place.name] = (entry.name, entry.initializer)
 
 
 class _Deferred:
-    """Stands in for a lazy layer's `reset_parameters` until it is called, and initialises as was planned."""
+    """Replaces the `reset_parameters` of a lazy layer until it is called once, and then initialises as planned."""
 
     def __init__(self, module: nn.Module, seed: int | None, before: Callable[[], None] | None) -> None:
         self.before = before
@@ -363,8 +374,3 @@ def _generator(seed: int | None, name: str) -> torch.Generator | None:
         return None
     digest = hashlib.blake2b(f"{int(seed)}/{name}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-
-
-def _row(entry: _Entry) -> Row:
-    shape = None if _is_lazy(entry.parameter) else tuple(entry.parameter.shape)
-    return Row(entry.names[0], shape, entry.initializer, entry.reason)

@@ -5,39 +5,27 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from mxtorch._checks import closest
-from mxtorch.init import default, filling, scaled, structured
+from mxtorch.init import default, initializers
 from mxtorch.init.base import Function, Initializer
 
-InitializerLike = str | Initializer | Callable[..., Any]
-"""What stands for an initialiser wherever one is asked for: a name, an initialiser, a function that fills a tensor."""
+InitializerName = (
+    Literal["zeros", "ones", "constant", "uniform", "normal", "truncated_normal"]
+    | Literal["xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal", "lecun_uniform", "lecun_normal"]
+    | Literal["orthogonal", "fixup", "identity", "dirac", "sparse", "bilinear", "lstm_bias", "default"]
+)
+"""The names of the initialisers in this package."""
+
+InitializerLike = InitializerName | str | Initializer | Callable[..., Any]
+"""What every argument for an initialiser takes: a name, an initialiser, or a function that fills a tensor in place.
+
+`register` adds names, so that any string may be one.
+"""
 
 T = TypeVar("T", bound=Callable[..., Any])
 
-_BY_NAME: dict[str, Callable[..., Any]] = {
-    "zeros": filling.Zeros,
-    "ones": filling.Ones,
-    "constant": filling.Constant,
-    "uniform": filling.Uniform,
-    "normal": filling.Normal,
-    "truncated_normal": filling.TruncatedNormal,
-    "xavier_uniform": scaled.XavierUniform,
-    "xavier_normal": scaled.XavierNormal,
-    "kaiming_uniform": scaled.KaimingUniform,
-    "kaiming_normal": scaled.KaimingNormal,
-    "lecun_uniform": scaled.LecunUniform,
-    "lecun_normal": scaled.LecunNormal,
-    "orthogonal": scaled.Orthogonal,
-    "fixup": scaled.Fixup,
-    "identity": structured.Identity,
-    "dirac": structured.Dirac,
-    "sparse": structured.Sparse,
-    "bilinear": structured.Bilinear,
-    "lstm_bias": structured.LSTMBias,
-    "default": default.Default,
-}
 _ALIASES = {
     "eye": "identity",
     "glorot_normal": "xavier_normal",
@@ -50,17 +38,22 @@ _ALIASES = {
 
 
 def get(initializer: InitializerLike, argument: str = "initializer", **settings: Any) -> Initializer:
-    """An initialiser from its name, in which case `settings` are its fields; an initialiser as it is.
+    """The initialiser for a name, whose fields are then `settings`, or for a function; an initialiser itself.
 
     Args:
         initializer: A name (`"kaiming_normal"`, `"KaimingNormal"`), an initialiser or its class, or a function that
             fills a tensor in place, such as those of `torch.nn.init`.
-        argument: What errors call it.
-        **settings: Fields of the initialiser, as in `get("normal", std=0.02)`.
+        argument: The name of the argument in errors.
+        **settings: Fields of the initialiser.
 
     Raises:
-        ValueError: The name or a setting is unknown, a setting that is needed is missing, or a value is off.
-        TypeError: Something else was given, or settings with something that is no name or class.
+        ValueError: The name or a setting is unknown, a required setting is missing, or a value is out of range.
+        TypeError: `initializer` is none of these, or settings came with something other than a name or a class.
+
+    Example:
+        >>> from mxtorch import init
+        >>> init.get("normal", std=0.02)
+        Normal(mean=0.0, std=0.02)
     """
     if isinstance(initializer, str):
         name = _snake_case(initializer)
@@ -80,14 +73,23 @@ def get(initializer: InitializerLike, argument: str = "initializer", **settings:
 
 
 def register(name: str) -> Callable[[T], T]:
-    """A decorator that makes an initialiser class, or a function that fills a tensor, known by a name.
+    """A decorator that gives a name to an initialiser class, or to a function that fills a tensor in place.
 
     Args:
-        name: The name for `get` and everything that takes one; lower case with underscores.
+        name: The name, for every argument that takes an initialiser; lower case with underscores.
 
     Raises:
-        TypeError: The name is no string, or what is decorated is neither.
+        TypeError: The name is not a string, or the decorated object is neither of the two.
         ValueError: The name is taken, or is not lower case with underscores.
+
+    Example:
+        >>> import torch
+        >>> from mxtorch import init, nn
+        >>> @init.register("sevens")
+        ... def sevens(tensor):
+        ...     torch.nn.init.constant_(tensor, 7.0)
+        >>> nn.Linear(1, 2, bias_init="sevens").bias.tolist()
+        [7.0, 7.0]
     """
     if not isinstance(name, str):
         raise TypeError(f"name: got {name!r}; give a string, as in @register('mine')")
@@ -127,3 +129,9 @@ def _make(kind: Callable[..., Any], argument: str, settings: dict[str, Any]) -> 
 
 def _snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+_CLASSES = {_snake_case(name): kind for name, kind in (vars(initializers) | vars(default)).items()}
+_BY_NAME: dict[str, Callable[..., Any]] = {
+    name: _CLASSES[name] for names in get_args(InitializerName) for name in get_args(names)
+}

@@ -13,19 +13,29 @@ _SHORTCUTS = ("downsample", "shortcut", "skip", "identity", "proj")
 def last_norms(net: nn.Module, block: type[nn.Module] | tuple[type[nn.Module], ...] | str) -> dict[str, str]:
     """Overrides for `initialize` that start the scale of each residual block's last norm at zero.
 
-    Every block is the identity then, which helps deep networks and large batches in the first steps (Goyal et al.
-    2017, arXiv 1706.02677, sec. 5.1). The last norm is the last one that the block registered, shortcuts left out.
+    Every block then starts as the identity, which helps deep networks and large batches in the first steps (Goyal et
+    al. 2017, arXiv 1706.02677, sec. 5.1). The last norm is the one that the block registered last, without those of
+    shortcuts.
 
     Args:
         net: The network.
-        block: The class of its residual blocks, several of them, or the class's name.
+        block: The class of its residual blocks, a tuple of classes, or the class's name.
 
     Returns:
         `"zeros"` by the name of each scale.
 
     Raises:
-        ValueError: There is no such block, or one without a norm that has a scale.
+        ValueError: There is no such block, or a block has no norm with a scale.
         TypeError: `block` is neither a class nor a name.
+
+    Example:
+        >>> from mxtorch import init, nn
+        >>> class Block(nn.Sequential):
+        ...     def forward(self, input):
+        ...         return input + super().forward(input)
+        >>> net = nn.Sequential(Block(nn.Linear(4, 4), nn.LayerNorm(4)), nn.Linear(4, 2))
+        >>> init.last_norms(net, Block)
+        {'0.1.weight': 'zeros'}
     """
     kinds = block if isinstance(block, tuple) else (block,)
     if not all(isinstance(kind, (str, type)) for kind in kinds):

@@ -1,4 +1,4 @@
-"""How the scale of activations and gradients changes from layer to layer."""
+"""The scale of activations and gradients, layer by layer."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _FAR = 1e4  # torchvision's networks stay within 2.5e3 (MobileNetV3's gradients)
 
 @dataclasses.dataclass(frozen=True)
 class LayerSignal:
-    """One layer's figures; where a layer runs several times, those of its last run.
+    """The figures of one layer; for a layer that runs several times, those of its last run.
 
     Args:
         name: The layer's name in the network.
         kind: The name of its class.
         activation: Root mean square of its output.
-        gradient: Euclidean norm of the loss's gradient by its output. A norm, because where a map has more positions
-            each has a smaller share.
-        weight_gradient: Euclidean norm of the loss's gradient by its own parameters.
-        activation_mark: What is wrong with the activation, beside that of the first layer.
-        gradient_mark: What is wrong with the gradient, beside that of the last layer.
+        gradient: Euclidean norm of the gradient of the loss with respect to its output. It is a norm because a position
+            of a larger feature map has a smaller share of the gradient.
+        weight_gradient: Euclidean norm of the gradient of the loss with respect to its own parameters.
+        activation_mark: What is wrong with the activation, compared with that of the first layer.
+        gradient_mark: What is wrong with the gradient, compared with that of the last layer.
     """
 
     name: str
@@ -46,13 +46,13 @@ class LayerSignal:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Signal:
-    """What `check` found: a row a layer, in the order in which they ran; printed, a table."""
+    """The result of `check`: one row for each layer, in the order in which they ran; it prints as a table."""
 
     rows: tuple[LayerSignal, ...]
 
     @property
     def status(self) -> str:
-        """`ok`, or the worst mark there is: `not finite`, `exploding` or `vanishing`."""
+        """`"ok"`, or the worst mark of a layer: `"not finite"`, `"exploding"` or `"vanishing"`."""
         marks = {mark for row in self.rows for mark in (row.activation_mark, row.gradient_mark)}
         return next((mark for mark in ("not finite", "exploding", "vanishing") if mark in marks), "ok")
 
@@ -74,7 +74,7 @@ class Signal:
     __repr__ = __str__
 
     def plot(self) -> Figure:
-        """Activation and gradient scale over the layers, on a logarithmic axis; marked layers are dots."""
+        """A matplotlib figure of both scales by layer, on a logarithmic axis; dots are marked layers."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(max(6.0, min(14.0, 0.25 * len(self))), 4.2), layout="tight")
@@ -100,27 +100,36 @@ class Signal:
 def check(
     net: nn.Module, batch: Any, loss: Callable[[Any, Any], Tensor] | None = None, *, writer: Any = None, step: int = 0
 ) -> Signal:
-    """Run one forward and backward pass and tell how activations and gradients scale from layer to layer.
+    """Run one forward and backward pass and return the scale of activations and gradients by layer.
 
-    What to look at when the loss does not move at any learning rate. Nothing outside the result has changed
-    afterwards: gradients, buffers and random generators are as they were. A layer is whatever holds parameters of its
-    own and ran. It is marked where its activation is 10,000 times smaller or larger than the first layer's, or its
-    gradient than the last layer's, where signals start (He et al. 2015, arXiv 1502.01852, sec. 2.2); and where they
-    are not finite, or all zero. A head that starts at zero marks all layers before it: none learns in the first step.
+    Use it when the loss does not move at any learning rate. Gradients, buffers and random generators are afterwards as
+    they were. A layer is a module that has parameters of its own and ran. A layer is marked where its activation is
+    10,000 times smaller or larger than the first layer's, or its gradient than the last layer's: signals start in these
+    two (He et al. 2015, arXiv 1502.01852, sec. 2.2). It is also marked where they are not finite, or all zero. A head
+    that starts at zero marks all layers before it, as none of them learns in the first step.
 
     Args:
-        net: The network, on the batch's device, in the mode it is to be judged in.
-        batch: What the network takes: a tensor, or a mapping that is given as keyword arguments. With a `loss`, a pair
-            of that and the targets; without one, a pair's second part is set aside.
+        net: The network, on the batch's device, in the mode (training or evaluation) that is of interest.
+        batch: The network's input: a tensor, or a mapping that is passed as keyword arguments. With a `loss`, a pair of
+            input and targets; without one, the second part of a pair is ignored.
         loss: Called with output and targets. When left out, the output is multiplied by fixed random numbers and
-            summed, which asks nothing of the labels.
+            summed, for which no targets are needed.
         writer: A `torch.utils.tensorboard.SummaryWriter` that gets figure and table as `init/signal`.
         step: The writer's step.
 
     Raises:
-        TypeError: `net` is no module, or `loss` is not callable.
+        TypeError: `net` is not a module, or `loss` is not callable.
         ValueError: A parameter is lazy or on the meta device, `loss` comes without targets, no layer with parameters
-            ran, or no gradient is wanted.
+            ran, or no parameter requires a gradient.
+
+    Example:
+        >>> import torch
+        >>> from mxtorch import init, nn
+        >>> net = nn.Sequential(*[nn.Linear(8, 8, activation="tanh") for _ in range(30)])
+        >>> init.initialize(net, init.Normal(std=0.01), seed=0)["0.weight"].reason
+        'global weight'
+        >>> init.check(net, torch.ones(2, 8)).status
+        'vanishing'
     """
     inputs, targets = _parts(net, batch, loss)
     rows: dict[str, _Recorder] = {}
@@ -150,7 +159,7 @@ def check(
 
 
 class _Recorder:
-    """A forward hook that keeps a layer's output, and its scale before anything changes it in place."""
+    """A forward hook that keeps a layer's output, and its scale before a later layer changes it in place."""
 
     def __init__(self, name: str, module: nn.Module, rows: dict[str, _Recorder]) -> None:
         self.name = name
@@ -164,11 +173,11 @@ class _Recorder:
         if tensors:
             self.output = tensors[0]
             self.activation = float(tensors[0].detach().double().square().mean().sqrt())
-            self.rows.pop(self.name, None)  # where it runs again, it stands where it ran last
+            self.rows.pop(self.name, None)  # a layer that runs again moves to the position of its last run
             self.rows[self.name] = self
 
     def row(self, gradients: Mapping[int, Tensor | None]) -> LayerSignal:
-        """Its figures; those that no gradient reaches, as in frozen layers, are NaN."""
+        """The layer's figures; they are NaN where no gradient arrives, as in frozen layers."""
         own = [gradients.get(id(parameter)) for parameter in self.module.parameters(recurse=False)]
         weights = [gradient.detach().double().norm() for gradient in own if gradient is not None]
         return LayerSignal(
@@ -188,7 +197,7 @@ def _marked(rows: Sequence[LayerSignal]) -> tuple[LayerSignal, ...]:
     first = next((row.activation for row in rows if row.activation), 0.0)
     reached = [row.gradient for row in rows if not math.isnan(row.gradient)]
     last = next((gradient for gradient in reversed(reached) if gradient), 0.0)
-    # A zero among others is meant, as at the end of a residual branch; what is dead up to an end is not.
+    # A zero in the middle is intended, as at the end of a residual branch; zeros up to either end are not.
     activation_dies = rows[-1].activation == 0
     gradient_dies = bool(reached) and reached[0] == 0
     return tuple(
@@ -212,7 +221,7 @@ def _mark(value: float, reference: float, zero_is_dead: bool) -> Mark:
 
 
 def _parts(net: nn.Module, batch: Any, loss: Callable[[Any, Any], Tensor] | None) -> tuple[Any, Any]:
-    """Inputs and targets, once everything that the user gave is seen to be right."""
+    """Inputs and targets, after a check of the arguments."""
     if not isinstance(net, nn.Module):
         raise TypeError(f"net: got {type(net).__name__}; give a torch.nn.Module")
     if loss is not None and not callable(loss):
@@ -221,7 +230,7 @@ def _parts(net: nn.Module, batch: Any, loss: Callable[[Any, Any], Tensor] | None
         if is_lazy(parameter) or parameter.is_meta:
             raise ValueError(f"net: {name} has no values yet; run a batch through it (lazy) or initialise it (meta)")
     if not any(parameter.requires_grad for parameter in net.parameters()):
-        raise ValueError("net: no parameter wants a gradient; unfreeze some with requires_grad_()")
+        raise ValueError("net: no parameter requires a gradient; unfreeze some with requires_grad_()")
     is_pair = isinstance(batch, (tuple, list)) and len(batch) == 2
     if loss is not None and not is_pair:
         raise ValueError(f"batch: got {type(batch).__name__} with a loss; give a pair of inputs and targets")
@@ -229,7 +238,7 @@ def _parts(net: nn.Module, batch: Any, loss: Callable[[Any, Any], Tensor] | None
 
 
 def _floating(output: Any) -> list[Tensor]:
-    """The floating-point tensors in an output, whatever holds them."""
+    """The floating-point tensors in an output: itself, or in tuples, lists and mappings."""
     if isinstance(output, Tensor):
         return [output] if output.is_floating_point() else []
     if isinstance(output, Mapping):
@@ -252,7 +261,7 @@ def _projection(output: Any) -> Tensor:
 
 @contextlib.contextmanager
 def _untouched(net: nn.Module) -> Iterator[None]:
-    """Buffers and torch's random generators, also those of the network's devices, are afterwards as they were."""
+    """Restore buffers and torch's random generators, those of the network's devices included, at the end."""
     buffers = [(module, name, buffer) for module in net.modules() for name, buffer in module._buffers.items()]
     kept = [None if buffer is None else buffer.clone() for _, _, buffer in buffers]
     devices = {parameter.device for parameter in net.parameters() if parameter.device.type != "cpu"}

@@ -1,8 +1,8 @@
-"""`torch.nn`, with layers that say how they are initialised.
+"""`torch.nn`, with layers that take initialisers, a norm and an activation.
 
-Everything that `torch.nn` has is here under its name. The layers with parameters are subclasses of torch's that take
-`weight_init=`, `bias_init=` and `activation=`; convolutions and linear layers also `norm=` and `order=`. Sizes left out
-are read off the first batch.
+Everything in `torch.nn` is here under the same name. The layers with parameters are subclasses of torch's; they also
+take `weight_init=`, `bias_init=` and `activation=`, and convolutions and linear layers `norm=` and `order=`. A layer
+reads sizes that are None from its first batch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn as _torch_nn
 
-from mxtorch.nn.activation import PReLU
+from mxtorch.nn.activation import ActivationName
+from mxtorch.nn.composition import Order
 from mxtorch.nn.convolution import (
     Conv1d,
     Conv2d,
@@ -24,11 +25,12 @@ from mxtorch.nn.embedding import Embedding
 from mxtorch.nn.layer import Layer
 from mxtorch.nn.linear import Bilinear, Dense, Linear
 from mxtorch.nn.multihead_attention import MultiheadAttention
-from mxtorch.nn.normalisation import BatchNorm1d, BatchNorm2d, BatchNorm3d, ChannelNorm, GroupNorm, LayerNorm
+from mxtorch.nn.normalisation import BatchNorm1d, BatchNorm2d, BatchNorm3d, ChannelNorm, GroupNorm, LayerNorm, NormName
+from mxtorch.nn.prelu import PReLU
 from mxtorch.nn.recurrent import GRU, LSTM, RNN
 
 if TYPE_CHECKING:
-    from torch.nn import *  # type: ignore[assignment]  # noqa: F403  (what stands above counts)
+    from torch.nn import *  # type: ignore[assignment]  # noqa: F403  (the names above take precedence)
 else:
     globals().update(
         {name: value for name, value in vars(_torch_nn).items() if name[0] != "_" and name not in globals()}
@@ -38,6 +40,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "ActivationName",
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
@@ -56,5 +59,7 @@ __all__ = [
     "LayerNorm",
     "Linear",
     "MultiheadAttention",
+    "NormName",
+    "Order",
     "PReLU",
 ]

@@ -1,45 +1,39 @@
-"""Operation, norm and activation in an order."""
+"""Layers with a norm and an activation in any order."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from mxtorch._checks import closest
-from mxtorch.nn.activation import ActivationLike, activation_from
+from mxtorch.init import InitializerLike
+from mxtorch.nn.activation import ActivationLike
+from mxtorch.nn.layer import Layer
 from mxtorch.nn.normalisation import NormLike, norm_from
 
 Order = Literal["CNA", "CAN", "ACN", "ANC", "NCA", "NAC"]
 """C is the convolution or other operation, N the norm, A the activation."""
 
-_ORDERS = ("CNA", "CAN", "ACN", "ANC", "NCA", "NAC")
 
+class NormedLayer(Layer):
+    """The base of layers that take a norm beside the activation; for their arguments see `Conv2d`."""
 
-def composed(
-    *,
-    activation: ActivationLike | None,
-    norm: NormLike | None,
-    order: Order,
-    channels: tuple[int | None, int],
-    dimensions: int,
-) -> dict[str, Any]:
-    """What goes beside an operation, for `ComposedLayer._construct_composed`.
+    dimensions: ClassVar[int] = 0  # dimensions after the channels
 
-    Args:
-        activation: What the user gave.
-        norm: What the user gave.
-        order: What the user gave.
-        channels: Those of the operation's input, None where they are not known yet, and of its output.
-        dimensions: Dimensions after the channels.
-
-    Raises:
-        ValueError, TypeError: Something that was given is off.
-    """
-    if order not in _ORDERS:
-        needs = "each of C, N and A once"
-        raise ValueError(f"order: got {order!r}; it needs {needs}{closest(str(order), _ORDERS)}")
-    where = channels[0] if order.index("N") < order.index("C") else channels[1]
-    return {
-        "activation": activation_from(activation),
-        "norm": norm_from(norm, where, dimensions),
-        "order": order,
-    }
+    def __init__(
+        self,
+        *torchs: Any,
+        weight_init: InitializerLike | None = None,
+        bias_init: InitializerLike | None = None,
+        activation: ActivationLike | None = None,
+        norm: NormLike | None = None,
+        order: Order = "CNA",
+        **named: Any,
+    ) -> None:
+        arguments = self._bind(torchs, named)
+        if order not in get_args(Order):
+            needs = "each of C, N and A once"
+            raise ValueError(f"order: got {order!r}; it needs {needs}{closest(str(order), get_args(Order))}")
+        size = self.inferred[0]
+        channels = arguments[size if order.index("N") < order.index("C") else size.replace("in", "out")]
+        module = norm_from(norm, channels, self.dimensions)
+        self._construct(arguments, {"weight_init": weight_init, "bias_init": bias_init}, activation, module, order)

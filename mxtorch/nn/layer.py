@@ -1,67 +1,103 @@
-"""What every layer shares: its own initialisers, and a norm and an activation beside the operation."""
+"""The base of all layers: torch's arguments, plus the layer's own initialisers and an activation."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor
 from torch import nn as torch_nn
 
 from mxtorch import init
+from mxtorch._checks import closest, whole_number
 from mxtorch.init import Initializer, InitializerLike
+from mxtorch.nn.activation import ActivationLike, activation_from
 from mxtorch.nn.lazy import LazyLayer, defer, lazy_class
 
-_NEVER_INFERRED = (
-    "out_channels",
-    "kernel_size",
-    "out_features",
-    "num_embeddings",
-    "embedding_dim",
-    "hidden_size",
-    "num_heads",
-    "num_groups",
-)
+_SUBMODULES = {"N": "norm", "A": "activation"}
 
 
-def own_from(**given: InitializerLike | None) -> dict[str, Initializer]:
-    """A layer's own initialisers by the argument that gave them, looked up; those that were left out are not in it.
-
-    Raises:
-        ValueError, TypeError: Those of `init.get`, which name the argument.
-    """
-    return {name: init.get(value, name) for name, value in given.items() if value is not None}
-
-
-class _LikeTorch(type):
-    """The class of layer classes: an instance of torch's class is one of ours too, as ours may have become it."""
+class _LayerClass(type):
+    """The metaclass of layers: it answers `isinstance` and `inspect.signature`."""
 
     def __instancecheck__(cls, instance: Any) -> bool:
+        """True also for an instance of torch's class, which a layer without norm and activation has become."""
         return super().__instancecheck__(instance) or type(instance) is vars(cls).get("torch_class")
 
+    @property
+    def __signature__(cls) -> inspect.Signature | None:
+        """Torch's arguments followed by ours; None for a class that has a constructor of its own."""
+        kind: Any = cls
+        owner = _owner(kind)
+        return _signature(owner) if owner is not None and kind.__init__ is owner.__init__ else None
 
-class Layer(torch_nn.Module, metaclass=_LikeTorch):
-    """The base of all layers, to stand before torch's class.
 
-    A layer without norm and activation is torch's: as soon as it is constructed, its class becomes `torch_class`, so
-    that nothing that looks at exact classes or modules (pickle, FX, quantisation, TorchScript) can tell. It carries its
-    initialisers along. One with a norm or an activation keeps its class, and so does a subclass elsewhere.
+class Layer(torch_nn.Module, metaclass=_LayerClass):
+    """The base of all layers; it stands before torch's class among the bases of a layer.
+
+    A layer takes the arguments of torch's class, by position and by keyword, and the keyword arguments below. The
+    arguments named in `inferred` may be None: the layer then reads that size from its first batch.
+
+    A layer without norm and activation becomes an instance of `torch_class` at the end of its construction. Code that
+    looks at exact classes or modules (pickle, FX, quantisation, TorchScript) then sees torch's layer; the layer keeps
+    its initialisers. A layer with a norm or an activation keeps its class. So does an instance of a user's subclass.
+
+    Args:
+        *torchs: The arguments of torch's class.
+        weight_init: Initialiser of the weight: a name, an initialiser of `mxtorch.init`, or a function that fills a
+            tensor in place. Its gain is that of `activation`. Torch's own initialisation when left out.
+        bias_init: Initialiser of the bias; torch's own when left out.
+        activation: Follows the operation, as the submodule `activation`: a name, a module, or a module's class.
+        **named: The arguments of torch's class.
+
+    Raises:
+        ValueError: A name is unknown, a size that can't be inferred is None, or an initialiser can't fill the shape or
+            is for a parameter that the layer lacks.
+        TypeError: An argument is unknown or missing, or an initialiser or activation is neither a name nor callable.
     """
 
     torch_class: ClassVar[Any]
-    """What a layer without norm and activation becomes. A subclass that is to stay itself doesn't set it."""
+    """The class that a layer without norm and activation becomes. A subclass that keeps its class doesn't set it."""
+
+    inferred: ClassVar[tuple[str, ...]] = ()
+    """The arguments that may be None, to be read from the first batch."""
+
+    channels_at: ClassVar[int] = 1
+    """The dimension of the input whose size is the inferred argument."""
 
     follow_from_sizes: ClassVar[tuple[str, ...]] = ()
-    """Attributes that torch's constructor derives from sizes that may be left out."""
+    """The attributes that torch's constructor derives from inferred arguments."""
 
     own_initializers: Mapping[str, Initializer] = {}
-    """The initialisers that were given to this layer, by the name of the parameter they are for."""
+    """The initialisers that were given to this layer, by parameter name."""
 
+    norm: Any
+    activation: Any
+    _stages: str = "C"  # the parts that the layer has, in their order
     _under_construction: bool = False
 
+    def __init__(
+        self,
+        *torchs: Any,
+        weight_init: InitializerLike | None = None,
+        bias_init: InitializerLike | None = None,
+        activation: ActivationLike | None = None,
+        **named: Any,
+    ) -> None:
+        own = {"weight_init": weight_init, "bias_init": bias_init}
+        self._construct(self._bind(torchs, named), own, activation)
+
+    def forward(self, input: Tensor) -> Any:
+        """Run operation, norm and activation in their order."""
+        output = input
+        for stage in self._stages:
+            output = super().forward(output) if stage == "C" else self._beside(stage, output)
+        return output
+
     def reset_parameters(self) -> None:
-        """Fill each parameter anew, by the layer's own initialiser or as torch does."""
+        """Fill each parameter again, with the layer's own initialiser, or as torch does where it has none."""
         if self._under_construction:
             return
         if self.own_initializers:
@@ -70,50 +106,92 @@ class Layer(torch_nn.Module, metaclass=_LikeTorch):
             parent: Any = super()
             parent.reset_parameters()
 
-    def _construct(self, arguments: dict[str, Any], own: dict[str, Initializer], inferred: Iterable[str] = ()) -> None:
-        """Be constructed as torch's class, initialised, and become that class.
+    def extra_repr(self) -> str:
+        """The text of torch's class, the initialisers, and the order of the parts."""
+        parts = [super().extra_repr(), *(f"{name}_init={given}" for name, given in self.own_initializers.items())]
+        if self._stages != "C":
+            parts.append(f"order={self._stages}")
+        return ", ".join(part for part in parts if part)
+
+    @classmethod
+    def _torch_parameters(cls) -> list[inspect.Parameter]:
+        """The parameters of the constructor of torch's class."""
+        return list(inspect.signature(cls.torch_class).parameters.values())
+
+    @classmethod
+    def _bind(cls, torchs: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of torch's class by name: those that were given, and the ones that may be inferred."""
+        signature = _signature(_owner(cls))
+        parameters = signature.parameters
+        try:
+            given = signature.bind(*torchs, **named).arguments
+        except TypeError as error:
+            unknown = next((name for name in named if name not in parameters), None)
+            hint = f"; it takes {', '.join(parameters)}" if unknown is None else closest(unknown, parameters)
+            raise TypeError(f"{cls.__name__}: {error}{hint}") from None
+        arguments = {name: parameters[name].default for name in cls.inferred} | given
+        for name, value in arguments.items():
+            if value is None and name not in cls.inferred and parameters[name].default is inspect.Parameter.empty:
+                raise ValueError(f"{name}: got None; a batch does not show this size, so give a number")
+        return {name: _with_plain_integers(value) for name, value in arguments.items()}
+
+    def _construct(
+        self,
+        arguments: dict[str, Any],
+        own: Mapping[str, InitializerLike | None],
+        activation: ActivationLike | None,
+        norm: torch_nn.Module | None = None,
+        order: str = "CNA",
+    ) -> None:
+        """Construct torch's class on this object, add norm and activation, initialise, and become torch's class.
 
         Args:
-            arguments: Those of torch's constructor.
+            arguments: Those of torch's class, as `_bind` returns them.
             own: The layer's own initialisers, by argument.
-            inferred: Arguments that may be None, to be read off the first batch.
-
-        Raises:
-            ValueError: Another size is None.
+            activation: The value of the argument.
+            norm: The module.
+            order: The order of operation (C), norm (N) and activation (A).
         """
-        self._construct_operation(arguments, own, inferred)
-        self._initialize(own)
-        self._become_torch()
-
-    def _construct_operation(self, arguments: dict[str, Any], own: Mapping[str, Any], inferred: Iterable[str]) -> None:
-        for name in _NEVER_INFERRED:
-            if arguments.get(name, 0) is None:
-                raise ValueError(f"{name}: got None; no batch tells it, so give a number")
-        if own:
+        initializers = {name: init.get(value, name) for name, value in own.items() if value is not None}
+        beside = {"norm": norm, "activation": self._take_activation(activation, arguments)}
+        if initializers:
             self._under_construction = True  # torch's constructors initialise, before the activation is known
-        missing = tuple(name for name in inferred if arguments[name] is None)
+        self._construct_operation(arguments, initializers)
+        for name, module in beside.items():
+            if module is not None:
+                self.add_module(name, module)
+                self._stages = "".join(s for s in order if s == "C" or beside[_SUBMODULES[s]] is not None)
+        if initializers:
+            del self._under_construction
+            self.own_initializers = self._by_parameter(initializers)
+            self.reset_parameters()
+        if self._stages == "C":
+            self._become_torch()
+
+    def _construct_operation(self, arguments: dict[str, Any], own: Mapping[str, Initializer]) -> None:
+        missing = tuple(name for name in self.inferred if arguments[name] is None)
         if missing:
             defer(self, arguments, missing)
         else:
             self.torch_class.__init__(self, **arguments)
 
-    def _initialize(self, own: dict[str, Initializer]) -> None:
-        if not own:
-            return
-        del self._under_construction
-        self.own_initializers = self._by_parameter(own)
-        self.reset_parameters()
+    def _take_activation(self, activation: Any, arguments: dict[str, Any]) -> torch_nn.Module | None:
+        """The module for `activation=`."""
+        return activation_from(activation)
 
     def _by_parameter(self, own: dict[str, Initializer]) -> dict[str, Initializer]:
         """The initialisers by parameter instead of by argument."""
-        for name in own:
-            self._check_wanted(name, own, self._parameters.get(name.removesuffix("_init")) is not None)
-        return {name.removesuffix("_init"): initializer for name, initializer in own.items()}
+        parameters = {name: self._arguments_for(name) for name, _ in self.named_parameters()}
+        for argument, initializer in own.items():
+            if not any(argument in arguments for arguments in parameters.values()):
+                lacks = argument.removesuffix("_init")
+                raise ValueError(f"{argument}: got {initializer}, but the layer has no {lacks}; leave it out")
+        chosen = {name: next((a for a in arguments if a in own), None) for name, arguments in parameters.items()}
+        return {name: own[argument] for name, argument in chosen.items() if argument is not None}
 
-    def _check_wanted(self, argument: str, own: dict[str, Initializer], is_there: bool) -> None:
-        if argument in own and not is_there:
-            lacks = argument.removesuffix("_init")
-            raise ValueError(f"{argument}: got {own[argument]}, but the layer has no {lacks}; leave it out")
+    def _arguments_for(self, parameter: str) -> tuple[str, ...]:
+        """The arguments that may initialise a parameter; the first one that was given counts."""
+        return (f"{parameter}_init",)
 
     def _become_torch(self) -> None:
         is_lazy = isinstance(self, LazyLayer)
@@ -124,52 +202,40 @@ class Layer(torch_nn.Module, metaclass=_LikeTorch):
             self.__dict__["reset_parameters"] = functools.partial(init.reset, self)
         self.__class__ = lazy_class(ordinary, self.torch_class) if is_lazy else self.torch_class
 
-
-class ComposedLayer(Layer):
-    """A layer that can have a norm and an activation beside its operation: submodules of those names, if asked for."""
-
-    norm: Any
-    activation: Any
-    _stages: str = ""  # the order, without what the layer hasn't got; empty where there is the operation alone
-
-    def forward(self, input: Tensor) -> Any:
-        """Run operation, norm and activation in their order."""
-        output = input
-        for stage in self._stages or "C":
-            output = super().forward(output) if stage == "C" else self._beside(stage, output)
-        return output
-
-    def extra_repr(self) -> str:
-        """Torch's, and what was given beyond it."""
-        parts = [super().extra_repr(), *(f"{name}_init={given}" for name, given in self.own_initializers.items())]
-        if self._stages:
-            parts.append(f"order={self._stages}")
-        return ", ".join(part for part in parts if part)
-
-    def _construct_composed(
-        self,
-        arguments: dict[str, Any],
-        own: dict[str, Initializer],
-        inferred: Iterable[str] = (),
-        *,
-        activation: torch_nn.Module | None,
-        norm: torch_nn.Module | None = None,
-        order: str = "CNA",
-    ) -> None:
-        """As `_construct`, with modules beside the operation; without any it is that."""
-        if activation is None and norm is None:
-            self._construct(arguments, own, inferred)
-            return
-        self._construct_operation(arguments, own, inferred)
-        beside = {"N": ("norm", norm), "A": ("activation", activation)}
-        for name, module in beside.values():
-            if module is not None:
-                self.add_module(name, module)
-        self._stages = "".join(stage for stage in order if stage == "C" or beside[stage][1] is not None)
-        self._initialize(own)
-
     def _beside(self, stage: str, input: Tensor) -> Any:
         return self._normalise(input) if stage == "N" else self.activation(input)
 
     def _normalise(self, input: Tensor) -> Any:
         return self.norm(input)
+
+    def _infer_sizes(self, input: Tensor) -> dict[str, Any]:
+        """The inferred arguments, from the arguments of the first call."""
+        return {self.inferred[0]: input.shape[self.channels_at]}
+
+
+def _owner(layer: Any) -> Any:
+    """The class among a layer's bases that names torch's class; None for `Layer` itself."""
+    return next((base for base in layer.__mro__ if "torch_class" in vars(base)), None)
+
+
+@functools.cache
+def _signature(layer: Any) -> inspect.Signature:
+    """What a layer class takes: the arguments of torch's class, and the keyword arguments of our constructor."""
+    theirs = [
+        parameter.replace(annotation=f"{inspect.formatannotation(parameter.annotation)} | None")
+        if parameter.name in layer.inferred
+        else parameter
+        for parameter in layer._torch_parameters()
+    ]
+    ours = inspect.signature(layer.__init__).parameters.values()
+    return inspect.Signature([*theirs, *(p for p in ours if p.kind is p.KEYWORD_ONLY)])
+
+
+def _with_plain_integers(value: Any) -> Any:
+    """NumPy's integers as Python's, which torch asks for in some places; also inside a tuple or list."""
+    if value is None or isinstance(value, (int, float, str)):
+        return value
+    if isinstance(value, (tuple, list)):
+        return type(value)(_with_plain_integers(part) for part in value)
+    number = whole_number(value)
+    return value if number is None else number

@@ -1,4 +1,4 @@
-"""Layers whose sizes are read off the first batch."""
+"""Layers that read their sizes from the first batch."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import torch
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-_UNINITIALIZED_PARAMETER: Any = UninitializedParameter  # torch's types leave out their arguments
+_UNINITIALIZED_PARAMETER: Any = UninitializedParameter  # torch's types leave out the arguments of these two
 _UNINITIALIZED_BUFFER: Any = UninitializedBuffer
 
 
 class LazyLayer(LazyModuleMixin):
-    """A layer before its first batch; it becomes an ordinary one then, as torch's lazy layers do."""
+    """A layer before its first batch. The first batch makes it an ordinary layer, as it does torch's lazy layers."""
 
     ordinary: ClassVar[Any]
 
     def initialize_parameters(self, *inputs: Any, **named: Any) -> None:
-        """Read the sizes off the first batch, give the parameters memory, and initialise them."""
+        """Read the sizes from the first batch, give the parameters memory, and initialise them."""
         layer = cast(Any, self)
         arguments, missing = layer._deferred
         found = layer._infer_sizes(*inputs, **named)
         sizes = {name: found[name] for name in missing}
-        # What the shapes will be, and whether torch takes the sizes, before anything changes.
+        # The twin shows all shapes, and whether torch accepts the sizes, before this layer changes.
         twin = layer.torch_class(**{**arguments, **sizes, "device": "meta"})
         was_lazy = layer.has_uninitialized_params()
         parts = {path: layer.get_submodule(path) for path, _ in twin.named_modules()}
@@ -38,20 +38,20 @@ class LazyLayer(LazyModuleMixin):
         for path, part in parts.items():
             if path:
                 _end_part(part, twin.get_submodule(path))
-                if was_lazy:  # as torch's constructor does, inner layers first
+                if was_lazy:  # inner layers first, as in torch's constructor
                     part.reset_parameters()
-        if was_lazy:  # else the values were loaded
+        if was_lazy:  # otherwise the values were loaded
             layer.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Nothing, while there are no parameters yet."""
+        """Fill the parameters again; nothing happens while they have no sizes."""
         if not cast(Any, self).has_uninitialized_params():
             cast(Any, super()).reset_parameters()
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        """Run the first batch, by which the layer has become an ordinary one."""
+        """Run the first batch, after the layer has become an ordinary one."""
         kind: Any = type(self)
-        if issubclass(kind, LazyLayer):  # still: a part such as attention's output projection, called by itself
+        if issubclass(kind, LazyLayer):  # an inner layer, such as attention's output projection, was called directly
             raise ValueError(f"{self.ordinary.__name__}: it has no sizes before a batch went through its layer")
         return kind.forward(self, *inputs, **named)
 
@@ -60,7 +60,7 @@ class LazyLayer(LazyModuleMixin):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         for buffer in cast(Any, self)._buffers.values():
-            if isinstance(buffer, UninitializedBuffer):  # which torch can't copy
+            if isinstance(buffer, UninitializedBuffer):  # torch can't copy these
                 memo[id(buffer)] = _UNINITIALIZED_BUFFER(device=buffer.device, dtype=buffer.dtype)
         twin: Any = _blank(self.ordinary, self.cls_to_become)
         memo[id(self)] = twin
@@ -73,10 +73,10 @@ class LazyLayer(LazyModuleMixin):
 
 
 def defer(layer: Any, arguments: dict[str, Any], missing: tuple[str, ...]) -> None:
-    """Construct a layer without the sizes that are missing, and make it a lazy one."""
+    """Construct torch's class on a layer whose sizes in `missing` are not known, and make the layer lazy."""
     placeholders = dict.fromkeys(missing, _placeholder(arguments))
     layer.torch_class.__init__(layer, **{**arguments, **placeholders, "device": "meta"})
-    for part in layer.modules():  # with the layers inside it, such as attention's output projection
+    for part in layer.modules():  # inner layers too, such as attention's output projection
         _make_lazy(part, arguments.get("device"), arguments.get("dtype"))
     for name in missing:
         setattr(layer, name, (0,) if isinstance(getattr(layer, name), tuple) else 0)
@@ -85,7 +85,7 @@ def defer(layer: Any, arguments: dict[str, Any], missing: tuple[str, ...]) -> No
 
 
 def _placeholder(arguments: dict[str, Any]) -> int:
-    """A size that torch takes. Attention has other parameters where `kdim` and `vdim` equal it: so it is neither."""
+    """A size that torch accepts. Attention has other parameters where its size equals `kdim` and `vdim`."""
     divisor = arguments.get("groups") or arguments.get("num_groups") or arguments.get("num_heads") or 1
     taken = (arguments.get("kdim"), arguments.get("vdim"))
     return next(size for size in itertools.count(divisor, divisor) if size not in taken)
@@ -108,17 +108,17 @@ def _make_lazy(part: Any, device: Any, dtype: Any) -> None:
 
 
 def _materialise(part: Any, twin: Any) -> None:
-    """Give what has no memory yet that of its twin's shape; what was loaded must have that shape."""
+    """Give tensors without memory the shapes of the twin's; tensors that were loaded must have those shapes."""
     for name, tensor in [*part._parameters.items(), *part._buffers.items()]:
         if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
             tensor.materialize(getattr(twin, name).shape)
         elif tensor is not None and tensor.shape != getattr(twin, name).shape:
             shapes = f"{tuple(tensor.shape)}, and the first batch needs {tuple(getattr(twin, name).shape)}"
-            raise ValueError(f"{name}: what was loaded has the shape {shapes}; load what fits the data")
+            raise ValueError(f"{name}: what was loaded has the shape {shapes}; load values that fit the data")
 
 
 def _end_part(part: Any, twin: Any) -> None:
-    """Make a layer inside a lazy one ordinary, as torch does with the lazy one itself."""
+    """Make an inner layer ordinary; torch does this only with the lazy layer itself."""
     part._load_hook.remove()
     del part._load_hook
     for name in twin.__constants__:
@@ -128,17 +128,17 @@ def _end_part(part: Any, twin: Any) -> None:
 
 @functools.cache
 def lazy_class(ordinary: Any, becomes: Any) -> Any:
-    """The class of a layer before its first batch; of a user's subclass too.
+    """The class of a layer before its first batch.
 
     Args:
-        ordinary: The layer's class.
-        becomes: What it is to be after the first batch: that class, or torch's where there is nothing beyond it.
+        ordinary: The layer's class; a user's subclass is possible.
+        becomes: The class after the first batch: `ordinary`, or torch's for a layer without norm and activation.
     """
     names = {"ordinary": ordinary, "cls_to_become": becomes, "__module__": ordinary.__module__}
     return type(ordinary)(f"Lazy{ordinary.__name__}", (LazyLayer, ordinary), {**names, "__doc__": LazyLayer.__doc__})
 
 
 def _blank(ordinary: Any, becomes: Any) -> Any:
-    """What `pickle` and `copy` put the state of a lazy layer into."""
+    """An object without state, which `pickle` and `copy` fill with the state of a lazy layer."""
     cls = lazy_class(ordinary, becomes)
     return cls.__new__(cls)

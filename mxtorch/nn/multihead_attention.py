@@ -1,94 +1,56 @@
-"""Attention that says how it is initialised."""
+"""Attention with initialisers."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from torch import nn as torch_nn
 
-from mxtorch.init import Initializer, InitializerLike
-from mxtorch.nn.activation import ActivationLike, activation_from
-from mxtorch.nn.layer import ComposedLayer, own_from
+from mxtorch.nn.layer import Layer
 
 
-class MultiheadAttention(ComposedLayer, torch_nn.MultiheadAttention):
+class MultiheadAttention(Layer, torch_nn.MultiheadAttention):
     """`torch.nn.MultiheadAttention` with initialisers and an activation.
 
+    All other arguments are torch's. `embed_dim=None` reads the size from the first batch; `kdim` and `vdim` are then
+    given only where they differ from the size of the query.
+
     Args:
-        embed_dim: Features of the query and of the output, a multiple of `num_heads`; None reads them off the first
-            batch.
-        num_heads: Heads, a divisor of `embed_dim`.
-        dropout: See torch.
-        bias: See torch.
-        add_bias_kv: See torch.
-        add_zero_attn: See torch.
-        kdim: Features of the key; those of the query when left out.
-        vdim: Features of the value; those of the query when left out.
-        batch_first: See torch.
-        device: Where the parameters are.
-        dtype: Their type.
-        weight_init: Initialiser of the projections: of query, key and value each by itself (torch's own takes the three
-            as one matrix, which makes them smaller), and of the output. Torch's own when left out.
-        bias_init: Initialiser of their biases; torch's own, zeros, when left out.
-        activation: What follows on the output: a name, a module or its class. The weights of attention, which come
-            second, stay as they are. In evaluation mode torch's `TransformerEncoderLayer` does not call its attention,
-            but reads its weights, and so passes an activation by.
+        weight_init: Initialiser of the projections. It fills those of query, key and value one at a time; torch's own
+            initialisation takes the three as one matrix, which makes their values smaller. Torch's own when left out.
+        bias_init: Initialiser of the projections' biases; torch's own, zeros, when left out.
+        activation: Follows on the output: a name, a module or its class. The attention weights, which are the second
+            output, do not change. In evaluation mode torch's `TransformerEncoderLayer` reads the weights of its
+            attention instead of calling it, and so skips an activation.
 
     Shapes: torch's.
 
     Raises:
-        ValueError: A name is unknown, or an initialiser can't apply to the shape or is for a bias that isn't there; at
-            the first batch, when its features are not a multiple of the heads.
+        ValueError: A name is unknown, or an initialiser can't fill the shape or is for a bias that the layer lacks; at
+            the first batch, its features are not a multiple of the heads.
         TypeError: An initialiser or activation is neither a name nor callable.
+
+    Example:
+        >>> import torch
+        >>> from mxtorch import nn
+        >>> layer = nn.MultiheadAttention(None, 2, weight_init="xavier_uniform", bias_init="zeros")
+        >>> states = torch.randn(5, 1, 8)
+        >>> layer(states, states, states)[0].shape
+        torch.Size([5, 1, 8])
     """
 
     torch_class = torch_nn.MultiheadAttention
+    inferred: ClassVar[tuple[str, ...]] = ("embed_dim",)
     follow_from_sizes: ClassVar[tuple[str, ...]] = ("kdim", "vdim", "head_dim")
 
-    def __init__(
-        self,
-        embed_dim: int | None,
-        num_heads: int,
-        dropout: float = 0.0,
-        bias: bool = True,
-        add_bias_kv: bool = False,
-        add_zero_attn: bool = False,
-        kdim: int | None = None,
-        vdim: int | None = None,
-        batch_first: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        weight_init: InitializerLike | None = None,
-        bias_init: InitializerLike | None = None,
-        activation: ActivationLike | None = None,
-    ) -> None:
-        own = own_from(weight_init=weight_init, bias_init=bias_init)
-        arguments: dict[str, Any] = {
-            "embed_dim": embed_dim,
-            "num_heads": num_heads,
-            "dropout": dropout,
-            "bias": bias,
-            "add_bias_kv": add_bias_kv,
-            "add_zero_attn": add_zero_attn,
-            "kdim": kdim,
-            "vdim": vdim,
-            "batch_first": batch_first,
-            "device": device,
-            "dtype": dtype,
-        }
-        activation = activation_from(activation)
-        self._construct_composed(arguments, own, inferred=("embed_dim",), activation=activation)
-
     def forward(self, *inputs: Any, **named: Any) -> tuple[Tensor, Tensor | None]:
-        """Attend, then activate the output; arguments and what is returned are torch's."""
-        output, weights = super(ComposedLayer, self).forward(*inputs, **named)
-        return self.activation(output) if self._stages else output, weights
+        """Attend, then activate the output; arguments and result are torch's."""
+        output, weights = super(Layer, self).forward(*inputs, **named)
+        return self.activation(output) if self._stages != "C" else output, weights
 
     def reset_parameters(self) -> None:
-        """Fill each parameter anew, by the layer's own initialiser or as torch does."""
+        """Fill each parameter again, with the layer's own initialiser, or as torch does where it has none."""
         if self.own_initializers:
             super().reset_parameters()
         else:
@@ -98,19 +60,17 @@ class MultiheadAttention(ComposedLayer, torch_nn.MultiheadAttention):
         if not self._under_construction:
             self.reset_parameters()
 
-    def _by_parameter(self, own: dict[str, Initializer]) -> dict[str, Initializer]:
-        self._check_wanted("bias_init", own, self.in_proj_bias is not None)
-        others = ("bias_k", "bias_v", "activation.")
-        named = [name for name, _ in self.named_parameters() if not name.startswith(others)]
-        kinds = {name: "bias_init" if name.endswith("bias") else "weight_init" for name in named}
-        return {name: own[kind] for name, kind in kinds.items() if kind in own}
+    def _arguments_for(self, parameter: str) -> tuple[str, ...]:
+        if parameter.startswith(("bias_k", "bias_v", "activation.")):
+            return ()
+        return ("bias_init",) if parameter.endswith("bias") else ("weight_init",)
 
-    def _infer_sizes(self, query: Tensor, key: Tensor, value: Tensor, *unused: Any, **named: Any) -> dict[str, Any]:
+    def _infer_sizes(self, query: Tensor, key: Tensor, value: Tensor, *unused: Any, **named: Any) -> dict[str, Any]:  # type: ignore[override]
         features = query.shape[-1]
         if features % self.num_heads:
             raise ValueError(f"query: got {features} features for {self.num_heads} heads; give a multiple of the heads")
         deferred: Any = self._deferred
-        sizes = {name: deferred[0][name] for name in ("kdim", "vdim")}
+        sizes = {name: deferred[0].get(name) for name in ("kdim", "vdim")}
         for (name, size), tensor in zip(sizes.items(), (key, value), strict=True):
             if size is None and tensor.shape[-1] != features:
                 given = f"{features} features of the query beside {tensor.shape[-1]}"

@@ -1,82 +1,34 @@
-"""Norms that say how scale and shift are initialised, and norms by name."""
+"""Norms whose scale and shift have initialisers, and norms by name."""
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+import operator
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, get_args
 
-import torch
 from torch import Tensor
 from torch import nn as torch_nn
 
 from mxtorch._checks import closest
-from mxtorch.init import InitializerLike
-from mxtorch.nn.activation import ActivationLike, activation_from
-from mxtorch.nn.layer import ComposedLayer, Layer, own_from
+from mxtorch.nn.layer import Layer
 
-NormLike = str | torch_nn.Module | Callable[[int], torch_nn.Module]
-"""A name, a module, or what makes one from a number of channels, such as a class."""
+NormName = Literal["batch", "group", "instance", "layer"]
+"""The names that `norm=` takes."""
+
+NormLike = NormName | torch_nn.Module | Callable[[int], torch_nn.Module]
+"""A name, a module, or a callable that returns a module for a number of channels, such as a class."""
 
 _GROUPS = 32  # Wu and He 2018 (arXiv 1803.08494, sec. 4.1)
 
 
-class _BatchNorm(ComposedLayer, torch_nn.modules.batchnorm._BatchNorm):
-    """The base of the batch norms.
-
-    Args:
-        num_features: Channels; None reads them off the first batch.
-        eps: Added to the variance.
-        momentum: The weight of a batch in the running statistics; None averages over all batches.
-        affine: Have scale and shift.
-        track_running_stats: Keep running statistics, for evaluation.
-        device: Where the parameters are.
-        dtype: Their type.
-        bias: Have a shift; leaving it out needs a torch that can.
-        weight_init: Initialiser of the scale; torch's, ones, when left out.
-        bias_init: Initialiser of the shift; torch's, zeros, when left out.
-        activation: What follows: a name, a module or its class.
-
-    Raises:
-        ValueError: A name is unknown, or an initialiser is for a parameter that the layer hasn't got.
-        TypeError: An initialiser or activation is neither a name nor callable.
-    """
-
-    def __init__(
-        self,
-        num_features: int | None,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        bias: bool = True,
-        weight_init: InitializerLike | None = None,
-        bias_init: InitializerLike | None = None,
-        activation: ActivationLike | None = None,
-    ) -> None:
-        own = own_from(weight_init=weight_init, bias_init=bias_init)
-        activation = activation_from(activation)
-        arguments = {
-            "num_features": num_features,
-            "eps": eps,
-            "momentum": momentum,
-            "affine": affine,
-            "track_running_stats": track_running_stats,
-            "device": device,
-            "dtype": dtype,
-            **({} if bias else {"bias": bias}),
-        }
-        self._construct_composed(arguments, own, inferred=("num_features",), activation=activation)
-
-    def _infer_sizes(self, input: Tensor) -> dict[str, Any]:
-        return {"num_features": input.shape[1]}
+class _BatchNorm(Layer, torch_nn.modules.batchnorm._BatchNorm):
+    inferred: ClassVar[tuple[str, ...]] = ("num_features",)
 
 
 class BatchNorm1d(_BatchNorm, torch_nn.BatchNorm1d):
-    """`torch.nn.BatchNorm1d` that says how scale and shift are initialised.
+    """`torch.nn.BatchNorm1d` with initialisers and an activation; see `BatchNorm2d`.
 
     Shapes: `(N, C)` or `(N, C, L)` to the same.
     """
@@ -85,16 +37,32 @@ class BatchNorm1d(_BatchNorm, torch_nn.BatchNorm1d):
 
 
 class BatchNorm2d(_BatchNorm, torch_nn.BatchNorm2d):
-    """`torch.nn.BatchNorm2d` that says how scale and shift are initialised.
+    """`torch.nn.BatchNorm2d` with initialisers and an activation.
+
+    All other arguments are torch's. `num_features=None` reads the number of channels from the first batch.
+
+    Args:
+        weight_init: Initialiser of the scale; torch's, ones, when left out.
+        bias_init: Initialiser of the shift; torch's, zeros, when left out.
+        activation: Follows the norm: a name, a module or its class.
 
     Shapes: `(N, C, H, W)` to the same.
+
+    Raises:
+        ValueError: A name is unknown, or an initialiser is for a parameter that the layer lacks.
+        TypeError: An initialiser or activation is neither a name nor callable.
+
+    Example:
+        >>> from mxtorch import nn
+        >>> nn.BatchNorm2d(8, weight_init="zeros").weight.tolist()
+        [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     """
 
     torch_class = torch_nn.BatchNorm2d
 
 
 class BatchNorm3d(_BatchNorm, torch_nn.BatchNorm3d):
-    """`torch.nn.BatchNorm3d` that says how scale and shift are initialised.
+    """`torch.nn.BatchNorm3d` with initialisers and an activation; see `BatchNorm2d`.
 
     Shapes: `(N, C, D, H, W)` to the same.
     """
@@ -102,122 +70,61 @@ class BatchNorm3d(_BatchNorm, torch_nn.BatchNorm3d):
     torch_class = torch_nn.BatchNorm3d
 
 
-class GroupNorm(ComposedLayer, torch_nn.GroupNorm):
-    """`torch.nn.GroupNorm` that says how scale and shift are initialised.
+class GroupNorm(Layer, torch_nn.GroupNorm):
+    """`torch.nn.GroupNorm` with initialisers and an activation; for their arguments see `BatchNorm2d`.
 
-    Args:
-        num_groups: Groups of channels.
-        num_channels: Channels, divisible by the groups; None reads them off the first batch.
-        eps: Added to the variance.
-        affine: Have scale and shift.
-        device: Where the parameters are.
-        dtype: Their type.
-        weight_init: Initialiser of the scale; torch's, ones, when left out.
-        bias_init: Initialiser of the shift; torch's, zeros, when left out.
-        activation: What follows: a name, a module or its class.
+    All other arguments are torch's. `num_channels` may be None or left out: the layer then reads it from the first
+    batch.
 
     Shapes: `(N, C, ...)` to the same.
-
-    Raises:
-        ValueError: A name is unknown, or an initialiser is for a parameter that the layer hasn't got.
-        TypeError: An initialiser or activation is neither a name nor callable.
     """
 
     torch_class = torch_nn.GroupNorm
+    inferred: ClassVar[tuple[str, ...]] = ("num_channels",)
 
-    def __init__(
-        self,
-        num_groups: int,
-        num_channels: int | None = None,
-        eps: float = 1e-5,
-        affine: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        weight_init: InitializerLike | None = None,
-        bias_init: InitializerLike | None = None,
-        activation: ActivationLike | None = None,
-    ) -> None:
-        own = own_from(weight_init=weight_init, bias_init=bias_init)
-        activation = activation_from(activation)
-        arguments: dict[str, Any] = {
-            "num_groups": num_groups,
-            "num_channels": num_channels,
-            "eps": eps,
-            "affine": affine,
-        }
-        arguments |= {"device": device, "dtype": dtype}
-        self._construct_composed(arguments, own, inferred=("num_channels",), activation=activation)
-
-    def _infer_sizes(self, input: Tensor) -> dict[str, Any]:
-        return {"num_channels": input.shape[1]}
+    @classmethod
+    def _torch_parameters(cls) -> list[inspect.Parameter]:
+        parameters = super()._torch_parameters()
+        return [p.replace(default=None) if p.name == "num_channels" else p for p in parameters]
 
 
-class LayerNorm(ComposedLayer, torch_nn.LayerNorm):
-    """`torch.nn.LayerNorm` that says how scale and shift are initialised.
+class LayerNorm(Layer, torch_nn.LayerNorm):
+    """`torch.nn.LayerNorm` with initialisers and an activation; for their arguments see `BatchNorm2d`.
 
-    Args:
-        normalized_shape: The trailing dimensions that are normalised; None takes the last one of the first batch.
-        eps: Added to the variance.
-        elementwise_affine: Have a scale.
-        bias: Have a shift too.
-        device: Where the parameters are.
-        dtype: Their type.
-        weight_init: Initialiser of the scale; torch's, ones, when left out.
-        bias_init: Initialiser of the shift; torch's, zeros, when left out.
-        activation: What follows: a name, a module or its class.
+    All other arguments are torch's. `normalized_shape=None` takes the last dimension of the first batch.
 
     Shapes: `(..., *normalized_shape)` to the same.
-
-    Raises:
-        ValueError: A name is unknown, or an initialiser is for a parameter that the layer hasn't got.
-        TypeError: An initialiser or activation is neither a name nor callable.
     """
 
     torch_class = torch_nn.LayerNorm
-
-    def __init__(
-        self,
-        normalized_shape: int | Sequence[int] | torch.Size | None,
-        eps: float = 1e-5,
-        elementwise_affine: bool = True,
-        bias: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        weight_init: InitializerLike | None = None,
-        bias_init: InitializerLike | None = None,
-        activation: ActivationLike | None = None,
-    ) -> None:
-        own = own_from(weight_init=weight_init, bias_init=bias_init)
-        activation = activation_from(activation)
-        arguments: dict[str, Any] = {
-            "normalized_shape": normalized_shape,
-            "eps": eps,
-            "elementwise_affine": elementwise_affine,
-        }
-        arguments |= {"bias": bias, "device": device, "dtype": dtype}
-        self._construct_composed(arguments, own, inferred=("normalized_shape",), activation=activation)
+    inferred: ClassVar[tuple[str, ...]] = ("normalized_shape",)
 
     def _infer_sizes(self, input: Tensor) -> dict[str, Any]:
         return {"normalized_shape": tuple(input.shape[-1:])}
 
 
 class ChannelNorm(LayerNorm):
-    """A layer norm over the channels of feature maps, at each position by itself (Liu et al. 2022, arXiv 2201.03545).
+    """A layer norm over the channels of feature maps, at each position (Liu et al. 2022, arXiv 2201.03545).
 
-    What `norm="layer"` is in a convolution.
+    `norm="layer"` in a convolution makes one.
 
     Args:
-        channels: Channels; None reads them off the first batch.
-        dimensions: Dimensions after the channels.
+        channels: The number of channels; None reads it from the first batch.
+        dimensions: The number of dimensions after the channels.
 
     Shapes: `(..., C, *positions)` to the same.
+
+    Example:
+        >>> import torch
+        >>> from mxtorch import nn
+        >>> output = nn.ChannelNorm(4, dimensions=2)(torch.randn(2, 4, 5, 5))
+        >>> torch.allclose(output.mean(1), torch.zeros(()), atol=1e-5)
+        True
     """
 
     def __init__(self, channels: int | None, dimensions: int) -> None:
         super().__init__(channels)
-        self.dimensions = dimensions
+        self.dimensions = operator.index(dimensions)
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise."""
@@ -229,23 +136,18 @@ class ChannelNorm(LayerNorm):
         return {"normalized_shape": (input.shape[-1 - self.dimensions],)}
 
 
-_BATCH = {0: BatchNorm1d, 1: BatchNorm1d, 2: BatchNorm2d, 3: BatchNorm3d}
-_INSTANCE = {1: torch_nn.InstanceNorm1d, 2: torch_nn.InstanceNorm2d, 3: torch_nn.InstanceNorm3d}
-_LAZY_INSTANCE = {1: torch_nn.LazyInstanceNorm1d, 2: torch_nn.LazyInstanceNorm2d, 3: torch_nn.LazyInstanceNorm3d}
-
-
 def norm_from(norm: NormLike | None, channels: int | None, dimensions: int) -> torch_nn.Module | None:
-    """The module for what a user gave as `norm=`; None for None.
+    """The module for the value of an argument `norm`; None for None.
 
     Args:
-        norm: A name, a module, or what makes one from a number of channels.
-        channels: Channels where it will stand; None where they are not known before the first batch.
-        dimensions: Dimensions after the channels; 0 for features alone.
+        norm: The value.
+        channels: The number of channels where the norm stands; None where only the first batch shows it.
+        dimensions: The number of dimensions after the channels; 0 for features alone.
 
     Raises:
-        ValueError: The name is unknown or makes no sense there, the module is for another number of channels, or the
+        ValueError: The name is unknown or has no meaning there, the module is for another number of channels, or the
             number is needed and not known.
-        TypeError: It is neither a name nor a module, nor makes one from a number of channels.
+        TypeError: The value is not a `NormLike`.
     """
     if norm is None:
         return None
@@ -264,28 +166,29 @@ def norm_from(norm: NormLike | None, channels: int | None, dimensions: int) -> t
     given: Any = channels
     made = norm(given)
     if not isinstance(made, torch_nn.Module):
-        raise TypeError(f"norm: {norm!r} made a {type(made).__name__}; give what makes a module from the channels")
+        raise TypeError(f"norm: {norm!r} made a {type(made).__name__}; it must return a module")
     _check_channels(made, channels)
     return made
 
 
 def _norm_by_name(name: str, channels: int | None, dimensions: int) -> torch_nn.Module:
     if name == "batch":
-        return _BATCH[dimensions](channels)
+        return (BatchNorm1d, BatchNorm1d, BatchNorm2d, BatchNorm3d)[dimensions](channels)
     if name == "layer":
         return ChannelNorm(channels, dimensions) if dimensions else LayerNorm(channels)
     if name == "group":
         if channels is None:
             raise ValueError("norm: 'group' stands where the channels are not known yet; give their number")
         return GroupNorm(math.gcd(_GROUPS, channels), channels)
-    names = ("batch", "group", "instance", "layer")
     if name != "instance":
-        raise ValueError(f"norm: got {name!r}{closest(name, names)}")
+        raise ValueError(f"norm: got {name!r}{closest(name, get_args(NormName))}")
     if not dimensions:
         raise ValueError("norm: 'instance' has nothing to average over in a linear layer; give 'layer' or 'batch'")
     if channels is None:
-        return _LAZY_INSTANCE[dimensions](affine=True)
-    return _INSTANCE[dimensions](channels, affine=True)
+        lazy: torch_nn.Module = getattr(torch_nn, f"LazyInstanceNorm{dimensions}d")(affine=True)
+        return lazy
+    made: torch_nn.Module = getattr(torch_nn, f"InstanceNorm{dimensions}d")(channels, affine=True)
+    return made
 
 
 def _check_channels(norm: torch_nn.Module, channels: int | None) -> None:

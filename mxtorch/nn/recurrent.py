@@ -1,228 +1,158 @@
-"""Recurrent layers that say how they are initialised: input, recurrent and bias apart."""
+"""Recurrent layers with separate initialisers for input weights, recurrent weights and biases."""
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from torch import nn as torch_nn
 from torch.nn.utils.rnn import PackedSequence
 
-from mxtorch.init import Initializer, InitializerLike
+from mxtorch.init import InitializerLike
 from mxtorch.nn.activation import ActivationLike, activation_from
-from mxtorch.nn.layer import ComposedLayer, own_from
+from mxtorch.nn.layer import Layer
 
-_NONLINEARITIES = {"tanh": torch_nn.Tanh, "relu": torch_nn.ReLU}
-_ARGUMENT_BY_KIND = {"weight_ih": "input_init", "weight_hh": "recurrent_init"}
+_NONLINEARITIES = {torch_nn.Tanh: "tanh", torch_nn.ReLU: "relu"}
+_ARGUMENTS = {
+    "weight_ih": ("input_init", "weight_init"),
+    "weight_hh": ("recurrent_init", "weight_init"),
+    "weight_hr": ("weight_init",),
+}
 
 
-class _Recurrent(ComposedLayer, torch_nn.RNNBase):
-    """What recurrent layers share. Initialisers fill gate by gate, so that fans are those of one gate."""
+class _Recurrent(Layer, torch_nn.RNNBase):
+    """The base of recurrent layers. Initialisers fill gate by gate, so that fans are those of one gate."""
+
+    inferred: ClassVar[tuple[str, ...]] = ("input_size",)
+
+    def __init__(
+        self,
+        *torchs: Any,
+        weight_init: InitializerLike | None = None,
+        input_init: InitializerLike | None = None,
+        recurrent_init: InitializerLike | None = None,
+        bias_init: InitializerLike | None = None,
+        activation: ActivationLike | None = None,
+        **named: Any,
+    ) -> None:
+        weights = {"weight_init": weight_init, "input_init": input_init, "recurrent_init": recurrent_init}
+        self._construct(self._bind(torchs, named), {**weights, "bias_init": bias_init}, activation)
 
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> Any:
-        """Run over the sequence, then activate the output; what is returned is torch's."""
-        output, state = super(ComposedLayer, self).forward(input, hx)
-        if not self._stages:
+        """Run over the sequence, then activate the output; the result has torch's form."""
+        output, state = super(Layer, self).forward(input, hx)
+        if self._stages == "C":
             return output, state
         if isinstance(output, PackedSequence):
             return output._replace(data=self.activation(output.data)), state
         return self.activation(output), state
 
-    def _by_parameter(self, own: dict[str, Initializer]) -> dict[str, Initializer]:
-        self._check_wanted("bias_init", own, self.bias)
-        found = {}
-        for name in self._flat_weights_names:
-            general = "bias_init" if name.startswith("bias") else "weight_init"
-            given = own.get(_ARGUMENT_BY_KIND.get(name[:9], general), own.get(general))
-            if given is not None:
-                found[name] = given
-        return found
+    @classmethod
+    def _torch_parameters(cls) -> list[inspect.Parameter]:
+        parameters = inspect.signature(torch_nn.RNNBase).parameters.values()
+        return [parameter for parameter in parameters if parameter.name != "mode"]
+
+    @classmethod
+    def _bind(cls, torchs: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+        arguments = super()._bind(torchs, named)
+        if not arguments.get("proj_size"):  # RNN and GRU refuse it by keyword, whatever its value
+            arguments.pop("proj_size", None)
+        return arguments
+
+    def _arguments_for(self, parameter: str) -> tuple[str, ...]:
+        return ("bias_init",) if parameter.startswith("bias") else _ARGUMENTS.get(parameter[:9], ())
 
     def _infer_sizes(self, input: Tensor | PackedSequence, hx: Any = None) -> dict[str, Any]:
         return {"input_size": (input if isinstance(input, Tensor) else input.data).shape[-1]}
 
 
 class RNN(_Recurrent, torch_nn.RNN):
-    """`torch.nn.RNN` with initialisers; gains are those of its nonlinearity, which is its activation.
+    """`torch.nn.RNN` with initialisers. Their gains are those of its nonlinearity, which is its activation.
+
+    All other arguments are torch's. `input_size=None` reads the size from the first batch.
 
     Args:
-        input_size: Features of the input; None reads them off the first batch.
-        hidden_size: Features of the state.
-        num_layers: See torch.
-        nonlinearity: `"tanh"`, the default, or `"relu"`.
-        bias: See torch.
-        batch_first: See torch.
-        dropout: See torch.
-        bidirectional: See torch.
-        device: Where the parameters are.
-        dtype: Their type.
         weight_init: Initialiser of all weights; torch's own when left out.
-        input_init: Initialiser of the weights of the input, instead.
-        recurrent_init: Initialiser of the weights of the state, instead.
+        input_init: Initialiser of the input weights, instead of `weight_init`.
+        recurrent_init: Initialiser of the recurrent weights, instead of `weight_init`.
         bias_init: Initialiser of both biases; torch's own when left out.
-        activation: The nonlinearity, by the name that it has in other layers: tanh or ReLU, as a name, a module or its
-            class.
+        activation: Tanh or ReLU, as a name, a module or its class: the same as `nonlinearity`.
 
     Shapes: torch's.
 
     Raises:
-        ValueError: A name is unknown, the activation is neither of the two or not the nonlinearity that was given too,
-            or an initialiser can't apply to the shape or is for a bias that isn't there.
+        ValueError: A name is unknown, the activation is neither of the two or differs from `nonlinearity`, or an
+            initialiser can't fill the shape or is for a bias that the layer lacks.
         TypeError: An initialiser or activation is neither a name nor callable.
+
+    Example:
+        >>> from mxtorch import nn
+        >>> layer = nn.RNN(3, 2, activation="relu", recurrent_init="identity", bias_init="zeros")
+        >>> layer.weight_hh_l0.tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
     """
 
     torch_class = torch_nn.RNN
 
-    def __init__(
-        self,
-        input_size: int | None,
-        hidden_size: int,
-        num_layers: int = 1,
-        nonlinearity: str | None = None,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        weight_init: InitializerLike | None = None,
-        input_init: InitializerLike | None = None,
-        recurrent_init: InitializerLike | None = None,
-        bias_init: InitializerLike | None = None,
-        activation: ActivationLike | None = None,
-    ) -> None:
-        own = own_from(
-            weight_init=weight_init, input_init=input_init, recurrent_init=recurrent_init, bias_init=bias_init
-        )
-        arguments = {
-            "input_size": input_size,
-            "hidden_size": hidden_size,
-            "num_layers": num_layers,
-            "nonlinearity": _nonlinearity(nonlinearity, activation),
-            "bias": bias,
-            "batch_first": batch_first,
-            "dropout": dropout,
-            "bidirectional": bidirectional,
-            "device": device,
-            "dtype": dtype,
-        }
-        self._construct(arguments, own, inferred=("input_size",))
+    @classmethod
+    def _torch_parameters(cls) -> list[inspect.Parameter]:
+        parameters = super()._torch_parameters()
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        return [*parameters[:3], inspect.Parameter("nonlinearity", kind, default="tanh"), *parameters[3:]]
+
+    def _take_activation(self, activation: Any, arguments: dict[str, Any]) -> None:
+        """The activation becomes the nonlinearity."""
+        made = activation_from(activation)
+        given = arguments.pop("nonlinearity", None)
+        name = given if made is None else _NONLINEARITIES.get(type(made))
+        if made is not None and name is None:
+            raise ValueError(
+                f"activation: got {activation!r}, but an RNN's activation is its nonlinearity, 'tanh' or 'relu'; put "
+                "another activation behind the layer"
+            )
+        if given not in (None, name):
+            raise ValueError(f"activation: got {activation!r} with nonlinearity={given!r}; give one of the two")
+        if name is not None:
+            arguments["nonlinearity"] = name
 
 
-def _nonlinearity(nonlinearity: str | None, activation: ActivationLike | None) -> str:
-    """What torch is given: the nonlinearity, or the activation under that name."""
-    made = activation_from(activation)
-    if made is None:
-        return "tanh" if nonlinearity is None else nonlinearity
-    name = next((name for name, kind in _NONLINEARITIES.items() if type(made) is kind), None)
-    if name is None:
-        raise ValueError(
-            f"activation: got {activation!r}, but an RNN's activation is its nonlinearity, 'tanh' or 'relu'; put "
-            "another one behind the layer"
-        )
-    if nonlinearity not in (None, name):
-        raise ValueError(f"activation: got {activation!r} with nonlinearity={nonlinearity!r}; give one of the two")
-    return name
+class LSTM(_Recurrent, torch_nn.LSTM):
+    """`torch.nn.LSTM` with initialisers and an activation.
 
-
-class _Gated(_Recurrent):
-    def __init__(
-        self,
-        input_size: int | None,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        proj_size: int = 0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        weight_init: InitializerLike | None = None,
-        input_init: InitializerLike | None = None,
-        recurrent_init: InitializerLike | None = None,
-        bias_init: InitializerLike | None = None,
-        activation: ActivationLike | None = None,
-    ) -> None:
-        own = own_from(
-            weight_init=weight_init, input_init=input_init, recurrent_init=recurrent_init, bias_init=bias_init
-        )
-        arguments = {
-            "input_size": input_size,
-            "hidden_size": hidden_size,
-            "num_layers": num_layers,
-            "bias": bias,
-            "batch_first": batch_first,
-            "dropout": dropout,
-            "bidirectional": bidirectional,
-            "device": device,
-            "dtype": dtype,
-        }
-        if proj_size:
-            arguments["proj_size"] = proj_size  # an LSTM's alone: torch refuses it elsewhere
-        activation = activation_from(activation)
-        self._construct_composed(arguments, own, inferred=("input_size",), activation=activation)
-
-
-class LSTM(_Gated, torch_nn.LSTM):
-    """`torch.nn.LSTM` with initialisers and an activation. `bias_init="lstm_bias"` opens the forget gate at the start.
+    All other arguments are torch's. `input_size=None` reads the size from the first batch. `bias_init="lstm_bias"`
+    opens the forget gate at the start.
 
     Args:
-        input_size: Features of the input; None reads them off the first batch.
-        hidden_size: Features of the state.
-        num_layers: See torch.
-        bias: See torch.
-        batch_first: See torch.
-        dropout: See torch.
-        bidirectional: See torch.
-        proj_size: See torch.
-        device: Where the parameters are.
-        dtype: Their type.
-        weight_init: Initialiser of all weights, the projection's too; torch's own when left out.
-        input_init: Initialiser of the weights of the input, instead.
-        recurrent_init: Initialiser of the weights of the state, instead.
+        weight_init: Initialiser of all weights, those of the projection included; torch's own when left out.
+        input_init: Initialiser of the input weights, instead of `weight_init`.
+        recurrent_init: Initialiser of the recurrent weights, instead of `weight_init`.
         bias_init: Initialiser of both biases; torch's own when left out.
-        activation: What follows on the output of every step: a name, a module or its class. Inside, gates and state
-            stay torch's, and so do the last states, which come second.
+        activation: Follows on the output of every step: a name, a module or its class. The gates, and the last states,
+            which are the second output, do not change.
 
     Shapes: torch's.
 
     Raises:
-        ValueError: A name is unknown, or an initialiser can't apply to the shape or is for a bias that isn't there.
+        ValueError: A name is unknown, or an initialiser can't fill the shape or is for a bias that the layer lacks.
         TypeError: An initialiser or activation is neither a name nor callable.
+
+    Example:
+        >>> from mxtorch import nn
+        >>> layer = nn.LSTM(3, 2, recurrent_init="orthogonal", bias_init="lstm_bias")
+        >>> layer.bias_ih_l0.tolist()
+        [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
     """
 
     torch_class = torch_nn.LSTM
 
 
-class GRU(_Gated, torch_nn.GRU):
-    """`torch.nn.GRU` with initialisers and an activation.
+class GRU(_Recurrent, torch_nn.GRU):
+    """`torch.nn.GRU` with initialisers and an activation; for their arguments see `LSTM`.
 
-    Args:
-        input_size: Features of the input; None reads them off the first batch.
-        hidden_size: Features of the state.
-        num_layers: See torch.
-        bias: See torch.
-        batch_first: See torch.
-        dropout: See torch.
-        bidirectional: See torch.
-        device: Where the parameters are.
-        dtype: Their type.
-        weight_init: Initialiser of all weights; torch's own when left out.
-        input_init: Initialiser of the weights of the input, instead.
-        recurrent_init: Initialiser of the weights of the state, instead.
-        bias_init: Initialiser of both biases; torch's own when left out.
-        activation: What follows on the output of every step: a name, a module or its class. Inside, gates and state
-            stay torch's, and so do the last states, which come second.
+    All other arguments are torch's. `input_size=None` reads the size from the first batch.
 
     Shapes: torch's.
-
-    Raises:
-        ValueError: A name is unknown, or an initialiser can't apply to the shape or is for a bias that isn't there.
-        TypeError: An initialiser or activation is neither a name nor callable.
     """
 
     torch_class = torch_nn.GRU

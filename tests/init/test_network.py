@@ -123,7 +123,7 @@ class Custom(torch_nn.Module):
         self.position = torch_nn.Parameter(torch.full((1, 3), 7.0))
 
 
-def test_what_is_neither_weight_nor_bias_is_left_alone_and_told():
+def test_what_is_neither_weight_nor_bias_is_left_alone_and_reported():
     net = Custom()
     report = init.initialize(net, "ones")
     assert net.weight.unique().item() == 1
@@ -292,7 +292,7 @@ def test_what_would_have_no_values_after_the_meta_device_is_refused():
         ({"seed": 1.5}, ValueError, "seed: got 1.5"),
     ],
 )
-def test_bad_arguments_are_told_before_anything_changes(arguments, error, says):
+def test_bad_arguments_are_refused_before_anything_changes(arguments, error, says):
     net = small()
     before = values(net)
     with pytest.raises(error, match=says):

@@ -146,8 +146,14 @@ def test_the_picture_and_tensorboard(tmp_path):
         (nn.Linear(3, 2), torch.zeros(2, 3), nn.MSELoss(), ValueError, "batch: got Tensor with a loss"),
         (nn.LazyLinear(2), torch.zeros(2, 3), None, ValueError, "weight has no values yet"),
         (nn.Linear(3, 2, device="meta"), torch.zeros(2, 3), None, ValueError, "weight has no values yet"),
-        (nn.ReLU(), torch.zeros(2, 3), None, ValueError, "no parameter wants a gradient"),
-        (nn.Linear(3, 2).requires_grad_(False), torch.zeros(2, 3), None, ValueError, "no parameter wants a gradient"),
+        (nn.ReLU(), torch.zeros(2, 3), None, ValueError, "no parameter requires a gradient"),
+        (
+            nn.Linear(3, 2).requires_grad_(False),
+            torch.zeros(2, 3),
+            None,
+            ValueError,
+            "no parameter requires a gradient",
+        ),
     ],
 )
 def test_bad_arguments(net, batch, loss, error, says):

@@ -23,9 +23,3 @@ def test_every_name(name):
 )
 def test_modules_and_what_makes_them(given):
     assert nn.Linear(3, 4, activation=given).activation.negative_slope == 0.3
-
-
-def test_prelu():
-    layer = nn.PReLU(4, weight_init=init.Constant(0.5))
-    assert layer.weight.tolist() == [0.5] * 4
-    assert nn.PReLU(init=0.1).weight.item() == pytest.approx(0.1)

@@ -1,4 +1,5 @@
 import copy
+from typing import get_args
 
 import pytest
 import torch
@@ -6,7 +7,6 @@ from torch import nn as torch_nn
 from torch.nn import functional as F
 
 from mxtorch import init, nn
-from mxtorch.nn.composition import _ORDERS
 
 KINDS = {
     "Conv1d": (nn.Conv1d, (7,)),
@@ -27,7 +27,7 @@ def by_hand(layer, order, batch):
     return batch
 
 
-@pytest.mark.parametrize("order", _ORDERS)
+@pytest.mark.parametrize("order", get_args(nn.Order))
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sizes", [(3, 5), (None, 5)])
 def test_six_orders_on_odd_shapes(kind, order, sizes):
@@ -45,7 +45,7 @@ def test_six_orders_on_odd_shapes(kind, order, sizes):
     assert batch.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("order", _ORDERS)
+@pytest.mark.parametrize("order", get_args(nn.Order))
 @pytest.mark.parametrize("kind", KINDS)
 def test_six_orders_compile_and_export(kind, order):
     torch.compiler.reset()

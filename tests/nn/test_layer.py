@@ -274,7 +274,11 @@ def test_parameters_that_were_not_asked_for_have_torchs_values():
         (lambda: nn.GRU(3, 2, recurrent_init="orthognal"), ValueError, "recurrent_init: got 'orthognal'"),
         (lambda: nn.Embedding(3, 2, bias_init="zeros"), ValueError, "bias_init: .* has no bias"),
         (lambda: nn.PReLU(3, bias_init="zeros"), ValueError, "bias_init: .* has no bias"),
-        (lambda: nn.Embedding(None, 2), ValueError, "num_embeddings: got None; no batch tells it, so give a number"),
+        (
+            lambda: nn.Embedding(None, 2),
+            ValueError,
+            "num_embeddings: got None; a batch does not show this",
+        ),
         (lambda: nn.Conv2d(3, None, 3), ValueError, "out_channels: got None"),
         (lambda: nn.Linear(None, None), ValueError, "out_features: got None"),
         (lambda: nn.MultiheadAttention(None, None), ValueError, "num_heads: got None"),

@@ -1,13 +1,14 @@
+from typing import get_args
+
 import pytest
 import torch
 from torch import nn as torch_nn
 from torch.nn import functional as F
 
 from mxtorch import nn
-from mxtorch.nn.composition import _ORDERS
 
 
-@pytest.mark.parametrize("order", _ORDERS)
+@pytest.mark.parametrize("order", get_args(nn.Order))
 @pytest.mark.parametrize("shape", [(5, 3), (5, 7, 3), (2, 3, 4, 3)])
 @pytest.mark.parametrize("norm", ["batch", "layer", "group", torch_nn.RMSNorm])
 def test_orders_and_norms_take_the_features_as_channels(order, shape, norm):
@@ -26,7 +27,7 @@ def test_orders_and_norms_take_the_features_as_channels(order, shape, norm):
     assert layer.norm.weight.shape == ((8,) if order.index("N") > order.index("C") else (3,))
 
 
-@pytest.mark.parametrize("order", _ORDERS)
+@pytest.mark.parametrize("order", get_args(nn.Order))
 def test_orders_compile_and_export(order):
     torch.compiler.reset()
     layer = nn.Linear(3, 8, norm="batch", activation="relu", order=order).eval()
