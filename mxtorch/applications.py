@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor, nn
 
 from mxtorch import schedules
-from mxtorch.fine_tuning import plan
-from mxtorch.fine_tuning.layers import DEFAULT_DECAY
-from mxtorch.fine_tuning.plan import FineTuning
+from mxtorch.fine_tuning import recipe
+from mxtorch.fine_tuning.grouping import DEFAULT_DECAY
+from mxtorch.fine_tuning.recipe import FineTuning
 from mxtorch.interpretation import Interpretation
 from mxtorch.interpretation.collect import interpret
 
@@ -41,7 +41,7 @@ class Applications:
         decay: float = DEFAULT_DECAY,
         train_norms: bool | None = None,
         schedule: str | schedules.Schedule = "one_cycle",
-        cache: plan.Cache = "auto",
+        cache: recipe.Cache = "auto",
         views: int = 1,
         half: bool = False,
     ) -> FineTuning:
@@ -77,7 +77,7 @@ class Applications:
             ValueError: An argument is off; nothing can be frozen, or is left to train; groups that leave parameters
                 out; features were asked for and can't be kept.
         """
-        self.fine_tuning = plan.fine_tune(
+        self.fine_tuning = recipe.fine_tune(
             cast("Trainer", self),
             train_data,
             val_data,

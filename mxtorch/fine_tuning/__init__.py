@@ -1,10 +1,10 @@
 """Fine-tuning: the frozen part computed once, rates by layer, two phases."""
 
-from mxtorch.fine_tuning.cache import FeatureCache, FeatureLoader
-from mxtorch.fine_tuning.cut import Cut, CutError, find_cut
-from mxtorch.fine_tuning.layers import layer_groups, layer_wise_groups
-from mxtorch.fine_tuning.plan import FineTuning
-from mxtorch.fine_tuning.samples import CacheError
+from mxtorch.fine_tuning.dataset_fingerprint import CacheError
+from mxtorch.fine_tuning.feature_cache import FeatureCache, FeatureLoader
+from mxtorch.fine_tuning.grouping import layer_groups, layer_wise_groups
+from mxtorch.fine_tuning.recipe import FineTuning
+from mxtorch.fine_tuning.split_point import Cut, CutError, find_cut
 
 __all__ = [
     "CacheError",

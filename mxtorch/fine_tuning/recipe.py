@@ -15,10 +15,10 @@ from torch import nn
 from mxtorch import schedules
 from mxtorch._validation import positive_rate
 from mxtorch.checks import check_data, check_integer, length
-from mxtorch.fine_tuning import layers
-from mxtorch.fine_tuning.cache import FeatureCache
-from mxtorch.fine_tuning.cut import CutError
-from mxtorch.fine_tuning.samples import CacheError
+from mxtorch.fine_tuning import grouping
+from mxtorch.fine_tuning.dataset_fingerprint import CacheError
+from mxtorch.fine_tuning.feature_cache import FeatureCache
+from mxtorch.fine_tuning.split_point import CutError
 from mxtorch.history import History
 from mxtorch.lr_finder.result import LRFinderResult
 
@@ -98,13 +98,13 @@ def fine_tune(
     if val_data is not None:
         check_data(val_data, "val_data", passes=2)
     given = _given_rates(lr)
-    layers.check_decay(decay)
+    grouping.check_decay(decay)
     schedule = schedules.get(schedule)
-    parts = layers.layer_groups(trainer.model, head, groups)
+    parts = grouping.layer_groups(trainer.model, head, groups)
     run = _Run(trainer, FineTuning(trainer.history), schedule)
-    with layers.rates_by_layer(trainer.optimizer, parts, decay):
+    with grouping.rates_by_layer(trainer.optimizer, parts, decay):
         if freeze_epochs:
-            layers.freeze_all_but_last(trainer.model, parts)
+            grouping.freeze_all_but_last(trainer.model, parts)
             with _features(run, train_data, val_data, cache, views, half) as (train, val):
                 sweep = _training_steps(train_data, trainer.accumulate, freeze_epochs)
                 if train is train_data:
@@ -114,7 +114,9 @@ def fine_tune(
                 own = trainer.optimizer.base_learning_rate
                 run.fit(HEAD, train, val, freeze_epochs, given[0] or run.find(HEAD, train, sweep, own, OWN))
         if epochs:
-            layers.unfreeze(trainer.model, parts, train_norms=not freeze_epochs if train_norms is None else train_norms)
+            grouping.unfreeze(
+                trainer.model, parts, train_norms=not freeze_epochs if train_norms is None else train_norms
+            )
             own = run.result.rates.get(HEAD, trainer.optimizer.base_learning_rate)
             sweep = _short_sweep(train_data, trainer.accumulate, epochs)
             sweep |= _training_steps(train_data, trainer.accumulate, epochs)

@@ -6,7 +6,7 @@ from torch import nn
 
 import model_zoo
 from mxtorch.fine_tuning import layer_groups, layer_wise_groups
-from mxtorch.fine_tuning.layers import blocks
+from mxtorch.fine_tuning.grouping import blocks
 
 
 def test_groups_of_the_zoo_and_of_others():

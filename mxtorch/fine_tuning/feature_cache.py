@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from mxtorch.callbacks.progress import progress_bar
 from mxtorch.checks import check_integer
-from mxtorch.fine_tuning import memory, samples
-from mxtorch.fine_tuning.cut import Cut, find_cut
-from mxtorch.fine_tuning.samples import CacheError
+from mxtorch.fine_tuning import dataset_fingerprint, storage
+from mxtorch.fine_tuning.dataset_fingerprint import CacheError
+from mxtorch.fine_tuning.split_point import Cut, find_cut
 
 if TYPE_CHECKING:
     from mxtorch.trainer import Trainer
@@ -84,7 +84,7 @@ class FeatureCache:
         trainer: Trainer,
         *,
         at: str | None = None,
-        where: memory.Where | str | Path = "auto",
+        where: storage.Where | str | Path = "auto",
         half: bool = False,
         tell: Callable[[str], None] = print,
     ) -> None:
@@ -113,12 +113,15 @@ class FeatureCache:
             CutError: The model can't be cut. A ValueError, too.
         """
         check_integer(views, "views")
-        samples.check_loader(data)
+        dataset_fingerprint.check_loader(data)
         before = self.trainer.capture(data)
         try:
             if self.cut is None:
                 self.cut = find_cut(self.trainer.model, self._probe(data.dataset), self.at)
-                self._checksum, self._values = samples.checksum(self.cut.frozen), samples.hash_of(self.cut.frozen)
+                self._checksum, self._values = (
+                    dataset_fingerprint.checksum(self.cut.frozen),
+                    dataset_fingerprint.hash_of(self.cut.frozen),
+                )
             bank = self._bank(data, views)
         finally:
             before.restore()
@@ -152,11 +155,11 @@ class FeatureCache:
                 f"the features come from frozen layers, but {trained[0]!r} is trained now; leave the block of "
                 "in_force() before unfreezing"
             )
-        checksum = samples.checksum(frozen)
+        checksum = dataset_fingerprint.checksum(frozen)
         if checksum == self._checksum:
             return
         self._checksum, before = checksum, self._values
-        self._values = samples.hash_of(frozen)
+        self._values = dataset_fingerprint.hash_of(frozen)
         if self._values == before:
             return  # written, but with what they held, as by a restore
         self.tell("The frozen layers have changed: their features are computed again.")
@@ -164,7 +167,7 @@ class FeatureCache:
             self._fill(dataset, bank, workers=0)
 
     def _probe(self, dataset: Any) -> Tensor:
-        inputs = [samples.split_item(dataset[index % len(dataset)])[0] for index in range(2)]
+        inputs = [dataset_fingerprint.split_item(dataset[index % len(dataset)])[0] for index in range(2)]
         return self._moved(_stacked(inputs))
 
     def _moved(self, inputs: Tensor) -> Tensor:
@@ -174,18 +177,18 @@ class FeatureCache:
 
     def _bank(self, data: DataLoader[Any], views: int) -> _Bank:
         dataset: Any = data.dataset
-        definition = samples.digest(dataset)
+        definition = dataset_fingerprint.digest(dataset)
         _, known = self._banks.get(id(dataset), (None, None))
         if known is not None and known.digest == definition and known.views in (1, views):
-            if known.views > 1 or samples.fingerprints(dataset) == known.checked:
+            if known.views > 1 or dataset_fingerprint.fingerprints(dataset) == known.checked:
                 self.refresh()
                 return known
             self.tell("Samples have changed since their features were computed: they are computed again.")
         if known is not None:
             _remove(known)
             del self._banks[id(dataset)]
-        random = samples.random_transform(data)
-        changing = random is not None or samples.changes(dataset)
+        random = dataset_fingerprint.random_transform(data)
+        changing = random is not None or dataset_fingerprint.changes(dataset)
         if changing and views == 1:
             cause = f"it has {random}" if random else "two readings of an item differ"
             raise CacheError(f"its items change between calls ({cause}); views=k keeps k readings of each")
@@ -210,11 +213,11 @@ class FeatureCache:
         what = f"Features, {self.cut}: {rows} x {shape} {str(dtype).removeprefix('torch.')}"
         if views > 1:
             what += f" ({views} views of {len(dataset)} samples)"
-        place = memory.choose_place(size, self.where, what)
+        place = storage.choose_place(size, self.where, what)
         if place is None:
-            raise CacheError(f"{what}, {memory.in_words(size)}: there is no room")
+            raise CacheError(f"{what}, {storage.in_words(size)}: there is no room")
         self.tell(place.sentence + ".")
-        table, file = memory.table((rows, *feature.shape), dtype, place.folder)
+        table, file = storage.table((rows, *feature.shape), dtype, place.folder)
         return _Bank(table, [None] * rows, views, feature.dtype, definition, {}, file)
 
     def _fill(self, dataset: Any, bank: _Bank, *, workers: int) -> None:
@@ -222,7 +225,7 @@ class FeatureCache:
         assert self.cut is not None
         started = time.perf_counter()
         bar = progress_bar(len(bank.features), "features") if self.trainer.progress else None
-        wanted = set(samples.checked_indices(len(dataset))) if bank.views == 1 else set()
+        wanted = set(dataset_fingerprint.checked_indices(len(dataset))) if bank.views == 1 else set()
         before = self.trainer.capture(None)
         try:
             for view in range(bank.views):
@@ -235,7 +238,7 @@ class FeatureCache:
                     for index, target, one in zip(rows.tolist(), rest, inputs, strict=True):
                         bank.rest[index] = target
                         if index in wanted:
-                            bank.checked[index] = samples.fingerprint(one)
+                            bank.checked[index] = dataset_fingerprint.fingerprint(one)
                     row += len(inputs) * bank.views
                     if bar is not None:
                         bar.update(len(inputs))
@@ -243,7 +246,7 @@ class FeatureCache:
             before.restore()
             if bar is not None:
                 bar.close()
-        if bank.views == 1 and samples.fingerprints(dataset) != bank.checked:
+        if bank.views == 1 and dataset_fingerprint.fingerprints(dataset) != bank.checked:
             raise CacheError("its items change between calls (some were read again, and differ)")
         self.tell(f"{len(bank.features)} samples in {time.perf_counter() - started:.1f} s.")
 
@@ -271,7 +274,9 @@ class _Features(Dataset[Any]):
         bank = self.bank
         places = torch.as_tensor(indices)
         rows = places % len(self) * bank.views + (places + self.passes) % bank.views
-        return samples.join_batch(bank.features[rows].to(bank.dtype), [bank.rest[row] for row in rows.tolist()])
+        return dataset_fingerprint.join_batch(
+            bank.features[rows].to(bank.dtype), [bank.rest[row] for row in rows.tolist()]
+        )
 
 
 class FeatureLoader(DataLoader[Any]):
@@ -294,7 +299,7 @@ class FeatureLoader(DataLoader[Any]):
 
 
 def _with_targets_apart(items: list[Any]) -> tuple[Tensor, list[Any]]:
-    pairs = [samples.split_item(item) for item in items]
+    pairs = [dataset_fingerprint.split_item(item) for item in items]
     return _stacked([inputs for inputs, _ in pairs]), [rest for _, rest in pairs]
 
 
