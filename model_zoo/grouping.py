@@ -1,71 +1,84 @@
-"""Five groups of layers, for freezing and for a rate of their own."""
+"""Five groups of layers, to freeze them and to give each its own learning rate."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from model_zoo.catalogue import ENTRIES
 from model_zoo.families import FAMILIES, GROUPS, covers
 
-_NORMS = (nn.modules.batchnorm._NormBase,)
+GroupName = Literal["stem", "low", "mid", "high", "head"]
 
 
 def groups(net: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
     """The parameters by layer group, from the input to the output.
 
-    `stem` is the first layers, `low` reaches to a stride of 8, `mid` to 16, `high` to 32 with whatever stands before
-    the classifier, `head` is the classifier. Transformers and networks of timm outside the list are cut into thirds by
-    depth between stem and head.
+    `stem` has the first layers, `low` reaches to a stride of 8, `mid` to 16, `high` to 32 and holds everything else
+    before the classifier, `head` is the classifier. Transformers, and networks of timm that are not in the list of the
+    zoo, are cut into thirds by depth between stem and head.
+
+        >>> import model_zoo
+        >>> net = model_zoo.resnet18()
+        >>> {group: len(parameters) for group, parameters in model_zoo.groups(net).items()}
+        {'stem': 3, 'low': 27, 'mid': 15, 'high': 15, 'head': 2}
 
     Args:
         net: A network of the zoo.
 
     Returns:
-        `stem`, `low`, `mid`, `high` and `head`, each with parameters by their names in the network: every parameter
-        is in exactly one.
+        `stem`, `low`, `mid`, `high` and `head`, each with its parameters by their names in the network. Every
+        parameter is in exactly one group.
 
     Raises:
         ValueError: The network is not of the zoo.
     """
     parameters = dict(net.named_parameters())
     found: dict[str, dict[str, nn.Parameter]] = {group: {} for group in GROUPS}
-    for name, group in group_names(net).items():
+    for name, group in _group_of_each(net).items():
         found[group][name] = parameters[name]
     return found
 
 
-def freeze_to(net: nn.Module, group: str) -> nn.Module:
+def freeze_to(net: nn.Module, group: GroupName) -> nn.Module:
     """Train a group and those after it; freeze those before it.
 
-    Frozen parameters have `requires_grad` cleared, the others have it set. Batch normalisation in a frozen group is in
-    evaluation mode from now on, also after `net.train()`: its running statistics are part of what is frozen.
+    Frozen parameters have `requires_grad=False`, the others `requires_grad=True`. Batch normalisation in a frozen group
+    is in evaluation mode from now on, also after `net.train()`, because its running statistics are part of what is
+    frozen.
+
+        >>> import model_zoo
+        >>> net = model_zoo.freeze_to(model_zoo.resnet18(), "high").train()
+        >>> net.layer3[0].conv1.weight.requires_grad, net.layer4[0].conv1.weight.requires_grad
+        (False, True)
+        >>> net.layer3[0].bn1.training, net.layer4[0].bn1.training
+        (False, True)
 
     Args:
         net: A network of the zoo.
-        group: `stem` (everything is trained), `low`, `mid`, `high` or `head` (the classifier alone is).
+        group: The first group that is trained: `stem` (which is everything), `low`, `mid`, `high` or `head` (the
+            classifier alone).
 
     Returns:
         The network.
 
     Raises:
-        ValueError: An unknown group, or a network that is not of the zoo.
+        ValueError: The group is unknown, or the network is not of the zoo. Nothing has changed then.
     """
     if group not in GROUPS:
         raise ValueError(f"group: got {group!r}; give one of {', '.join(GROUPS)}")
-    names = group_names(net)
+    group_of = _group_of_each(net)
     frozen = set(GROUPS[: GROUPS.index(group)])
     for name, parameter in net.named_parameters():
-        parameter.requires_grad_(names[name] not in frozen)
-    norms = tuple(
+        parameter.requires_grad_(group_of[name] not in frozen)
+    vars(net)["zoo_frozen_norms"] = tuple(
         name
         for name, module in net.named_modules()
-        if isinstance(module, _NORMS) and names.get(f"{name}.weight", "head") in frozen
+        if isinstance(module, _NormBase) and group_of.get(f"{name}.weight") in frozen
     )
-    vars(net)["zoo_frozen_norms"] = norms
-    net.train(net.training)
-    return net
+    return net.train(net.training)
 
 
 def freeze(net: nn.Module) -> nn.Module:
@@ -79,43 +92,47 @@ def unfreeze(net: nn.Module) -> nn.Module:
 
 
 def param_groups(net: nn.Module, lr: float, decay: float = 0.3) -> list[dict[str, Any]]:
-    """Parameter groups for an optimizer, with smaller rates the nearer a layer is to the input.
+    """Parameter groups for an optimizer; the nearer a layer is to the input, the smaller its rate.
 
-    Early layers are the most general and need the least change (Howard and Ruder 2018, arXiv 1801.06146, section 3.2).
+    Early layers are the most general ones and need the least change (Howard and Ruder 2018, arXiv 1801.06146, section
+    3.2).
+
+        >>> import torch, model_zoo
+        >>> net = model_zoo.freeze_to(model_zoo.resnet18(), "mid")
+        >>> optimizer = torch.optim.SGD(model_zoo.param_groups(net, lr=0.1, decay=0.5), momentum=0.9)
+        >>> [(group["name"], group["lr"]) for group in optimizer.param_groups]
+        [('mid', 0.025), ('high', 0.05), ('head', 0.1)]
 
     Args:
         net: A network of the zoo.
         lr: The rate of the head.
-        decay: The rate of a group over that of the next one; with 0.3 the stem has a hundredth of the head's.
+        decay: The rate of a group divided by that of the next one. With the default of 0.3 the stem has a hundredth of
+            the head's rate.
 
     Returns:
         Up to five dictionaries with `params`, `lr` and `name`, from stem to head: for any `torch.optim.Optimizer`.
         Frozen parameters are left out, and so are groups that are wholly frozen.
 
     Raises:
-        ValueError: A rate or decay that is not positive and finite, a decay above 1, nothing to train, or a network
-            that is not of the zoo.
+        ValueError: The rate is not positive and finite, the decay is not in (0, 1], every parameter is frozen, or the
+            network is not of the zoo.
     """
     if not 0 < lr < float("inf"):
         raise ValueError(f"lr: got {lr!r}; give a finite number above 0")
     if not 0 < decay <= 1:
         raise ValueError(f"decay: got {decay!r}; give a number above 0, at most 1")
-    found = [
-        {
-            "params": [parameter for parameter in members.values() if parameter.requires_grad],
-            "lr": lr * decay ** (len(GROUPS) - 1 - index),
-            "name": group,
-        }
-        for index, (group, members) in enumerate(groups(net).items())
-    ]
-    found = [group for group in found if group["params"]]
+    found = []
+    for distance, (name, members) in enumerate(reversed(groups(net).items())):
+        trained = [parameter for parameter in members.values() if parameter.requires_grad]
+        if trained:
+            found.append({"params": trained, "lr": lr * decay**distance, "name": name})
     if not found:
         raise ValueError("net: every parameter is frozen; call unfreeze(net) or freeze_to(net, group) first")
-    return found
+    return found[::-1]
 
 
-def group_names(net: nn.Module) -> dict[str, str]:
-    """The group of every parameter, by its name.
+def _group_of_each(net: Any) -> dict[str, str]:
+    """The group of every parameter, by the parameter's name.
 
     Raises:
         ValueError: The network is not of the zoo.
@@ -126,23 +143,23 @@ def group_names(net: nn.Module) -> dict[str, str]:
     if name in ENTRIES:
         family = FAMILIES[ENTRIES[name].family]
         return {parameter: family.group_of(parameter) for parameter, _ in net.named_parameters()}
-    return _by_depth(net)
+    if not hasattr(net, "group_matcher"):
+        raise ValueError(f"net: timm does not say how deep the layers of {name} are; group them yourself")
+    return _thirds_by_depth(net)
 
 
-def _by_depth(net: Any) -> dict[str, str]:
-    """Thirds of the depth that timm's own layer matcher gives, between its first layer and the head."""
+def _thirds_by_depth(net: Any) -> dict[str, str]:
+    """The stem, thirds of the depth, and the head, by the depth that timm gives to each layer."""
     from timm.models import group_parameters
 
-    if not hasattr(net, "group_matcher"):
-        raise ValueError(f"net: timm does not say how deep the layers of {net.zoo_name} are; group them yourself")
-    head = net._head_name
     layers = group_parameters(net, net.group_matcher(coarse=False), reverse=True)
-    body = {name: int(layer) for name, layer in layers.items() if not covers(head, name)}
-    last = max(body.values())
-    found = {}
-    for name, _ in net.named_parameters():
-        layer = body.get(name, 0)
-        found[name] = GROUPS[0] if layer == 0 else GROUPS[1 + 3 * (layer - 1) // last]
-        if covers(head, name):
-            found[name] = "head"
-    return found
+    depths = {name: int(layer) for name, layer in layers.items() if not covers(net._head_name, name)}
+    deepest = max(depths.values())
+
+    def group_of(name: str) -> str:
+        if covers(net._head_name, name):
+            return "head"
+        depth = depths.get(name, 0)
+        return "stem" if depth == 0 else GROUPS[1 + 3 * (depth - 1) // deepest]
+
+    return {name: group_of(name) for name, _ in net.named_parameters()}

@@ -1,4 +1,4 @@
-"""The features of a frozen backbone, computed once a sample instead of once a step."""
+"""The features of a frozen backbone, computed once for each sample instead of in every step."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mxtorch._validation import whole_number
 from mxtorch.callbacks.progress import progress_bar
 from mxtorch.checks import check_integer
 from mxtorch.fine_tuning import dataset_fingerprint, storage
+from mxtorch.fine_tuning.cut import Cut
 from mxtorch.fine_tuning.dataset_fingerprint import CacheError
-from mxtorch.fine_tuning.split_point import Cut, find_cut
+from mxtorch.fine_tuning.protocols import FeatureSource
+from mxtorch.fine_tuning.split_point import find_cut, unchanged
 
-if TYPE_CHECKING:
-    from mxtorch.trainer import Trainer
-
-# Samples in a pass of the frozen layers: enough to fill an accelerator; on a CPU so few that activations are small
-# enough for the allocator to use their memory again. With 32 pictures of 224 pixels it asks the system for new pages
-# each time, which doubles EfficientNet-Lite0's processor time.
+# Samples in one pass of the frozen layers. On an accelerator enough to fill it. On a CPU few, so that activations are
+# small enough for the allocator to use their memory again: with 32 pictures of 224 pixels it asks the system for new
+# pages each time, which doubles EfficientNet-Lite0's processor time.
 BATCH_SIZE = 32
 BATCH_SIZE_ON_CPU = 4
 
@@ -34,115 +34,130 @@ class _Bank:
     """The features of one data set.
 
     Attributes:
-        features: [samples * views, ...]; the views of a sample stand together.
-        rest: The targets of each row, as the data set gave them.
+        features: [samples * views, ...]; the views of a sample are neighbours.
+        rest: The target of each row, as the data set gave it.
         views: Rows of a sample.
-        dtype: Of the features when they are handed out.
-        digest: What the data set was.
+        dtype: The dtype in which features are handed out.
+        definition: The hash of the data set's definition when they were computed.
         checked: Hashes of some inputs; empty for random ones.
-        file: Where the features are, if not in memory.
+        file: The file that holds the features, if they are not in memory.
     """
 
     features: Tensor
     rest: list[Any]
     views: int
     dtype: torch.dtype
-    digest: bytes
+    definition: bytes
     checked: dict[int, bytes]
     file: Path | None
 
+    def remove_file(self) -> None:
+        if self.file is not None:
+            with contextlib.suppress(OSError):
+                self.file.unlink()
+
 
 class FeatureCache:
-    """Keeps what a trainer's frozen layers give for each sample, and has `find_lr`, `fit`, `evaluate` run on it.
+    """Keeps the outputs of a trainer's frozen layers for each sample, so that `find_lr`, `fit`, `evaluate` skip them.
 
-        cache = FeatureCache(trainer)
-        train, val = cache.loader(train_data), cache.loader(val_data)
-        with cache.in_force():
-            found = trainer.find_lr(train, schedule="one_cycle")
-            trainer.fit(train, val, epochs=20, lr=found, schedule="one_cycle")
-        cache.close()
+        >>> import torch
+        >>> from torch import nn
+        >>> from torch.utils.data import DataLoader
+        >>> from mxtorch import Trainer
+        >>> from mxtorch.fine_tuning import FeatureCache
+        >>> net = nn.Sequential(nn.Sequential(nn.Linear(4, 16), nn.ReLU()), nn.Linear(16, 2))
+        >>> net[0].requires_grad_(False).training
+        True
+        >>> optimizer = torch.optim.SGD(net[1].parameters(), lr=0.1)
+        >>> trainer = Trainer(net, nn.CrossEntropyLoss(), optimizer, device="cpu", progress=False)
+        >>> train_data = DataLoader([(torch.randn(4), n % 2) for n in range(32)], 8, shuffle=True)
+        >>> cache = FeatureCache(trainer)
+        >>> train = cache.loader(train_data)
+        Features, the input of '1': 32 x 16 float32, 2.0 kB in memory (free: ...).
+        32 samples in 0.0 s.
+        >>> with cache.in_force():
+        ...     history = trainer.fit(train, epochs=3)
+        >>> cache.close()
 
-    Losses, the order of the data and the random numbers of the training are those without the cache. Features are
-    computed again when a frozen parameter or buffer has changed (seen at the start of each epoch), and for a data set
-    that is no longer what it was: its definition with the transforms, the size and time of its files, and some items
-    that are read again.
+    Losses, the order of the data and the random numbers of the training are the same as without the cache. Features are
+    computed again when a frozen parameter or buffer has changed, which is checked at the start of each epoch; and when
+    the data set has changed: its definition with the transforms, the size and time of its files, or some items that are
+    read again.
 
     Args:
-        trainer: Whose model has frozen layers: parameters with `requires_grad=False`.
-        at: The module whose input is kept. By default the last one that everything trainable comes after.
+        trainer: A `mxtorch.Trainer` whose model has frozen layers: parameters with `requires_grad=False`.
+        at: The name of the module whose input is kept. By default the last one that everything trainable comes after.
         where: `"auto"`, `"memory"`, `"file"` or a folder. `"auto"` keeps features in memory up to a third of what is
-            free, else in a temporary memory-mapped file.
-        half: Keep them in float16: half the room, rounded to three digits.
-        tell: Is given sentences: how much room is taken, before it is, and why.
+            free, otherwise in a temporary memory-mapped file.
+        half: Whether features are kept in float16: half the room, rounded to three digits.
+        tell: A function that is given notes: how much room will be taken and why, before it is taken.
 
     Raises:
-        TypeError, ValueError: An argument is off.
+        ValueError: `where` is neither a known name nor a folder that exists.
     """
 
     def __init__(
         self,
-        trainer: Trainer,
+        trainer: FeatureSource,
         *,
         at: str | None = None,
         where: storage.Where | str | Path = "auto",
         half: bool = False,
         tell: Callable[[str], None] = print,
     ) -> None:
-        if where not in ("auto", "memory", "file") and not Path(where).is_dir():
-            raise ValueError(f"where: got {str(where)!r}; give 'auto', 'memory', 'file' or a folder that exists")
+        storage.check_where(where, "where")
         self.trainer = trainer
         self.at = at
         self.where = where
         self.half = half
         self.tell = tell
         self.cut: Cut | None = None
-        self._banks: dict[int, tuple[Any, _Bank]] = {}  # the data set goes along, so that its id stays its own
+        self._banks: dict[int, tuple[Any, _Bank]] = {}  # by id; the data set goes along, so that its id stays its own
         self._checksum: tuple[Any, ...] = ()
         self._values = b""
 
     def loader(self, data: Any, *, views: int = 1) -> DataLoader[Any]:
-        """A loader of features that goes through the samples as `data` does.
+        """A loader of features that goes through the samples in the same order as `data`.
 
         Args:
             data: A DataLoader of `(input, target)` items with torch's own collation.
-            views: For data sets whose items change, as under random augmentation: how many times each item is read and
-                kept. Epochs take them in turn.
+            views: How many times each item is read and kept, for data sets whose items change, as under random
+                augmentation. Epochs use the readings in turn.
 
         Raises:
-            CacheError: The data have another form; items change and `views` is 1; there is no room. A ValueError.
-            CutError: The model can't be cut. A ValueError, too.
+            CacheError: A ValueError: the data have another form, items change and `views` is 1, or there is no room.
+            CutError: A ValueError, too: the model can't be cut.
         """
-        check_integer(views, "views")
+        views = checked_integer(views, "views")
         dataset_fingerprint.check_loader(data)
-        before = self.trainer.capture(data)
-        try:
+        with unchanged(self.trainer.model, data):
             if self.cut is None:
                 self.cut = find_cut(self.trainer.model, self._probe(data.dataset), self.at)
-                self._checksum, self._values = (
-                    dataset_fingerprint.checksum(self.cut.frozen),
-                    dataset_fingerprint.hash_of(self.cut.frozen),
-                )
+                self._checksum = dataset_fingerprint.checksum(self.cut.frozen)
+                self._values = dataset_fingerprint.hash_of(self.cut.frozen)
             bank = self._bank(data, views)
-        finally:
-            before.restore()
-        return FeatureLoader(self, _Features(self, bank), data)
+        return FeatureLoader(self, _Features(bank), data)
 
     @contextlib.contextmanager
     def in_force(self) -> Iterator[None]:
-        """In this block the trainer's model takes features; inputs it takes as well, and runs whole on them."""
+        """In this block the trainer's model takes features; it takes inputs as well, and runs whole on them.
+
+        Raises:
+            ValueError: No loader was made yet.
+        """
         if self.cut is None:
             raise ValueError("in_force: there are no features yet; call loader(data) first")
         with self.cut.in_force():
             yield
 
     def close(self) -> None:
-        """Let go of memory and files."""
+        """Free the memory and remove the files."""
         for _, bank in self._banks.values():
-            _remove(bank)
+            bank.remove_file()
         self._banks.clear()
 
     def refresh(self) -> None:
-        """Compute features anew if what they come from has changed.
+        """Compute features anew if the layers that they come from have changed.
 
         Raises:
             ValueError: A layer before the cut is trained now.
@@ -161,48 +176,45 @@ class FeatureCache:
         self._checksum, before = checksum, self._values
         self._values = dataset_fingerprint.hash_of(frozen)
         if self._values == before:
-            return  # written, but with what they held, as by a restore
+            return  # they were written, but with the values that they had, as by a restore
         self.tell("The frozen layers have changed: their features are computed again.")
         for dataset, bank in self._banks.values():
             self._fill(dataset, bank, workers=0)
 
     def _probe(self, dataset: Any) -> Tensor:
         inputs = [dataset_fingerprint.split_item(dataset[index % len(dataset)])[0] for index in range(2)]
-        return self._moved(_stacked(inputs))
-
-    def _moved(self, inputs: Tensor) -> Tensor:
-        moved = self.trainer.engine.move(inputs)
-        assert isinstance(moved, Tensor)
-        return moved
+        probe: Tensor = self.trainer.engine.move(_stacked(inputs))
+        return probe
 
     def _bank(self, data: DataLoader[Any], views: int) -> _Bank:
+        """The features of a loader's data set, which are computed unless they are known and up to date."""
         dataset: Any = data.dataset
         definition = dataset_fingerprint.digest(dataset)
         _, known = self._banks.get(id(dataset), (None, None))
-        if known is not None and known.digest == definition and known.views in (1, views):
+        if known is not None and known.definition == definition and known.views in (1, views):
             if known.views > 1 or dataset_fingerprint.fingerprints(dataset) == known.checked:
                 self.refresh()
                 return known
             self.tell("Samples have changed since their features were computed: they are computed again.")
         if known is not None:
-            _remove(known)
+            known.remove_file()
             del self._banks[id(dataset)]
         random = dataset_fingerprint.random_transform(data)
         changing = random is not None or dataset_fingerprint.changes(dataset)
         if changing and views == 1:
             cause = f"it has {random}" if random else "two readings of an item differ"
             raise CacheError(f"its items change between calls ({cause}); views=k keeps k readings of each")
-        bank = self._table(dataset, views if changing else 1, definition)
+        bank = self._empty_bank(dataset, views if changing else 1, definition)
         try:
             self._fill(dataset, bank, workers=data.num_workers)
         except BaseException:
-            _remove(bank)
+            bank.remove_file()
             raise
         self._banks[id(dataset)] = (dataset, bank)
         return bank
 
-    def _table(self, dataset: Any, views: int, definition: bytes) -> _Bank:
-        """Room for the features, told before it is taken."""
+    def _empty_bank(self, dataset: Any, views: int, definition: bytes) -> _Bank:
+        """Room for the features, reported before it is taken."""
         assert self.cut is not None
         with self.trainer.engine.autocast():
             feature = self.cut.features(self._probe(dataset))[0]
@@ -221,37 +233,39 @@ class FeatureCache:
         return _Bank(table, [None] * rows, views, feature.dtype, definition, {}, file)
 
     def _fill(self, dataset: Any, bank: _Bank, *, workers: int) -> None:
-        """Run the frozen layers over all samples, with the random numbers of the training left alone."""
-        assert self.cut is not None
+        """Run the frozen layers over all samples; the random numbers of the training stay the same."""
         started = time.perf_counter()
-        bar = progress_bar(len(bank.features), "features") if self.trainer.progress else None
         wanted = set(dataset_fingerprint.checked_indices(len(dataset))) if bank.views == 1 else set()
-        before = self.trainer.capture(None)
-        try:
+        with contextlib.ExitStack() as ends:
+            bar = progress_bar(len(bank.features), "features") if self.trainer.progress else None
+            if bar is not None:
+                ends.callback(bar.close)
+            ends.enter_context(unchanged(self.trainer.model))
             for view in range(bank.views):
                 row = view
                 for inputs, rest in self._read(dataset, workers, view):
-                    with self.trainer.engine.autocast():
-                        features = self.cut.features(self._moved(inputs))
-                    rows = torch.arange(row, row + len(inputs) * bank.views, bank.views)
-                    bank.features[rows] = features.to("cpu", bank.features.dtype)
-                    for index, target, one in zip(rows.tolist(), rest, inputs, strict=True):
-                        bank.rest[index] = target
-                        if index in wanted:
-                            bank.checked[index] = dataset_fingerprint.fingerprint(one)
+                    self._fill_rows(bank, row, inputs, rest, wanted)
                     row += len(inputs) * bank.views
                     if bar is not None:
                         bar.update(len(inputs))
-        finally:
-            before.restore()
-            if bar is not None:
-                bar.close()
         if bank.views == 1 and dataset_fingerprint.fingerprints(dataset) != bank.checked:
             raise CacheError("its items change between calls (some were read again, and differ)")
         self.tell(f"{len(bank.features)} samples in {time.perf_counter() - started:.1f} s.")
 
+    def _fill_rows(self, bank: _Bank, row: int, inputs: Tensor, rest: list[Any], wanted: set[int]) -> None:
+        """Compute the features of one batch, whose first sample has the row `row`."""
+        assert self.cut is not None
+        with self.trainer.engine.autocast():
+            features = self.cut.features(self.trainer.engine.move(inputs))
+        rows = torch.arange(row, row + len(inputs) * bank.views, bank.views)
+        bank.features[rows] = features.to("cpu", bank.features.dtype)
+        for index, target, one in zip(rows.tolist(), rest, inputs, strict=True):
+            bank.rest[index] = target
+            if index in wanted:
+                bank.checked[index] = dataset_fingerprint.fingerprint(one)
+
     def _read(self, dataset: Any, workers: int, view: int) -> Iterator[tuple[Tensor, list[Any]]]:
-        # A generator of its own: workers' seeds come from it, and the global one is left alone.
+        # The seeds of the workers come from a generator of its own, so that the global one stays as it is.
         generator = torch.Generator().manual_seed(torch.initial_seed() + view)
         size = BATCH_SIZE_ON_CPU if self.trainer.engine.device.type == "cpu" else BATCH_SIZE
         reader: DataLoader[Any] = DataLoader(
@@ -261,22 +275,21 @@ class FeatureCache:
 
 
 class _Features(Dataset[Any]):
-    """A bank as a data set; whole batches are taken at once."""
+    """A bank as a data set, which is read a whole batch at a time."""
 
-    def __init__(self, cache: FeatureCache, bank: _Bank) -> None:
+    def __init__(self, bank: _Bank) -> None:
         self.bank = bank
-        self.passes = 0  # decides the view; the state of a loader, so that find_lr puts it back
+        self.passes = 0  # decides the view; it is an attribute here, so that find_lr restores it
 
     def __len__(self) -> int:
         return len(self.bank.features) // self.bank.views
 
     def __getitems__(self, indices: Sequence[int]) -> Any:
         bank = self.bank
-        places = torch.as_tensor(indices)
-        rows = places % len(self) * bank.views + (places + self.passes) % bank.views
-        return dataset_fingerprint.join_batch(
-            bank.features[rows].to(bank.dtype), [bank.rest[row] for row in rows.tolist()]
-        )
+        samples = torch.as_tensor(indices)
+        rows = samples % len(self) * bank.views + (samples + self.passes) % bank.views
+        targets = [bank.rest[row] for row in rows.tolist()]
+        return dataset_fingerprint.join_batch(bank.features[rows].to(bank.dtype), targets)
 
 
 class FeatureLoader(DataLoader[Any]):
@@ -286,8 +299,8 @@ class FeatureLoader(DataLoader[Any]):
         self.cache = cache
         super().__init__(
             features,
-            batch_sampler=data.batch_sampler,  # the very one: it holds the order
-            collate_fn=_as_it_is,
+            batch_sampler=data.batch_sampler,  # the same object, because it holds the order
+            collate_fn=lambda batch: batch,
             pin_memory=data.pin_memory,
             generator=data.generator,
         )
@@ -296,6 +309,18 @@ class FeatureLoader(DataLoader[Any]):
         self.cache.refresh()
         self.dataset.passes += 1  # type: ignore[attr-defined]
         return super().__iter__()
+
+
+def checked_integer(value: Any, argument: str, *, at_least: int = 1) -> int:
+    """The value as an int, also one of NumPy.
+
+    Raises:
+        TypeError: It is no integer.
+        ValueError: It is below `at_least`.
+    """
+    integer = whole_number(value)
+    check_integer(value if integer is None else integer, argument, at_least=at_least)
+    return value if integer is None else integer
 
 
 def _with_targets_apart(items: list[Any]) -> tuple[Tensor, list[Any]]:
@@ -308,13 +333,3 @@ def _stacked(inputs: list[Tensor]) -> Tensor:
     if len(shapes) > 1:
         raise CacheError(f"its inputs have different shapes: {sorted(shapes)[:2]}")
     return torch.stack(inputs)
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-def _remove(bank: _Bank) -> None:
-    if bank.file is not None:
-        with contextlib.suppress(OSError):
-            bank.file.unlink()

@@ -1,4 +1,4 @@
-"""Layer groups of a network, from its input to its head: what is frozen, and rates that fall towards the input."""
+"""Layer groups of a network, from its input to its head: what is trained, and rates that fall towards the input."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from torch import nn
 from torch.nn import Parameter
 from torch.nn.modules.batchnorm import _NormBase
 
-from mxtorch._validation import closest
+from mxtorch._validation import positive_rate
+from mxtorch.callbacks.freezing import find_layer
 from mxtorch.optim import ScheduledOptim
 
-Layers = dict[str, dict[str, Parameter]]
+LayerGroups = dict[str, dict[str, Parameter]]
 
+# From group to group. Howard and Ruder (2018, arXiv 1801.06146) use 1 / 2.6 from layer to layer.
 DEFAULT_DECAY = 0.3
-# Layers within a group differ less than groups do.
+# From block to block: neighbouring blocks differ less than neighbouring groups do.
 DEFAULT_LAYER_DECAY = 0.75
 
 
@@ -24,15 +26,29 @@ def layer_groups(
     model: nn.Module,
     head: str | nn.Module | None = None,
     groups: Mapping[str, Any] | Sequence[Any] | None = None,
-) -> Layers:
+) -> LayerGroups:
     """The parameters of a network by group, from the input to the head, which is the last group.
+
+        >>> from torch import nn
+        >>> from mxtorch.fine_tuning import layer_groups
+        >>> net = nn.Sequential(*(nn.Linear(2, 2) for _ in range(4)))
+        >>> layers = layer_groups(net, head="3")
+        >>> {name: list(parameters) for name, parameters in layers.items()}  # doctest: +NORMALIZE_WHITESPACE
+        {'low': ['0.weight', '0.bias'], 'mid': ['1.weight', '1.bias'], 'high': ['2.weight', '2.bias'],
+         'head': ['3.weight', '3.bias']}
+        >>> layers = layer_groups(net, groups={"body": ["0", "1", "2"], "new": net[3]})
+        >>> {name: len(parameters) for name, parameters in layers.items()}
+        {'body': 6, 'new': 2}
 
     Args:
         model: A network of the zoo, which has groups and a head, or any other.
-        head: The module that is new, or its name; needed for a network that is not of the zoo. What comes before it is
-            parted into `low`, `mid` and `high`, thirds by the number of blocks.
-        groups: The groups themselves: for each, from the input to the head, the names of its modules or the modules. A
-            list, or a dictionary with the groups' names. The last one is the head.
+        head: The new module, or its name. A network that is not of the zoo needs it, unless `groups` are given. What
+            comes before the head is divided into `low`, `mid` and `high`: thirds, by the number of blocks.
+        groups: The groups themselves, from the input to the head: a list, or a dictionary with the groups' names. Each
+            group is a module, the name of a module or parameter, or a list of those. The last group is the head.
+
+    Returns:
+        For each group its parameters, by their names in the network. Every parameter is in exactly one group.
 
     Raises:
         TypeError: A module is neither a name nor a module.
@@ -41,48 +57,53 @@ def layer_groups(
     """
     if groups is not None:
         found = _given_groups(model, groups)
-        if head is not None and set(found[list(found)[-1]]) != set(_below(model, head)):
+        if head is not None and found[list(found)[-1]].keys() != _parameters_of(model, head, "head").keys():
             raise ValueError("head: it is not the last of groups; give one of the two, or put it last")
-    elif head is None:
-        found = _zoo_groups(model)
+    elif head is not None:
+        found = _thirds_and_head(model, head)
+    elif hasattr(model, "zoo_name"):
+        from model_zoo import groups as groups_of_the_zoo  # on first use: a network of one's own does without the zoo
+
+        found = groups_of_the_zoo(model)
     else:
-        found = _groups_before(model, head)
+        raise ValueError(
+            f"head: {type(model).__name__} was not built by the zoo; give head=, the name of the new module, or groups="
+        )
     found = {name: members for name, members in found.items() if members}
     if len(found) < 2:
         raise ValueError("groups: got one group alone; there must be something to freeze before the head")
     return found
 
 
-def blocks(model: nn.Module) -> list[str]:
-    """The building blocks of a network, from the input to the output: its children, and those of `nn.Sequential`s."""
-    found = []
-    for name, child in model.named_children():
-        if isinstance(child, (nn.Sequential, nn.ModuleList)) and len(child):
-            found += [f"{name}.{inner}" for inner in blocks(child)]
-        elif any(True for _ in child.parameters()):
-            found.append(name)
-    return found
-
-
 def layer_wise_groups(model: nn.Module, lr: float, decay: float = DEFAULT_LAYER_DECAY) -> list[dict[str, Any]]:
-    """Parameter groups for an optimizer with a rate for every block, smaller by `decay` the nearer the input.
+    """Parameter groups for an optimizer with a rate for every block; the nearer the input, the smaller the rate.
 
-    Used to fine-tune transformers (Clark et al. 2020, ELECTRA, arXiv 2003.10555, and since). The blocks are timm's own
-    layers where the network has them, else those of `blocks`.
+    Used to fine-tune transformers since ELECTRA (Clark et al. 2020, arXiv 2003.10555). The blocks are timm's own layers
+    where the network has them; otherwise they are the network's children, and the children of those that are an
+    `nn.Sequential` or `nn.ModuleList`.
+
+        >>> import torch
+        >>> from torch import nn
+        >>> from mxtorch.fine_tuning import layer_wise_groups
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> optimizer = torch.optim.AdamW(layer_wise_groups(net, lr=0.4, decay=0.5))
+        >>> [(group["name"], group["lr"]) for group in optimizer.param_groups]
+        [('layer2', 0.4), ('layer1', 0.2), ('layer0', 0.1)]
 
     Args:
         model: Any network.
         lr: The rate of the last block, the head.
-        decay: The rate of a block over that of the next.
+        decay: The rate of a block divided by that of the next one. Values between 0.65 and 0.9 are in use.
 
     Returns:
-        Groups with `params`, `lr` and `name`, the head first, whose rate is the one that `find_lr` finds.
+        Dictionaries with `params`, `lr` and `name`. The head comes first, because `find_lr` finds the rate of the first
+        group. Frozen parameters are left out.
 
     Raises:
-        ValueError: The rate is not positive, the decay is not in (0, 1], or everything is frozen.
+        TypeError: The rate is not a number.
+        ValueError: The rate is not positive and finite, the decay is not in (0, 1], or everything is frozen.
     """
-    if not 0 < lr < float("inf"):
-        raise ValueError(f"lr: got {lr!r}; give a finite number above 0")
+    lr = positive_rate(lr, "lr")
     check_decay(decay)
     depths = _depths(model)
     deepest = max(depths.values(), default=0)
@@ -104,46 +125,48 @@ def check_decay(decay: float) -> None:
         raise ValueError(f"decay: got {decay!r}; give a number above 0, at most 1")
 
 
-def freeze_all_but_last(model: nn.Module, layers: Layers) -> None:
-    """Train the last group alone."""
-    _forget_frozen_norms(model)
-    last = list(layers)[-1]
-    for group, members in layers.items():
-        for parameter in members.values():
-            parameter.requires_grad_(group == last)
+def train_head(model: nn.Module, layers: LayerGroups) -> None:
+    """Train the last group and freeze the others."""
+    _train_only(model, layers[list(layers)[-1]].values())
 
 
-def unfreeze(model: nn.Module, layers: Layers, *, train_norms: bool) -> None:
-    """Train every group; without `train_norms` all but the batch normalisation before the head."""
-    _forget_frozen_norms(model)
-    for members in layers.values():
-        for parameter in members.values():
-            parameter.requires_grad_(True)
-    if train_norms:
-        return
-    head = {id(parameter) for parameter in layers[list(layers)[-1]].values()}
-    for module in model.modules():
+def train_all(model: nn.Module, layers: LayerGroups, *, norms: bool) -> None:
+    """Train every group; without `norms` freeze the batch normalisation before the head."""
+    kept = {id(parameter) for parameter in layers[list(layers)[-1]].values()}
+    frozen: set[int] = set()
+    for module in () if norms else model.modules():
         if isinstance(module, _NormBase):
-            for parameter in module.parameters():
-                parameter.requires_grad_(id(parameter) in head)
+            frozen |= {id(parameter) for parameter in module.parameters()} - kept
+    _train_only(model, (parameter for parameter in model.parameters() if id(parameter) not in frozen))
+
+
+def _train_only(model: nn.Module, trained: Iterable[Parameter]) -> None:
+    """Train some parameters of a model and freeze all others."""
+    if vars(model).get("zoo_frozen_norms"):  # an earlier `freeze_to` of the zoo does not count any more
+        vars(model)["zoo_frozen_norms"] = ()
+    chosen = {id(parameter) for parameter in trained}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in chosen)
 
 
 @contextlib.contextmanager
-def rates_by_layer(optimizer: ScheduledOptim, layers: Layers, decay: float) -> Iterator[None]:
-    """Part the optimizer's groups by layer group, the head's first, with falling rates; put them together again after.
+def rates_by_layer(optimizer: ScheduledOptim, layers: LayerGroups, decay: float) -> Iterator[None]:
+    """In this block each layer group is a parameter group of the optimizer, with a rate that falls towards the input.
 
-    Groups that have rates of their own already stay as they are: somebody has chosen these. Parameters that the
-    optimizer lacks, as those that were frozen when it was made, get the settings of its first group.
+    The head's group is the first one. Parameter groups that have different rates already stay as they are, because
+    somebody has chosen these rates. Parameters that the optimizer lacks, as those that were frozen when it was made,
+    are added with the settings of its first group. After the block the optimizer has its own groups again, with the
+    last rate, and the added parameters as one more group.
     """
     optimizer.schedule = None
     before = [(group, list(group["params"]), float(group["lr"])) for group in optimizer.param_groups]
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    held = {id(parameter) for _, parameters, _ in before for parameter in parameters}
     lacking = [p for members in layers.values() for p in members.values() if id(p) not in held]
     given = [dict(group) for group in optimizer.param_groups]
     if lacking:
         given.append({**given[0], "params": lacking})
     if len({float(group["lr"]) for group in given}) == 1:
-        optimizer.param_groups[:] = _parted(given, layers, decay)
+        optimizer.param_groups[:] = _divided(given, layers, decay)
     elif lacking:
         optimizer.param_groups.append(given[-1])
     try:
@@ -159,106 +182,97 @@ def rates_by_layer(optimizer: ScheduledOptim, layers: Layers, decay: float) -> I
             optimizer.add_param_group({**given[-1], "params": lacking, "lr": rate})
 
 
-def _parted(given: list[dict[str, Any]], layers: Layers, decay: float) -> list[dict[str, Any]]:
-    parted = []
+def _divided(given: list[dict[str, Any]], layers: LayerGroups, decay: float) -> list[dict[str, Any]]:
+    """Parameter groups divided by layer group, the head's first; what is in no layer, as a loss's, comes last."""
+    divided = []
     left = {id(parameter) for group in given for parameter in group["params"]}
     for distance, (name, members) in enumerate(reversed(layers.items())):
         inside = {id(parameter) for parameter in members.values()}
         left -= inside
-        for group in given:
-            chosen = [parameter for parameter in group["params"] if id(parameter) in inside]
-            if chosen:
-                lr = float(group["lr"]) * decay**distance
-                parted.append({**group, "params": chosen, "lr": lr, "name": name})
-    others = [{**group, "params": [p for p in group["params"] if id(p) in left]} for group in given]  # of a loss
-    return parted + [group for group in others if group["params"]]
+        divided += [
+            {**_part(group, inside), "lr": float(group["lr"]) * decay**distance, "name": name} for group in given
+        ]
+    divided += [_part(group, left) for group in given]
+    return [group for group in divided if group["params"]]
 
 
-def _zoo_groups(model: nn.Module) -> Layers:
-    from model_zoo import groups
-
-    if not hasattr(model, "zoo_name"):
-        raise ValueError(
-            f"head: {type(model).__name__} was not built by the zoo; give head=, the name of the new module, or groups="
-        )
-    return groups(model)
+def _part(group: dict[str, Any], chosen: set[int]) -> dict[str, Any]:
+    """A parameter group with some of its parameters, given by their ids."""
+    return {**group, "params": [parameter for parameter in group["params"] if id(parameter) in chosen]}
 
 
-def _given_groups(model: nn.Module, groups: Mapping[str, Any] | Sequence[Any]) -> Layers:
+def _given_groups(model: nn.Module, groups: Mapping[str, Any] | Sequence[Any]) -> LayerGroups:
     if isinstance(groups, (str, nn.Module)) or not isinstance(groups, Iterable):
         raise TypeError(f"groups: got {groups!r}; give a list, or a dictionary, of lists of modules or their names")
     named = dict(groups) if isinstance(groups, Mapping) else {f"group{n}": value for n, value in enumerate(groups)}
-    found: Layers = {}
-    seen: set[str] = set()
+    found: LayerGroups = {}
+    left_out = dict(model.named_parameters())
     for name, members in named.items():
-        parts = [members] if isinstance(members, (str, nn.Module)) else list(members)
         found[name] = {}
-        for part in parts:
-            found[name] |= _below(model, part, "groups")
-        twice = seen & set(found[name])
+        for part in [members] if isinstance(members, (str, nn.Module)) else list(members):
+            found[name] |= _parameters_of(model, part, "groups")
+        twice = sorted(found[name].keys() - left_out.keys())
         if twice:
-            raise ValueError(f"groups: {sorted(twice)[0]!r} is in {name!r} and in a group before it")
-        seen |= set(found[name])
-    left_out = [name for name, _ in model.named_parameters() if name not in seen]
+            raise ValueError(f"groups: {twice[0]!r} is in {name!r} and in a group before it")
+        left_out = {key: value for key, value in left_out.items() if key not in found[name]}
     if left_out:
-        more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
-        raise ValueError(f"groups: they leave out {', '.join(left_out[:3])}{more}; every parameter must be in one")
+        names = list(left_out)
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise ValueError(f"groups: they leave out {', '.join(names[:3])}{more}; every parameter must be in one")
     return found
 
 
-def _groups_before(model: nn.Module, head: str | nn.Module) -> Layers:
-    last = _below(model, head)
+def _thirds_and_head(model: nn.Module, head: str | nn.Module) -> LayerGroups:
+    last = _parameters_of(model, head, "head")
     if not last:
         raise ValueError(f"head: {head!r} has no parameters, so nothing is left to train")
     rest = {name: parameter for name, parameter in model.named_parameters() if name not in last}
     if not rest:
         raise ValueError("head: it has all the model's parameters, so nothing is frozen; use fit")
-    order = [path for path in blocks(model) if any(_covers(path, name) for name in rest)]
-    found: Layers = {"low": {}, "mid": {}, "high": {}}
+    places = _places(rest, [path for path in blocks(model) if any(covers(path, name) for name in rest)])
+    count = 1 + max(places.values())
+    found: LayerGroups = {"low": {}, "mid": {}, "high": {}}
     for name, parameter in rest.items():
-        place = next((index for index, path in enumerate(order) if _covers(path, name)), 0)
-        found[("low", "mid", "high")[3 * place // max(1, len(order))]][name] = parameter
+        found[("low", "mid", "high")[3 * places[name] // count]][name] = parameter
     return {**found, "head": last}
 
 
-def _below(model: nn.Module, part: Any, argument: str = "head") -> dict[str, Parameter]:
-    """The parameters of a module of a model, given by itself or by its name; a parameter's name is taken, too."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    if isinstance(part, nn.Module):
-        found = {names.get(id(parameter), ""): parameter for parameter in part.parameters()}
-        if "" in found or not any(module is part for module in model.modules()):
-            raise ValueError(f"{argument}: got a {type(part).__name__} that is not in the model")
-        return found
-    if not isinstance(part, str):
-        raise TypeError(f"{argument}: got {part!r}; give a module of the model, or its name")
+def _parameters_of(model: nn.Module, part: Any, argument: str) -> dict[str, Parameter]:
+    """The parameters of a module of a model, which is given by itself or by its name; or one parameter, by its name."""
     parameters = dict(model.named_parameters())
-    if part in parameters:
+    if isinstance(part, str) and part in parameters:
         return {part: parameters[part]}
-    modules = dict(model.named_modules())
-    if part not in modules:
-        raise ValueError(f"{argument}: got {part!r}{closest(part, [name for name in modules if name][:40])}")
-    own = {id(parameter) for parameter in modules[part].parameters()}
-    return {name: parameter for name, parameter in parameters.items() if id(parameter) in own}
+    inside = {id(parameter) for parameter in find_layer(model, part, argument).parameters()}
+    return {name: parameter for name, parameter in parameters.items() if id(parameter) in inside}
+
+
+def blocks(model: nn.Module) -> list[str]:
+    """The building blocks of a network, from the input to the output: its children, and those of `nn.Sequential`s."""
+    found = []
+    for name, child in model.named_children():
+        if isinstance(child, (nn.Sequential, nn.ModuleList)) and len(child):
+            found += [f"{name}.{inner}" for inner in blocks(child)]
+        elif any(True for _ in child.parameters()):
+            found.append(name)
+    return found
+
+
+def covers(path: str, name: str) -> bool:
+    """Whether a path is a name, or the path of a module that holds what has the name."""
+    return name == path or name.startswith(f"{path}.")
 
 
 def _depths(model: Any) -> dict[str, int]:
-    """How deep each parameter's block is."""
+    """The number of each parameter's block, from 0 at the input."""
     names = [name for name, _ in model.named_parameters()]
-    if hasattr(model, "group_matcher"):  # timm's own layers
-        from timm.models import group_parameters
+    if not hasattr(model, "group_matcher"):
+        return _places(names, blocks(model))
+    from timm.models import group_parameters  # timm's own layers
 
-        layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
-        finite = sorted({int(depth) for depth in layers.values()})
-        return {name: finite.index(int(layers[name])) for name in names}
-    order = blocks(model)
-    return {name: next((n for n, path in enumerate(order) if _covers(path, name)), 0) for name in names}
+    layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+    return {name: int(layers[name]) for name in names}
 
 
-def _forget_frozen_norms(model: nn.Module) -> None:
-    """The zoo's `freeze_to` keeps a list of what stays in evaluation mode; the groups decide that from now on."""
-    if vars(model).get("zoo_frozen_norms"):
-        vars(model)["zoo_frozen_norms"] = ()
-
-
-def _covers(path: str, name: str) -> bool:
-    return name == path or name.startswith(f"{path}.")
+def _places(names: Iterable[str], paths: list[str]) -> dict[str, int]:
+    """For each parameter the index of the path that covers it; 0 for one that the network itself holds."""
+    return {name: next((index for index, path in enumerate(paths) if covers(path, name)), 0) for name in names}

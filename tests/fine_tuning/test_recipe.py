@@ -195,7 +195,7 @@ def test_a_cache_of_ones_own_is_kept(net, make, train, val):
         ({"decay": 0}, "decay: got 0"),
         ({"views": 0}, "views: got 0"),
         ({"schedule": "one_cycel"}, "did you mean"),
-        ({"cache": "nowhere"}, "where: got 'nowhere'"),
+        ({"cache": "nowhere"}, "cache: got 'nowhere'"),
         ({"head": None}, "was not built by the zoo; give head="),
         ({"head": "22"}, "head: got '22'"),
         ({"head": "2.0"}, "no parameters, so nothing is left to train"),
