@@ -72,9 +72,9 @@ class FeatureCache:
         >>> trainer = Trainer(net, nn.CrossEntropyLoss(), optimizer, device="cpu", progress=False)
         >>> train_data = DataLoader([(torch.randn(4), n % 2) for n in range(32)], 8, shuffle=True)
         >>> cache = FeatureCache(trainer)
-        >>> train = cache.loader(train_data)
+        >>> train = cache.loader(train_data)  # doctest: +ELLIPSIS
         Features, the input of '1': 32 x 16 float32, 2.0 kB in memory (free: ...).
-        32 samples in 0.0 s.
+        32 samples in ... s.
         >>> with cache.in_force():
         ...     history = trainer.fit(train, epochs=3)
         >>> cache.close()

@@ -159,27 +159,23 @@ def rates_by_layer(optimizer: ScheduledOptim, layers: LayerGroups, decay: float)
     last rate, and the added parameters as one more group.
     """
     optimizer.schedule = None
-    before = [(group, list(group["params"]), float(group["lr"])) for group in optimizer.param_groups]
-    held = {id(parameter) for _, parameters, _ in before for parameter in parameters}
+    before = list(optimizer.param_groups)
+    rates = [float(group["lr"]) for group in before]
+    held = {id(parameter) for group in before for parameter in group["params"]}
     lacking = [p for members in layers.values() for p in members.values() if id(p) not in held]
-    given = [dict(group) for group in optimizer.param_groups]
-    if lacking:
-        given.append({**given[0], "params": lacking})
-    if len({float(group["lr"]) for group in given}) == 1:
-        optimizer.param_groups[:] = _divided(given, layers, decay)
-    elif lacking:
-        optimizer.param_groups.append(given[-1])
+    added = [{**before[0], "params": lacking}] if lacking else []
+    groups = [*before, *added]
+    optimizer.param_groups[:] = _divided(groups, layers, decay) if len(set(rates)) == 1 else groups
     try:
         yield
     finally:
         optimizer.schedule = None
         rate = optimizer.learning_rate
-        optimizer.param_groups[:] = [group for group, _, _ in before]
-        for group, parameters, lr in before:
-            group["params"] = parameters
-            group["lr"] = rate * lr / before[0][2]
-        if lacking:
-            optimizer.add_param_group({**given[-1], "params": lacking, "lr": rate})
+        optimizer.param_groups[:] = before
+        for group, lr in zip(before, rates, strict=True):
+            group["lr"] = rate * lr / rates[0]
+        for group in added:
+            optimizer.add_param_group({**group, "lr": rate})
 
 
 def _divided(given: list[dict[str, Any]], layers: LayerGroups, decay: float) -> list[dict[str, Any]]:

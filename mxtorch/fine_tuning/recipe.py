@@ -79,7 +79,7 @@ def fine_tune(
     *,
     epochs: int,
     freeze_epochs: int = 1,
-    lr: float | Sequence[float] | None = None,
+    lr: float | Sequence[float | None] | None = None,
     head: str | nn.Module | None = None,
     groups: Mapping[str, Any] | Sequence[Any] | None = None,
     decay: float = grouping.DEFAULT_DECAY,
@@ -107,7 +107,7 @@ def fine_tune(
         >>> tuned = fine_tune(trainer, data, epochs=1, freeze_epochs=2, lr=(0.1, 0.01), head="1")
         >>> len(tuned.history), tuned.rates
         (3, {'head': 0.1, 'all layers': 0.01})
-        >>> print(tuned.notes[0])
+        >>> print(tuned.notes[0])  # doctest: +ELLIPSIS
         Features, the input of '1': 32 x 16 float32, 2.0 kB in memory (free: ...).
 
     Args:
@@ -116,7 +116,7 @@ def fine_tune(
         val_data: The same.
         epochs: Passes with all layers, after the first phase; 0 trains the head alone.
         freeze_epochs: Passes with the head alone; 0 trains all layers from the start.
-        lr: The head's rate: one for both phases, or one for each. None searches for them and reports them.
+        lr: The head's rate: one for both phases, or one for each. Where it is None, it is searched and reported.
         head: The new module, or its name, where the model is not of the zoo.
         groups: Layer groups from the input to the head, by their modules or the names of these; in place of `head`.
         decay: The rate of a layer group divided by that of the next. An optimizer whose groups have different rates
@@ -293,11 +293,8 @@ def _has_own_step(trainer: object) -> bool:
     return sum("training_step" in names for names in definitions) > 1
 
 
-def _given_rates(lr: float | Sequence[float] | None) -> tuple[float | None, float | None]:
-    if lr is None:
-        return None, None
-    if isinstance(lr, Sequence):
-        if len(lr) != 2:
-            raise ValueError(f"lr: got {len(lr)} rates; give one, or two: for the head, and for all layers")
-        return positive_rate(lr[0], "lr"), positive_rate(lr[1], "lr")
-    return positive_rate(lr, "lr"), positive_rate(lr, "lr")
+def _given_rates(lr: float | Sequence[float | None] | None) -> list[float | None]:
+    rates = lr if isinstance(lr, Sequence) else (lr, lr)
+    if len(rates) != 2:
+        raise ValueError(f"lr: got {len(rates)} rates; give one, or two: for the head, and for all layers")
+    return [None if rate is None else positive_rate(rate, "lr") for rate in rates]
