@@ -92,7 +92,7 @@ def fingerprint(value: Tensor) -> bytes:
 
 
 def fingerprints(dataset: Any) -> dict[int, bytes]:
-    """The hashes of the inputs of some items, which are read anew."""
+    """The hashes of the inputs of some items, which are read again."""
     return {index: fingerprint(split_item(dataset[index])[0]) for index in checked_indices(len(dataset))}
 
 

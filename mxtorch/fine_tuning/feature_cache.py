@@ -112,7 +112,7 @@ class FeatureCache:
         self.half = half
         self.tell = tell
         self.cut: Cut | None = None
-        self._banks: dict[int, tuple[Any, _Bank]] = {}  # by id; the data set goes along, so that its id stays its own
+        self._banks: dict[int, tuple[Any, _Bank]] = {}  # by id; data sets are kept, so that no id is reused
         self._checksum: tuple[Any, ...] = ()
         self._values = b""
 
@@ -157,7 +157,7 @@ class FeatureCache:
         self._banks.clear()
 
     def refresh(self) -> None:
-        """Compute features anew if the layers that they come from have changed.
+        """Compute features again if the layers that they come from have changed.
 
         Raises:
             ValueError: A layer before the cut is trained now.
