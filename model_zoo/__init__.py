@@ -12,7 +12,7 @@ from model_zoo.cards import Entry, Preprocessing, WeightFile, Weights
 from model_zoo.download import WeightsError
 from model_zoo.features import features, taps
 from model_zoo.fusion import fuse
-from model_zoo.groups import freeze, freeze_to, groups, param_groups, unfreeze
+from model_zoo.grouping import freeze, freeze_to, groups, param_groups, unfreeze
 from model_zoo.lookup import info, list_models
 from model_zoo.models import (
     alexnet,

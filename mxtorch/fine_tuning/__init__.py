@@ -1,10 +1,11 @@
-"""Fine-tuning: the frozen part computed once, rates by layer, two phases."""
+"""Fine-tuning: features of the frozen part computed once, rates by layer, two phases."""
 
-from mxtorch.fine_tuning.cache import FeatureCache, FeatureLoader
-from mxtorch.fine_tuning.cut import Cut, CutError, find_cut
-from mxtorch.fine_tuning.layers import layer_groups, layer_wise_groups
-from mxtorch.fine_tuning.plan import FineTuning
-from mxtorch.fine_tuning.samples import CacheError
+from mxtorch.fine_tuning.cut import Cut, CutError
+from mxtorch.fine_tuning.dataset_fingerprint import CacheError
+from mxtorch.fine_tuning.feature_cache import FeatureCache, FeatureLoader
+from mxtorch.fine_tuning.grouping import layer_groups, layer_wise_groups
+from mxtorch.fine_tuning.recipe import FineTuning, fine_tune
+from mxtorch.fine_tuning.split_point import find_cut
 
 __all__ = [
     "CacheError",
@@ -14,6 +15,7 @@ __all__ = [
     "FeatureLoader",
     "FineTuning",
     "find_cut",
+    "fine_tune",
     "layer_groups",
     "layer_wise_groups",
 ]

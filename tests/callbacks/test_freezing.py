@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -31,7 +32,7 @@ def test_unfreeze(net, loader, make):
 
 
 def test_freeze(net, loader, make):
-    trainer = make(net, callbacks=[Freeze(["0", "1"], epoch=2)])
+    trainer = make(net, callbacks=[Freeze(["0", "1"], epoch=np.int64(2))])
     assert changes(net, trainer, loader, 3) == ([True, False, False], [True, False, False])
 
 
@@ -40,6 +41,12 @@ def test_layers_that_can_not_be_unfrozen(net, loader, make):
         make(net, callbacks=[Freeze("9", epoch=1)]).fit(loader)
     with pytest.raises(ValueError, match="layers: got none"):
         Freeze([], epoch=1)
+    with pytest.raises(ValueError, match="layers: got a Linear that is not in the model"):
+        make(net, callbacks=[Freeze(torch.nn.Linear(1, 1), epoch=1)]).fit(loader)
+    with pytest.raises(TypeError, match="layers: got 3"):
+        make(net, callbacks=[Freeze([3], epoch=1)]).fit(loader)
+    with pytest.raises(TypeError, match=r"epoch: got 1\.5"):
+        Freeze("0", epoch=1.5)
     with pytest.raises(ValueError, match="epoch: got 0"):
         Freeze("0", epoch=0)
     net[0].requires_grad_(False)

@@ -1,4 +1,4 @@
-"""What a data set gives: whether it is the same every time, and whether it is still what it was."""
+"""Whether a data set gives the same items every time, and whether it has changed since it was last read."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from mxtorch.checkpointing.snapshot import parts_of
 
-# Items that are read twice to see whether they change.
+# How many items are read twice to find out whether they change.
 CHECKED_ITEMS = 8
-# Transforms of torchvision that are random without saying so in their name.
+# Transforms of torchvision that are random and whose names do not begin with "Random".
 _RANDOM_NAMES = (
     "ColorJitter",
     "AutoAugment",
@@ -33,7 +33,7 @@ _RANDOM_NAMES = (
 
 
 class CacheError(ValueError):
-    """Features of these data can't be kept; the message says why."""
+    """The features of these data can't be kept; the message says why."""
 
 
 def split_item(item: Any) -> tuple[Tensor, Any]:
@@ -50,16 +50,12 @@ def split_item(item: Any) -> tuple[Tensor, Any]:
 
 
 def join_batch(inputs: Tensor, rest: list[Any]) -> Any:
-    """A batch as the loader would give it: the inputs, and the targets collated."""
+    """A batch as the loader would give it: the inputs, and the collated targets, if there are any."""
     return inputs if all(value is None for value in rest) else [inputs, default_collate(rest)]
 
 
 def check_loader(loader: Any) -> None:
-    """Raise unless a loader draws single items of a data set by their index and joins them as torch does.
-
-    Raises:
-        CacheError: It does not.
-    """
+    """Raise a CacheError unless a loader takes single items of a data set by index and joins them as torch does."""
     if type(loader) is not DataLoader:
         raise CacheError(f"it is a {type(loader).__name__}, not a torch.utils.data.DataLoader")
     if isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__len__"):
@@ -73,7 +69,7 @@ def check_loader(loader: Any) -> None:
 
 
 def random_transform(loader: Any) -> str | None:
-    """The name of a random transform in a loader's data set; None if there is none to be seen."""
+    """The name of a random transform of torchvision in a loader's data set; None if there is none to be found."""
     for part in parts_of(loader.dataset):
         name = type(part).__name__
         if "torchvision.transforms" in type(part).__module__ and (name.startswith("Random") or name in _RANDOM_NAMES):
@@ -82,7 +78,7 @@ def random_transform(loader: Any) -> str | None:
 
 
 def checked_indices(count: int) -> list[int]:
-    """Items evenly over a data set."""
+    """The indices of some items, evenly spaced over a data set."""
     step = max(1, count // CHECKED_ITEMS)
     return list(range(0, count, step))[:CHECKED_ITEMS]
 
@@ -96,7 +92,7 @@ def fingerprint(value: Tensor) -> bytes:
 
 
 def fingerprints(dataset: Any) -> dict[int, bytes]:
-    """The hashes of some items' inputs, read anew."""
+    """The hashes of the inputs of some items, which are read again."""
     return {index: fingerprint(split_item(dataset[index])[0]) for index in checked_indices(len(dataset))}
 
 
@@ -108,20 +104,20 @@ def changes(dataset: Any) -> bool:
 def digest(dataset: Any) -> bytes:
     """A hash of a data set's whole definition: lists of samples, settings of transforms, size and time of its files.
 
-    A data set that can't be pickled gets another hash each time: what it is can't be known.
+    A data set that can't be pickled gets a new hash each time, so that it counts as changed.
     """
     writer = _HashWriter()
     try:
         _Pickler(writer).dump(dataset)
-    except Exception:  # a pickler raises whatever the objects in it raise
+    except Exception:  # whatever the objects in the data set raise when they are pickled
         return os.urandom(16)
     return writer.hash.digest()
 
 
 def checksum(tensors: dict[str, Tensor]) -> tuple[Any, ...]:
-    """What tells parameters and buffers from changed ones: which tensors they are, their versions, sums of their bits.
+    """What changes when parameters or buffers change: which tensors they are, their versions, sums of their bits.
 
-    The sums see changes through `.data` as well, which torch does not count as a new version. It costs milliseconds.
+    The sums also reveal changes through `.data`, which torch does not count as a new version. They cost milliseconds.
     """
     bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     sums = [
@@ -143,7 +139,7 @@ def hash_of(tensors: dict[str, Tensor]) -> bytes:
 
 
 class _HashWriter:
-    """A file that keeps the hash of what is written to it."""
+    """A file that keeps only the hash of what is written to it."""
 
     def __init__(self) -> None:
         self.hash = hashlib.blake2b(digest_size=16)
@@ -154,7 +150,7 @@ class _HashWriter:
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles a data set; where it names a file, the file's size and time go along."""
+    """Pickles a data set; where it names a file, the size and time of the file are written, too."""
 
     def __init__(self, writer: _HashWriter) -> None:
         super().__init__(writer, protocol=5)

@@ -6,7 +6,7 @@ from torch import nn
 
 import model_zoo
 from mxtorch.fine_tuning import layer_groups, layer_wise_groups
-from mxtorch.fine_tuning.layers import blocks
+from mxtorch.fine_tuning.grouping import blocks
 
 
 def test_groups_of_the_zoo_and_of_others():
@@ -45,7 +45,12 @@ def test_layer_wise_rates_fall_towards_the_input(name):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"lr": 0}, "lr: got 0"), ({"lr": 1, "decay": 2}, "decay: got 2"), ({"lr": 1, "frozen": True}, "is frozen")],
+    [
+        ({"lr": float("nan")}, "lr: got nan"),
+        ({"lr": 0}, "lr: got 0"),
+        ({"lr": 1, "decay": 2}, "decay: got 2"),
+        ({"lr": 1, "frozen": True}, "is frozen"),
+    ],
 )
 def test_arguments_that_are_off(options, message):
     net = nn.Linear(2, 2).requires_grad_(not options.pop("frozen", False))

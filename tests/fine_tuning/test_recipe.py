@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from torchvision.transforms import v2
 
 import model_zoo
 from mxtorch import Callback, Trainer
-from mxtorch.fine_tuning import FeatureCache
+from mxtorch.fine_tuning import FeatureCache, fine_tune
 
 
 class Rates(Callback):
@@ -167,6 +168,39 @@ def test_why_there_is_no_cache_is_told(net, make, pictures, val):
     assert any("training_step of its own" in n for n in own.fine_tune(val, epochs=0, lr=0.1, head="2").notes)
 
 
+def test_a_step_that_was_set_on_the_trainer_itself_is_seen(net, make, val):
+    trainer = make(net)
+    trainer.training_step = lambda batch: nn.functional.cross_entropy(net(batch[0]), batch[1])
+    notes = trainer.fine_tune(val, epochs=0, lr=0.1, head="2").notes
+    assert any("training_step of its own" in note for note in notes)
+
+
+class Other:
+    """Has of a trainer what `fine_tune` uses, and nothing else."""
+
+    def __init__(self, trainer) -> None:
+        for name in ("model", "optimizer", "engine", "history", "accumulate", "progress", "fit", "find_lr"):
+            setattr(self, name, getattr(trainer, name))
+
+
+def test_what_it_uses_of_a_trainer(net, make, train, val):
+    results = []
+    initial = {name: value.clone() for name, value in net.state_dict().items()}
+    for wrap in (Other, lambda trainer: trainer):
+        net.load_state_dict(initial)
+        torch.manual_seed(1)
+        results.append(fine_tune(wrap(make(net)), train, val, epochs=1, freeze_epochs=2, head="2"))
+    assert results[0].rates == results[1].rates
+    assert results[0].history["train/loss"] == results[1].history["train/loss"]
+
+
+def test_numbers_of_numpy(net, make, train):
+    options = {"epochs": np.int64(1), "freeze_epochs": np.int32(2), "views": np.uint8(1), "lr": np.float32(0.5)}
+    result = make(net).fine_tune(train, head="2", decay=np.float64(0.5), **options)
+    assert len(result.history) == 3
+    assert result.rates == {"head": 0.5, "all layers": 0.5}
+
+
 def test_validation_data_that_change_are_run_whole(net, make, train):
     random = type(train.dataset)(v2.RandomHorizontalFlip())
     result = make(net, channels_last=False).fine_tune(train, DataLoader(random, 8), epochs=0, lr=0.1, head="2")
@@ -195,7 +229,7 @@ def test_a_cache_of_ones_own_is_kept(net, make, train, val):
         ({"decay": 0}, "decay: got 0"),
         ({"views": 0}, "views: got 0"),
         ({"schedule": "one_cycel"}, "did you mean"),
-        ({"cache": "nowhere"}, "where: got 'nowhere'"),
+        ({"cache": "nowhere"}, "cache: got 'nowhere'"),
         ({"head": None}, "was not built by the zoo; give head="),
         ({"head": "22"}, "head: got '22'"),
         ({"head": "2.0"}, "no parameters, so nothing is left to train"),
@@ -213,6 +247,7 @@ def test_arguments_that_are_off(net, make, train, options, message):
     with pytest.raises((ValueError, TypeError), match=message):
         trainer.fine_tune(train, **{"epochs": 1, "head": "2", **options})
     assert trainer.step == 0
+    assert all(parameter.requires_grad for parameter in net.parameters())
     assert len(trainer.optimizer.param_groups) == 1
 
 

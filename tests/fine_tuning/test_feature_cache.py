@@ -96,15 +96,15 @@ def test_float16_takes_half_the_room(frozen, make, train, val, cache_of, told):
 def test_room_is_told_before_it_is_taken_and_never_over_a_third(
     frozen, make, train, cache_of, told, monkeypatch, tmp_path
 ):
-    from mxtorch.fine_tuning import memory
+    from mxtorch.fine_tuning import storage
 
-    monkeypatch.setattr(memory, "free_memory", lambda: 4000)
+    monkeypatch.setattr(storage, "free_memory", lambda: 4000)
     cache_of(make(frozen)).loader(train)  # 1024 bytes: below a third
     assert "32 x 8 float32, 1.0 kB in memory (free: 4.0 kB)" in told[-2]
-    monkeypatch.setattr(memory, "free_memory", lambda: 3000)
+    monkeypatch.setattr(storage, "free_memory", lambda: 3000)
     order = []
-    real = memory.table
-    monkeypatch.setattr(memory, "table", lambda *arguments: order.append(len(told)) or real(*arguments))
+    real = storage.table
+    monkeypatch.setattr(storage, "table", lambda *arguments: order.append(len(told)) or real(*arguments))
     told.clear()
     cache_of(make(frozen)).loader(train)
     assert "memory-mapped file" in told[0]
@@ -113,7 +113,7 @@ def test_room_is_told_before_it_is_taken_and_never_over_a_third(
     told.clear()
     cache_of(make(frozen), where="memory").loader(train)
     assert "as asked for" in told[0]
-    monkeypatch.setattr(memory.shutil, "disk_usage", lambda folder: Usage(0, 0, 2000))
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda folder: Usage(0, 0, 2000))
     with pytest.raises(CacheError, match="there is no room"):
         cache_of(make(frozen)).loader(train)
 

@@ -1,4 +1,4 @@
-"""How much memory there is, and where a large table of numbers goes."""
+"""Where a large table of numbers is stored: in memory, or in a memory-mapped file."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-# More than this part of what is free is taken only when asked for.
+# "auto" takes at most this part of what is free.
 LARGEST_PART = 1 / 3
 
 Where = Literal["auto", "memory", "file"]
 
 
 class Place(NamedTuple):
-    """Where a table goes: memory, or a file in a folder; and how it is told."""
+    """Where a table is stored: in a file in a folder, or in memory (None); and a sentence that says so."""
 
     folder: Path | None
     sentence: str
 
 
 def free_memory() -> int | None:
-    """Bytes of memory that can be taken without anything being swapped out; None where that is not known.
+    """Bytes of memory that can be taken without swapping; None where that is not known.
 
-    A limit on the process's control group, as containers have, counts.
+    It respects the limit of the process's control group, as containers have.
     """
     found: list[int] = []
     with contextlib.suppress(OSError, ValueError, IndexError):
@@ -48,32 +48,38 @@ def free_memory() -> int | None:
     return min(found) if found else None
 
 
+def check_where(where: Where | str | Path, argument: str) -> None:
+    """Raise a ValueError unless `where` is a known name or a folder that exists."""
+    if where not in get_args(Where) and not Path(where).is_dir():
+        raise ValueError(f"{argument}: got {str(where)!r}; give 'auto', 'memory', 'file' or a folder that exists")
+
+
 def choose_place(size: int, where: Where | str | Path, what: str) -> Place | None:
-    """Where a table of so many bytes goes; None if there is no room for it.
+    """Where to store a table; None if there is no room for it.
 
     Args:
-        size: Bytes.
-        where: `"memory"` and a folder are taken as asked for. `"auto"` takes memory up to a third of what is free, else
-            a file in the folder for temporary files, up to a third of what is free there. `"file"` is such a file.
+        size: Its bytes.
+        where: `"memory"`, or a folder. `"file"` is a file in the folder for temporary files. `"auto"` is memory, up to
+            a third of what is free, otherwise such a file, up to a third of what is free there.
         what: What the table is, for the sentence.
     """
     free = free_memory()
-    told = f"{what}, {in_words(size)}"
+    table = f"{what}, {in_words(size)}"
     known = "" if free is None else f" (free: {in_words(free)})"
     if where == "memory":
-        return Place(None, f"{told} in memory{known}, as asked for")
+        return Place(None, f"{table} in memory{known}, as asked for")
     if where == "auto" and size <= LARGEST_PART * (0 if free is None else free):
-        return Place(None, f"{told} in memory{known}")
+        return Place(None, f"{table} in memory{known}")
     folder = Path(tempfile.gettempdir()) if where in ("auto", "file") else Path(where)
     space = shutil.disk_usage(folder).free
     if size > space * (LARGEST_PART if where == "auto" else 1.0):
         return None
     why = "" if where != "auto" else f", as it is over a third of the free memory{known}"
-    return Place(folder, f"{told} in a memory-mapped file in {folder} (free: {in_words(space)}){why}")
+    return Place(folder, f"{table} in a memory-mapped file in {folder} (free: {in_words(space)}){why}")
 
 
 def table(shape: tuple[int, ...], dtype: torch.dtype, folder: Path | None) -> tuple[Tensor, Path | None]:
-    """An empty table, in memory or in a memory-mapped file that is to be removed after use."""
+    """An empty table, in memory or in a memory-mapped file, which the caller removes after use."""
     if folder is None:
         return torch.empty(shape, dtype=dtype), None
     descriptor, name = tempfile.mkstemp(prefix="mxtorch-", suffix=".features", dir=folder)
@@ -83,7 +89,7 @@ def table(shape: tuple[int, ...], dtype: torch.dtype, folder: Path | None) -> tu
 
 
 def in_words(size: float) -> str:
-    """Bytes as a person says them: `2.0 MB`."""
+    """Bytes in a readable unit: `2.0 MB`."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"

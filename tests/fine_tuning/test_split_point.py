@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+from collections import UserDict
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import nn
@@ -106,6 +110,85 @@ class Mixing(nn.Module):
     def forward(self, inputs):
         x = self.inner(inputs)
         return x - x.mean(0)
+
+
+class Pair(NamedTuple):
+    hidden: torch.Tensor
+    nothing: None
+
+
+@dataclass
+class Record:
+    hidden: torch.Tensor
+
+
+class Wrapping(nn.Module):
+    """Gives its output inside another object, as the networks of transformers do."""
+
+    def __init__(self, wrap) -> None:
+        super().__init__()
+        self.inner, self.wrap = nn.Linear(4, 6), wrap
+
+    def forward(self, inputs):
+        return self.wrap(self.inner(inputs))
+
+
+class Structured(nn.Module):
+    """The output of its body is a structure, which `read` opens; with `past` it also goes past the head."""
+
+    def __init__(self, wrap, read, past) -> None:
+        super().__init__()
+        self.body, self.between, self.head = Wrapping(wrap), nn.Linear(6, 6), nn.Linear(6, 6)
+        self.read, self.past = read, past
+
+    def forward(self, inputs):
+        hidden = self.read(self.body(inputs))
+        assert len(hidden) == len(inputs)
+        logits = self.head(self.between(hidden))
+        return {"logits": logits + hidden if self.past else logits, "state": UserDict(hidden=None)}
+
+
+STRUCTURES = {
+    "dict": (lambda x: {"hidden": x, "nothing": None}, lambda output: output["hidden"]),
+    "UserDict": (lambda x: UserDict(hidden=[x], nothing=None), lambda output: output.data["hidden"][0]),
+    "named tuple": (lambda x: Pair(x, None), lambda output: output.hidden),
+    "dataclass": (lambda x: Record(x), lambda output: output.hidden),
+}
+
+
+@pytest.mark.parametrize("kind", ["dict", "UserDict", "named tuple"])
+def test_modules_that_give_structures(kind):
+    net = trained(Structured(*STRUCTURES[kind], past=False), "head")
+    inputs = torch.randn(8, 4)
+    cut = find_cut(net, inputs, at="head")
+    assert str(cut) == "the input of 'head'"
+    for count in (8, 3):
+        logits = cut.outputs(cut.features(inputs[:count]))["logits"]
+        assert torch.allclose(logits, net(inputs[:count])["logits"], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", STRUCTURES)
+def test_what_goes_past_the_cut_in_a_structure_is_found(kind):
+    net = trained(Structured(*STRUCTURES[kind], past=True), "head")
+    with pytest.raises(CutError, match="a residual connection goes past it"):
+        find_cut(net, torch.randn(8, 4), at="head")
+
+
+class Counting(nn.Linear):
+    """Becomes stronger with each call in training mode."""
+
+    calls = 1
+
+    def forward(self, inputs):
+        self.calls += self.training
+        return super().forward(inputs) * self.calls
+
+
+def test_finding_a_cut_leaves_attributes_alone():
+    net = nn.Sequential(nn.Linear(4, 6), Counting(6, 3))
+    net[0].requires_grad_(False)
+    assert str(find_cut(net, torch.randn(8, 4))) == "the input of '1'"
+    assert net[1].calls == 1
 
 
 class Between(nn.Module):

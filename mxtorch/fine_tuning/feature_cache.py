@@ -1,0 +1,335 @@
+"""The features of a frozen backbone, computed once for each sample instead of in every step."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mxtorch._checks import whole_number
+from mxtorch.callbacks.progress import progress_bar
+from mxtorch._checks import check_integer
+from mxtorch.fine_tuning import dataset_fingerprint, storage
+from mxtorch.fine_tuning.cut import Cut
+from mxtorch.fine_tuning.dataset_fingerprint import CacheError
+from mxtorch.fine_tuning.protocols import FeatureSource
+from mxtorch.fine_tuning.split_point import find_cut, unchanged
+
+# Samples in one pass of the frozen layers. On an accelerator enough to fill it. On a CPU few, so that activations are
+# small enough for the allocator to use their memory again: with 32 pictures of 224 pixels it asks the system for new
+# pages each time, which doubles EfficientNet-Lite0's processor time.
+BATCH_SIZE = 32
+BATCH_SIZE_ON_CPU = 4
+
+
+@dataclass
+class _Bank:
+    """The features of one data set.
+
+    Attributes:
+        features: [samples * views, ...]; the views of a sample are neighbours.
+        rest: The target of each row, as the data set gave it.
+        views: Rows of a sample.
+        dtype: The dtype in which features are handed out.
+        definition: The hash of the data set's definition when they were computed.
+        checked: Hashes of some inputs; empty for random ones.
+        file: The file that holds the features, if they are not in memory.
+    """
+
+    features: Tensor
+    rest: list[Any]
+    views: int
+    dtype: torch.dtype
+    definition: bytes
+    checked: dict[int, bytes]
+    file: Path | None
+
+    def remove_file(self) -> None:
+        if self.file is not None:
+            with contextlib.suppress(OSError):
+                self.file.unlink()
+
+
+class FeatureCache:
+    """Keeps the outputs of a trainer's frozen layers for each sample, so that `find_lr`, `fit`, `evaluate` skip them.
+
+        >>> import torch
+        >>> from torch import nn
+        >>> from torch.utils.data import DataLoader
+        >>> from mxtorch import Trainer
+        >>> from mxtorch.fine_tuning import FeatureCache
+        >>> net = nn.Sequential(nn.Sequential(nn.Linear(4, 16), nn.ReLU()), nn.Linear(16, 2))
+        >>> net[0].requires_grad_(False).training
+        True
+        >>> optimizer = torch.optim.SGD(net[1].parameters(), lr=0.1)
+        >>> trainer = Trainer(net, nn.CrossEntropyLoss(), optimizer, device="cpu", progress=False)
+        >>> train_data = DataLoader([(torch.randn(4), n % 2) for n in range(32)], 8, shuffle=True)
+        >>> cache = FeatureCache(trainer)
+        >>> train = cache.loader(train_data)  # doctest: +ELLIPSIS
+        Features, the input of '1': 32 x 16 float32, 2.0 kB in memory (free: ...).
+        32 samples in ... s.
+        >>> with cache.in_force():
+        ...     history = trainer.fit(train, epochs=3)
+        >>> cache.close()
+
+    Losses, the order of the data and the random numbers of the training are the same as without the cache. Features are
+    computed again when a frozen parameter or buffer has changed, which is checked at the start of each epoch; and when
+    the data set has changed: its definition with the transforms, the size and time of its files, or some items that are
+    read again.
+
+    Args:
+        trainer: A `mxtorch.Trainer` whose model has frozen layers: parameters with `requires_grad=False`.
+        at: The name of the module whose input is kept. By default the last one that everything trainable comes after.
+        where: `"auto"`, `"memory"`, `"file"` or a folder. `"auto"` keeps features in memory up to a third of what is
+            free, otherwise in a temporary memory-mapped file.
+        half: Whether features are kept in float16: half the room, rounded to three digits.
+        tell: A function that is given notes: how much room will be taken and why, before it is taken.
+
+    Raises:
+        ValueError: `where` is neither a known name nor a folder that exists.
+    """
+
+    def __init__(
+        self,
+        trainer: FeatureSource,
+        *,
+        at: str | None = None,
+        where: storage.Where | str | Path = "auto",
+        half: bool = False,
+        tell: Callable[[str], None] = print,
+    ) -> None:
+        storage.check_where(where, "where")
+        self.trainer = trainer
+        self.at = at
+        self.where = where
+        self.half = half
+        self.tell = tell
+        self.cut: Cut | None = None
+        self._banks: dict[int, tuple[Any, _Bank]] = {}  # by id; data sets are kept, so that no id is reused
+        self._checksum: tuple[Any, ...] = ()
+        self._values = b""
+
+    def loader(self, data: Any, *, views: int = 1) -> DataLoader[Any]:
+        """A loader of features that goes through the samples in the same order as `data`.
+
+        Args:
+            data: A DataLoader of `(input, target)` items with torch's own collation.
+            views: How many times each item is read and kept, for data sets whose items change, as under random
+                augmentation. Epochs use the readings in turn.
+
+        Raises:
+            CacheError: A ValueError: the data have another form, items change and `views` is 1, or there is no room.
+            CutError: A ValueError, too: the model can't be cut.
+        """
+        views = checked_integer(views, "views")
+        dataset_fingerprint.check_loader(data)
+        with unchanged(self.trainer.model, data):
+            if self.cut is None:
+                self.cut = find_cut(self.trainer.model, self._probe(data.dataset), self.at)
+                self._checksum = dataset_fingerprint.checksum(self.cut.frozen)
+                self._values = dataset_fingerprint.hash_of(self.cut.frozen)
+            bank = self._bank(data, views)
+        return FeatureLoader(self, _Features(bank), data)
+
+    @contextlib.contextmanager
+    def in_force(self) -> Iterator[None]:
+        """In this block the trainer's model takes features; it takes inputs as well, and runs whole on them.
+
+        Raises:
+            ValueError: No loader was made yet.
+        """
+        if self.cut is None:
+            raise ValueError("in_force: there are no features yet; call loader(data) first")
+        with self.cut.in_force():
+            yield
+
+    def close(self) -> None:
+        """Free the memory and remove the files."""
+        for _, bank in self._banks.values():
+            bank.remove_file()
+        self._banks.clear()
+
+    def refresh(self) -> None:
+        """Compute features again if the layers that they come from have changed.
+
+        Raises:
+            ValueError: A layer before the cut is trained now.
+        """
+        assert self.cut is not None
+        frozen = self.cut.frozen
+        trained = [name for name, value in frozen.items() if value.requires_grad]
+        if trained:
+            raise ValueError(
+                f"the features come from frozen layers, but {trained[0]!r} is trained now; leave the block of "
+                "in_force() before unfreezing"
+            )
+        checksum = dataset_fingerprint.checksum(frozen)
+        if checksum == self._checksum:
+            return
+        self._checksum, before = checksum, self._values
+        self._values = dataset_fingerprint.hash_of(frozen)
+        if self._values == before:
+            return  # they were written, but with the values that they had, as by a restore
+        self.tell("The frozen layers have changed: their features are computed again.")
+        for dataset, bank in self._banks.values():
+            self._fill(dataset, bank, workers=0)
+
+    def _probe(self, dataset: Any) -> Tensor:
+        inputs = [dataset_fingerprint.split_item(dataset[index % len(dataset)])[0] for index in range(2)]
+        probe: Tensor = self.trainer.engine.move(_stacked(inputs))
+        return probe
+
+    def _bank(self, data: DataLoader[Any], views: int) -> _Bank:
+        """The features of a loader's data set, which are computed unless they are known and up to date."""
+        dataset: Any = data.dataset
+        definition = dataset_fingerprint.digest(dataset)
+        _, known = self._banks.get(id(dataset), (None, None))
+        if known is not None and known.definition == definition and known.views in (1, views):
+            if known.views > 1 or dataset_fingerprint.fingerprints(dataset) == known.checked:
+                self.refresh()
+                return known
+            self.tell("Samples have changed since their features were computed: they are computed again.")
+        if known is not None:
+            known.remove_file()
+            del self._banks[id(dataset)]
+        random = dataset_fingerprint.random_transform(data)
+        changing = random is not None or dataset_fingerprint.changes(dataset)
+        if changing and views == 1:
+            cause = f"it has {random}" if random else "two readings of an item differ"
+            raise CacheError(f"its items change between calls ({cause}); views=k keeps k readings of each")
+        bank = self._empty_bank(dataset, views if changing else 1, definition)
+        try:
+            self._fill(dataset, bank, workers=data.num_workers)
+        except BaseException:
+            bank.remove_file()
+            raise
+        self._banks[id(dataset)] = (dataset, bank)
+        return bank
+
+    def _empty_bank(self, dataset: Any, views: int, definition: bytes) -> _Bank:
+        """Room for the features, reported before it is taken."""
+        assert self.cut is not None
+        with self.trainer.engine.autocast():
+            feature = self.cut.features(self._probe(dataset))[0]
+        dtype = torch.float16 if self.half and feature.is_floating_point() else feature.dtype
+        rows = len(dataset) * views
+        size = rows * feature.numel() * dtype.itemsize
+        shape = " x ".join(map(str, feature.shape))
+        what = f"Features, {self.cut}: {rows} x {shape} {str(dtype).removeprefix('torch.')}"
+        if views > 1:
+            what += f" ({views} views of {len(dataset)} samples)"
+        place = storage.choose_place(size, self.where, what)
+        if place is None:
+            raise CacheError(f"{what}, {storage.in_words(size)}: there is no room")
+        self.tell(place.sentence + ".")
+        table, file = storage.table((rows, *feature.shape), dtype, place.folder)
+        return _Bank(table, [None] * rows, views, feature.dtype, definition, {}, file)
+
+    def _fill(self, dataset: Any, bank: _Bank, *, workers: int) -> None:
+        """Run the frozen layers over all samples; the random numbers of the training stay the same."""
+        started = time.perf_counter()
+        wanted = set(dataset_fingerprint.checked_indices(len(dataset))) if bank.views == 1 else set()
+        with contextlib.ExitStack() as ends:
+            bar = progress_bar(len(bank.features), "features") if self.trainer.progress else None
+            if bar is not None:
+                ends.callback(bar.close)
+            ends.enter_context(unchanged(self.trainer.model))
+            for view in range(bank.views):
+                row = view
+                for inputs, rest in self._read(dataset, workers, view):
+                    self._fill_rows(bank, row, inputs, rest, wanted)
+                    row += len(inputs) * bank.views
+                    if bar is not None:
+                        bar.update(len(inputs))
+        if bank.views == 1 and dataset_fingerprint.fingerprints(dataset) != bank.checked:
+            raise CacheError("its items change between calls (some were read again, and differ)")
+        self.tell(f"{len(bank.features)} samples in {time.perf_counter() - started:.1f} s.")
+
+    def _fill_rows(self, bank: _Bank, row: int, inputs: Tensor, rest: list[Any], wanted: set[int]) -> None:
+        """Compute the features of one batch, whose first sample has the row `row`."""
+        assert self.cut is not None
+        with self.trainer.engine.autocast():
+            features = self.cut.features(self.trainer.engine.move(inputs))
+        rows = torch.arange(row, row + len(inputs) * bank.views, bank.views)
+        bank.features[rows] = features.to("cpu", bank.features.dtype)
+        for index, target, one in zip(rows.tolist(), rest, inputs, strict=True):
+            bank.rest[index] = target
+            if index in wanted:
+                bank.checked[index] = dataset_fingerprint.fingerprint(one)
+
+    def _read(self, dataset: Any, workers: int, view: int) -> Iterator[tuple[Tensor, list[Any]]]:
+        # The seeds of the workers come from a generator of its own, so that the global one stays as it is.
+        generator = torch.Generator().manual_seed(torch.initial_seed() + view)
+        size = BATCH_SIZE_ON_CPU if self.trainer.engine.device.type == "cpu" else BATCH_SIZE
+        reader: DataLoader[Any] = DataLoader(
+            dataset, size, num_workers=workers, collate_fn=_with_targets_apart, generator=generator
+        )
+        yield from reader
+
+
+class _Features(Dataset[Any]):
+    """A bank as a data set, which is read a whole batch at a time."""
+
+    def __init__(self, bank: _Bank) -> None:
+        self.bank = bank
+        self.passes = 0  # decides the view; it is an attribute here, so that find_lr restores it
+
+    def __len__(self) -> int:
+        return len(self.bank.features) // self.bank.views
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        bank = self.bank
+        samples = torch.as_tensor(indices)
+        rows = samples % len(self) * bank.views + (samples + self.passes) % bank.views
+        targets = [bank.rest[row] for row in rows.tolist()]
+        return dataset_fingerprint.join_batch(bank.features[rows].to(bank.dtype), targets)
+
+
+class FeatureLoader(DataLoader[Any]):
+    """Goes through features in the order in which another loader goes through its samples."""
+
+    def __init__(self, cache: FeatureCache, features: _Features, data: DataLoader[Any]) -> None:
+        self.cache = cache
+        super().__init__(
+            features,
+            batch_sampler=data.batch_sampler,  # the same object, because it holds the order
+            collate_fn=lambda batch: batch,
+            pin_memory=data.pin_memory,
+            generator=data.generator,
+        )
+
+    def __iter__(self) -> Any:
+        self.cache.refresh()
+        self.dataset.passes += 1  # type: ignore[attr-defined]
+        return super().__iter__()
+
+
+def checked_integer(value: Any, argument: str, *, at_least: int = 1) -> int:
+    """The value as an int, also one of NumPy.
+
+    Raises:
+        TypeError: It is no integer.
+        ValueError: It is below `at_least`.
+    """
+    integer = whole_number(value)
+    check_integer(value if integer is None else integer, argument, at_least=at_least)
+    return value if integer is None else integer
+
+
+def _with_targets_apart(items: list[Any]) -> tuple[Tensor, list[Any]]:
+    pairs = [dataset_fingerprint.split_item(item) for item in items]
+    return _stacked([inputs for inputs, _ in pairs]), [rest for _, rest in pairs]
+
+
+def _stacked(inputs: list[Tensor]) -> Tensor:
+    shapes = {tuple(one.shape) for one in inputs}
+    if len(shapes) > 1:
+        raise CacheError(f"its inputs have different shapes: {sorted(shapes)[:2]}")
+    return torch.stack(inputs)
