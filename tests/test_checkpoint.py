@@ -89,7 +89,7 @@ def test_a_file_of_the_first_format_is_read(make, net, loader, tmp_path, weights
         "scaler": None,
         "step": 8,
         "epoch": 1,
-        "history": {"rows": trainer.history.rows, "records": trainer.history.records},
+        "history": {"rows": trainer.history.rows, "records": list(trainer.history.records)},
         "random": {"python": [version, list(internal), gaussian], "numpy": key, "torch": torch.get_rng_state()},
     }
     torch.save(content, tmp_path / "old.pt")
