@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mxtorch import balance, callbacks, fine_tuning, init, mixing, nn, schedules
+from mxtorch import callbacks, fine_tuning, init, nn, schedules
 from mxtorch._version import __version__
 from mxtorch.callbacks import Callback
+from mxtorch.data import class_balance as balance
+from mxtorch.data import mixing
 from mxtorch.fine_tuning import FineTuning
 from mxtorch.history import History
 from mxtorch.interpretation import Interpretation
