@@ -110,7 +110,10 @@ class Applications:
         Raises:
             ValueError: The outputs are not [N, classes], the targets no class numbers; a wrong number of names.
         """
-        return interpret(cast("Trainer", self), val_data, classes, pictures)
+        trainer = cast("Trainer", self)
+        result = interpret(trainer, val_data, classes=classes, pictures=pictures)
+        trainer.callbacks.call("on_interpreted", trainer, result)
+        return result
 
     def export(
         self,
@@ -141,7 +144,7 @@ class Applications:
             ValueError: The ending is unknown, the model can't be exported, the file's outputs are not the model's, a
                 transform can't be described, a wrong number of names.
         """
-        from mxtorch.exporting.export import export  # it imports the zoo, which is imported on first use
+        from mxtorch.exporting import export  # it imports the zoo, which is imported on first use
 
         return export(
             cast("Trainer", self),

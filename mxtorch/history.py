@@ -277,7 +277,7 @@ class History:
         Args:
             path: The file; an older one is replaced.
         """
-        with open(path, "w", newline="") as file:
+        with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(self.rows)
