@@ -147,7 +147,9 @@ class LossMeter:
         self.count = 0
         self.bad_step: int | None = None
         self._next_step = first_step
-        self._unread: list[tuple[Tensor, int, Tensor | None]] = []  # loss, samples, whether its gradient is bad
+        self._losses: list[Tensor] = []  # unread, as are the next two
+        self._sizes: list[int] = []
+        self._bad: list[Tensor] = []
         self._epoch_sum = 0.0
         self._epoch_samples = 0
         self._started = self._last_read = time.perf_counter()
@@ -160,7 +162,10 @@ class LossMeter:
             samples: How many samples it is the mean of.
             bad: A float tensor on the device, 1 where the gradient is not finite. Given for all steps or for none.
         """
-        self._unread.append((loss, samples, bad))
+        self._losses.append(loss)
+        self._sizes.append(samples)
+        if bad is not None:
+            self._bad.append(bad)
         self.count += 1
 
     def skip(self) -> None:
@@ -171,7 +176,7 @@ class LossMeter:
     @property
     def unread(self) -> bool:
         """Whether steps were added since the last reading."""
-        return bool(self._unread)
+        return bool(self._losses)
 
     def read(self, *, skips: bool = False) -> tuple[dict[str, float], int]:
         """Mean loss and samples a second since the last reading, and how many steps were bad.
@@ -182,7 +187,8 @@ class LossMeter:
         Raises:
             BadNumberError: A loss or gradient was not finite; `bad_step` is its number.
         """
-        losses, sizes, flags = self._numbers()
+        losses: list[float] = torch.stack(self._losses).tolist() if self._losses else []
+        flags: list[float] = torch.stack(self._bad).tolist() if self._bad else [0.0] * len(losses)
         bad = [bool(flag) or not math.isfinite(loss) for loss, flag in zip(losses, flags, strict=True)]
         if any(bad) and not skips:
             offset = bad.index(True)
@@ -191,18 +197,18 @@ class LossMeter:
             raise BadNumberError(
                 "the loss is finite, its gradient is not" if finite else f"the loss is {losses[offset]}"
             )
-        kept = [(loss, size) for loss, size, is_bad in zip(losses, sizes, bad, strict=True) if not is_bad]
+        kept = [(loss, size) for loss, size, is_bad in zip(losses, self._sizes, bad, strict=True) if not is_bad]
         weighted = sum(loss * size for loss, size in kept)
         samples = sum(size for _, size in kept)
         now = time.perf_counter()
         figures = {
             "train/loss": weighted / samples if samples else math.nan,
-            "samples_per_second": sum(sizes) / max(now - self._last_read, 1e-9),
+            "samples_per_second": sum(self._sizes) / max(now - self._last_read, 1e-9),
         }
         self._epoch_sum += weighted
         self._epoch_samples += samples
         self._next_step += len(losses)
-        self._unread, self._last_read = [], now
+        self._losses, self._sizes, self._bad, self._last_read = [], [], [], now
         return figures, sum(bad)
 
     def finish(self) -> dict[str, float]:
@@ -217,13 +223,12 @@ class LossMeter:
     def state_dict(self) -> dict[str, Any]:
         """Sums, unread losses, and seconds since the epoch began and since the last reading."""
         now = time.perf_counter()
-        losses, bad = self._stacked()
         return {
             "count": self.count,
             "next_step": self._next_step,
-            "losses": losses,
-            "bad": bad,
-            "sizes": [size for _, size, _ in self._unread],
+            "losses": torch.stack(self._losses) if self._losses else None,
+            "bad": torch.stack(self._bad) if self._bad else None,
+            "sizes": list(self._sizes),
             "sum": self._epoch_sum,
             "samples": self._epoch_samples,
             "elapsed": now - self._started,
@@ -250,21 +255,8 @@ class LossMeter:
             raise ValueError(f"there are {count} losses and sizes {saved['sizes']!r}")
         now = time.perf_counter()
         self.count, self._next_step = saved["count"], saved["next_step"]
-        losses = [] if saved["losses"] is None else saved["losses"].to(device).unbind()
-        bad = [None] * count if saved["bad"] is None else saved["bad"].to(device).unbind()
-        self._unread = list(zip(losses, saved["sizes"], bad, strict=True))
+        self._losses = [] if saved["losses"] is None else list(saved["losses"].to(device).unbind())
+        self._bad = [] if saved["bad"] is None else list(saved["bad"].to(device).unbind())
+        self._sizes = list(saved["sizes"])
         self._epoch_sum, self._epoch_samples = saved["sum"], saved["samples"]
         self._started, self._last_read = now - saved["elapsed"], now - saved["since_read"]
-
-    def _stacked(self) -> tuple[Tensor | None, Tensor | None]:
-        """Unread losses and flags of bad gradients on their device; None where there are none."""
-        bad = [flag for _, _, flag in self._unread if flag is not None]
-        losses = torch.stack([loss for loss, _, _ in self._unread]) if self._unread else None
-        return losses, torch.stack(bad) if bad else None
-
-    def _numbers(self) -> tuple[list[float], list[int], list[float]]:
-        """Unread losses, sizes, and flags of bad gradients on the host. This waits for the device."""
-        losses, bad = self._stacked()
-        numbers: list[float] = [] if losses is None else losses.tolist()
-        flags: list[float] = [0.0] * len(numbers) if bad is None else bad.tolist()
-        return numbers, [size for _, size, _ in self._unread], flags
