@@ -42,7 +42,7 @@ class Records(Sequence[dict[str, float]]):
     """
 
     def __init__(self, records: Iterable[Mapping[str, float]] = ()) -> None:
-        self._names: list[str] = []  # in the order of their first appearance: the columns of the two arrays
+        self._names: dict[str, int] = {}  # the columns of the two arrays, in the order of their first appearance
         self._length = 0
         # Rows beyond the length are room for later records. Rows before it never change, so a view of them is a copy.
         self._values = np.empty((0, 0))
@@ -60,7 +60,7 @@ class Records(Sequence[dict[str, float]]):
         names, length = self._names, self._length
         row = [record.get(name, 0.0) for name in names]
         try:
-            if any(name not in names for name in record):
+            if not record.keys() <= names.keys():
                 struct.pack(f"{len(record)}d", *record.values())  # raises before a column is added
                 self._add_columns(name for name in record if name not in names)
                 row = [record.get(name, 0.0) for name in names]
@@ -82,7 +82,7 @@ class Records(Sequence[dict[str, float]]):
         """
         if name not in self._names:
             raise KeyError(f"{name!r}; there are {', '.join(self._names)}")
-        index = self._names.index(name)
+        index = self._names[name]
         return np.where(self._present[: self._length, index], self._values[: self._length, index], np.nan)
 
     def state_dict(self) -> dict[str, Any]:
@@ -155,7 +155,7 @@ class Records(Sequence[dict[str, float]]):
     def _add_columns(self, names: Iterable[str]) -> None:
         """Make room for figures that no record has had."""
         added = list(names)
-        self._names += added
+        self._names |= {name: len(self._names) + index for index, name in enumerate(added)}
         width = ((0, 0), (0, len(added)))
         self._values, self._present = np.pad(self._values, width), np.pad(self._present, width)
         self._present[self._length :] = True
