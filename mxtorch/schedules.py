@@ -1,9 +1,14 @@
-"""Learning-rate schedules: pure functions of the step that give a multiplier of the base rate.
+"""Learning-rate schedules: functions of the step that give a multiplier of the base rate.
 
-The base rate is the highest one of a schedule. A schedule is a frozen dataclass: it can be printed, compared,
-pickled, plotted, and resumed from one integer. Lengths are in optimizer steps; those left out (None) are filled in
-from the run by `Trainer.fit`, or by hand with `for_steps`. A schedule that has an end keeps its last value after it;
-the cyclic ones go on.
+The base rate is the highest rate of a schedule. A schedule is a frozen dataclass: it can be printed, compared, pickled,
+plotted, and resumed from one integer. Lengths are in optimizer steps. Those that are left out (None) are filled in from
+the run by `Trainer.fit`, or by `for_steps`. A schedule that has an end keeps its last value afterwards; the cyclic
+schedules go on.
+
+    >>> from mxtorch import schedules
+    >>> schedule = schedules.OneCycle().for_steps(100)
+    >>> [round(schedule(step), 3) for step in (0, 29, 99)]
+    [0.04, 1.0, 0.0]
 """
 
 from __future__ import annotations
@@ -13,23 +18,45 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeGuard, TypeVar
 
-from mxtorch._checks import closest, number, whole_number
+from mxtorch._validation import closest, number, whole_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 S = TypeVar("S", bound="Schedule")
-ScheduleName = str
+
+# What `get` and `Trainer.fit` take, besides a `Schedule`; the classes in CamelCase have the same names.
+ScheduleName: TypeAlias = Literal[
+    "constant",
+    "triangular",
+    "triangular2",
+    "exp_range",
+    "one_cycle",
+    "cosine_annealing",
+    "warmup_cosine",
+    "step",
+    "multi_step",
+    "exponential",
+    "polynomial",
+]
+# Any function from the step, counted from 0, to the multiplier of the base rate. A `Schedule` is one.
+ScheduleFunction: TypeAlias = Callable[[int], float]
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """The base of all schedules: call it with a step to get the multiplier for that step."""
+    """The base of all schedules: call it with a step to get the multiplier for that step.
+
+    `fit` and `ScheduledOptim` take any other function of the step too, but can't fill in its length or save it.
+    """
 
     def __call__(self, step: int) -> float:
-        """The multiplier of the base rate for the step, counted from 0.
+        """The multiplier of the base rate for a step.
+
+        Args:
+            step: Optimizer steps that were taken before this one.
 
         Raises:
             ValueError: A length was left out and not filled in.
@@ -37,10 +64,17 @@ class Schedule:
         raise NotImplementedError
 
     def for_steps(self: S, total_steps: int) -> S:
-        """This schedule with the lengths that were left out filled in for a run of `total_steps` steps.
+        """This schedule for a run of `total_steps` steps: the lengths that were left out are filled in.
+
+        Args:
+            total_steps: Optimizer steps of the run; an integer of Python, NumPy or torch.
 
         Raises:
-            ValueError: `total_steps` is no positive integer, or too few for the lengths that were given.
+            ValueError: `total_steps` is not a positive integer, or too small for the lengths that were given.
+
+        Example:
+            >>> Step(gamma=0.5).for_steps(90)
+            Step(step_size=30, gamma=0.5)
         """
         steps = whole_number(total_steps)
         if steps is None or steps < 1:
@@ -49,7 +83,12 @@ class Schedule:
         return dataclasses.replace(self, **lengths) if lengths else self
 
     def to_dict(self) -> dict[str, Any]:
-        """Name and fields, as plain values that `torch.load(weights_only=True)` takes."""
+        """Name and fields as plain values, which `torch.load(weights_only=True)` reads and `from_dict` takes.
+
+        Example:
+            >>> Step(30).to_dict()
+            {'name': 'Step', 'step_size': 30, 'gamma': 0.1}
+        """
         return {
             "name": type(self).__name__,
             **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)},
@@ -74,7 +113,7 @@ class Schedule:
             length = whole_number(value)
             if length is None or length < at_least:
                 raise ValueError(f"{field}: got {value!r}; give an integer of at least {at_least}")
-            object.__setattr__(self, field, length)  # NumPy's would not load with weights_only=True
+            object.__setattr__(self, field, length)  # an integer of NumPy would not load with weights_only=True
 
     def _check_number(self, *fields: str, low: float = 0.0, high: float = math.inf) -> None:
         for field in fields:
@@ -87,7 +126,16 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class Constant(Schedule):
-    """`factor` for the first `total_iters` steps, 1 from then on, as torch's `ConstantLR`; by default always 1."""
+    """`factor` for the first `total_iters` steps, then 1, as torch's `ConstantLR`; by default always 1.
+
+    Args:
+        factor: The multiplier of the first steps.
+        total_iters: How many these are.
+
+    Example:
+        >>> [Constant(0.1, total_iters=2)(step) for step in range(4)]
+        [0.1, 0.1, 1.0, 1.0]
+    """
 
     factor: float = 1.0
     total_iters: int = 0
@@ -107,8 +155,12 @@ class Triangular(Schedule):
 
     Args:
         step_size: Steps of half a cycle; a quarter of the run when left out, which makes two cycles.
-        low: The lowest multiplier. A quarter follows the paper's rule for the lower bound, a third or a fourth of
-            the upper one (sec. 3.3).
+        low: The lowest multiplier. The default of a quarter follows the paper's rule for the lower bound: a third or
+            a fourth of the upper bound (sec. 3.3).
+
+    Example:
+        >>> [Triangular(step_size=2, low=0.5)(step) for step in range(6)]
+        [0.5, 0.75, 1.0, 0.75, 0.5, 0.75]
     """
 
     step_size: int | None = None
@@ -134,7 +186,12 @@ class Triangular(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class Triangular2(Triangular):
-    """`Triangular` whose amplitude is halved after each cycle (Smith 2015, sec. 3.2)."""
+    """`Triangular` whose amplitude is halved after each cycle (Smith 2015, sec. 3.2).
+
+    Example:
+        >>> [Triangular2(step_size=1, low=0.0)(step) for step in range(6)]
+        [0.0, 1.0, 0.0, 0.5, 0.0, 0.25]
+    """
 
     def _amplitude(self, step: int, cycle: int) -> float:
         return float(0.5 ** (cycle - 1))
@@ -145,7 +202,11 @@ class ExpRange(Triangular):
     """`Triangular` whose amplitude shrinks by `gamma` with every step (Smith 2015, sec. 3.2).
 
     Args:
-        gamma: The factor for each step; 0.99994 is the paper's value for 100,000 and more steps.
+        gamma: The factor of each step. The default is the paper's value, for 100,000 steps and more.
+
+    Example:
+        >>> [round(ExpRange(step_size=1, low=0.0, gamma=0.9)(step), 3) for step in range(4)]
+        [0.0, 0.9, 0.0, 0.729]
     """
 
     gamma: float = 0.99994
@@ -162,8 +223,8 @@ class ExpRange(Triangular):
 class OneCycle(Schedule):
     """Up to the peak, then down far below the start (Smith and Topin 2017, arXiv 1708.07120).
 
-    The base rate is the peak; Smith 2018, arXiv 1803.09820, tells how to choose it. Names and values are those of
-    `torch.optim.lr_scheduler.OneCycleLR`; momentum is left alone.
+    The base rate is the peak; Smith 2018, arXiv 1803.09820, describes how to choose it. Names, defaults and values are
+    those of `torch.optim.lr_scheduler.OneCycleLR`, except that momentum is not changed.
 
     Args:
         total_steps: Steps of the whole cycle; the run's when left out.
@@ -171,7 +232,11 @@ class OneCycle(Schedule):
         anneal_strategy: `"cos"` or `"linear"`.
         div_factor: The first rate is the peak divided by this.
         final_div_factor: The last rate is the first divided by this.
-        three_phase: Fall symmetrically to the first rate before going below it.
+        three_phase: Fall to the first rate as steeply as the rate rose, then go below it.
+
+    Example:
+        >>> [round(OneCycle(total_steps=10)(step), 3) for step in range(10)]
+        [0.04, 0.52, 1.0, 0.95, 0.812, 0.611, 0.389, 0.188, 0.05, 0.0]
     """
 
     total_steps: int | None = None
@@ -205,7 +270,7 @@ class OneCycle(Schedule):
         return to_value
 
     def _worked_out_phases(self, total_steps: int) -> tuple[tuple[float, float, float], ...]:
-        """The last step, first value and last value of each phase; once, as it is asked for in every step."""
+        """The last step, first value and last value of each phase. Computed once, since every step needs it."""
         first = 1 / self.div_factor
         last = first / self.final_div_factor
         rise_end = self.pct_start * total_steps - 1
@@ -226,6 +291,10 @@ class CosineAnnealing(Schedule):
     Args:
         total_steps: Steps from top to bottom; the run's when left out.
         end_factor: The last multiplier.
+
+    Example:
+        >>> [round(CosineAnnealing(total_steps=4)(step), 3) for step in range(6)]
+        [1.0, 0.854, 0.5, 0.146, 0.0, 0.0]
     """
 
     total_steps: int | None = None
@@ -244,13 +313,18 @@ class CosineAnnealing(Schedule):
 class WarmupCosine(Schedule):
     """A linear warm-up (Goyal et al. 2017, arXiv 1706.02677, sec. 2.2), then `CosineAnnealing`.
 
-    Torch's `SequentialLR` of `LinearLR` and `CosineAnnealingLR`.
+    The values are those of torch's `SequentialLR` of `LinearLR` and `CosineAnnealingLR`.
 
     Args:
         total_steps: Steps of both parts together; the run's when left out.
         warmup_steps: Steps of the warm-up; a twentieth of the run, rounded up, when left out.
         start_factor: The first multiplier of the warm-up.
         end_factor: The last multiplier of the cosine.
+
+    Example:
+        >>> schedule = WarmupCosine(total_steps=6, warmup_steps=2, start_factor=0.5)
+        >>> [round(schedule(step), 3) for step in range(7)]
+        [0.5, 0.75, 1.0, 0.854, 0.5, 0.146, 0.0]
     """
 
     total_steps: int | None = None
@@ -284,6 +358,10 @@ class Step(Schedule):
     Args:
         step_size: Optimizer steps between two drops; a third of the run, rounded up, when left out.
         gamma: The factor of each drop.
+
+    Example:
+        >>> [Step(step_size=2, gamma=0.5)(step) for step in range(5)]
+        [1.0, 1.0, 0.5, 0.5, 0.25]
     """
 
     step_size: int | None = None
@@ -306,9 +384,13 @@ class MultiStep(Schedule):
     """Multiply by `gamma` at each milestone.
 
     Args:
-        milestones: Optimizer steps, rising; a half and three quarters of the run, rounded up, when left out, as He
-            et al. (2015, arXiv 1512.03385, sec. 4.2) train on CIFAR-10.
+        milestones: Optimizer steps, in any order. When left out, a half and three quarters of the run, rounded up, as
+            in He et al. (2015, arXiv 1512.03385, sec. 4.2) on CIFAR-10.
         gamma: The factor of each drop.
+
+    Example:
+        >>> [MultiStep(milestones=(1, 3), gamma=0.5)(step) for step in range(5)]
+        [1.0, 0.5, 0.5, 0.25, 0.25]
     """
 
     milestones: Sequence[int] | None = None
@@ -337,7 +419,11 @@ class Exponential(Schedule):
     """Multiply by `gamma` after every step.
 
     Args:
-        gamma: The factor of each step; when left out, the one that ends a run at a hundredth.
+        gamma: The factor of each step. When left out, the factor that makes the run end at a hundredth.
+
+    Example:
+        >>> [Exponential(gamma=0.5)(step) for step in range(4)]
+        [1.0, 0.5, 0.25, 0.125]
     """
 
     gamma: float | None = None
@@ -356,11 +442,15 @@ class Exponential(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class Polynomial(Schedule):
-    """From 1 to 0 as a power of what is left of the run.
+    """From 1 to 0 as a power of the part of the run that is left.
 
     Args:
         total_steps: Steps until 0; the run's when left out.
-        power: 1 is a straight line.
+        power: The exponent; 1 gives a straight line.
+
+    Example:
+        >>> [Polynomial(total_steps=4)(step) for step in range(6)]
+        [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
     """
 
     total_steps: int | None = None
@@ -382,52 +472,60 @@ def _cosine(start: float, end: float, part: float) -> float:
 def _power(gamma: float, exponent: int) -> float:
     try:
         return float(gamma**exponent)
-    except OverflowError:  # ScheduledOptim refuses it, and names the step
+    except OverflowError:  # ScheduledOptim raises for an infinite multiplier and names the step
         return math.inf
 
 
-def _snake_case(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+_BY_NAME: dict[str, type[Schedule]] = {
+    "constant": Constant,
+    "triangular": Triangular,
+    "triangular2": Triangular2,
+    "exp_range": ExpRange,
+    "one_cycle": OneCycle,
+    "cosine_annealing": CosineAnnealing,
+    "warmup_cosine": WarmupCosine,
+    "step": Step,
+    "multi_step": MultiStep,
+    "exponential": Exponential,
+    "polynomial": Polynomial,
+}
 
 
-_CLASSES: tuple[type[Schedule], ...] = (
-    Constant,
-    Triangular,
-    Triangular2,
-    ExpRange,
-    OneCycle,
-    CosineAnnealing,
-    WarmupCosine,
-    Step,
-    MultiStep,
-    Exponential,
-    Polynomial,
-)
-_BY_NAME = {_snake_case(kind.__name__): kind for kind in _CLASSES}
+def get(schedule: ScheduleName | str | Schedule) -> Schedule:
+    """A schedule from its name, with all lengths left out; a schedule as it is.
 
-
-def get(schedule: str | Schedule) -> Schedule:
-    """A schedule from its name (`"one_cycle"`, `"OneCycle"`), with all lengths left out; a schedule as it is.
+    Args:
+        schedule: A name as in `ScheduleName`, the name of a class, or a schedule.
 
     Raises:
         ValueError: The name is unknown.
-        TypeError: Something else was given.
+        TypeError: `schedule` is neither a name nor a schedule of this module.
+
+    Example:
+        >>> get("warmup_cosine")
+        WarmupCosine(total_steps=None, warmup_steps=None, start_factor=0.01, end_factor=0.0)
+        >>> get("OneCycle") == get("one_cycle") == OneCycle()
+        True
     """
     if isinstance(schedule, Schedule):
         return schedule
     if not isinstance(schedule, str):
         raise TypeError(f"schedule: got {schedule!r}; give a name or one of mxtorch.schedules")
-    kind = _BY_NAME.get(_snake_case(schedule))
-    if kind is None:
-        raise ValueError(f"schedule: got {schedule!r}{closest(_snake_case(schedule), _BY_NAME)}")
-    return kind()
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", schedule).lower()
+    if name not in _BY_NAME:
+        raise ValueError(f"schedule: got {schedule!r}{closest(name, _BY_NAME)}")
+    return _BY_NAME[name]()
 
 
 def from_dict(content: dict[str, Any]) -> Schedule:
-    """What `Schedule.to_dict` wrote.
+    """The schedule that `Schedule.to_dict` described.
 
     Raises:
-        ValueError: The name or a field is unknown, or a value is off.
+        ValueError: The name or a field is unknown, or a value is out of range.
+
+    Example:
+        >>> from_dict({"name": "Step", "step_size": 30, "gamma": 0.1})
+        Step(step_size=30, gamma=0.1)
     """
     fields = dict(content)
     schedule = get(str(fields.pop("name", "")))
@@ -442,17 +540,24 @@ def from_dict(content: dict[str, Any]) -> Schedule:
 
 
 def is_savable(schedule: object) -> TypeGuard[Schedule]:
-    """True where `from_dict` can make it again: a schedule of this module, not of a subclass elsewhere."""
-    return type(schedule) in _CLASSES
+    """Whether `from_dict` can restore it. It can for the classes of this module, not for subclasses elsewhere."""
+    return type(schedule) in _BY_NAME.values()
 
 
-def plot(schedule: Schedule | Callable[[int], float], total_steps: int, axes: Axes | None = None) -> Axes:
+def plot(schedule: ScheduleFunction, total_steps: int, axes: Axes | None = None) -> Axes:
     """Draw a schedule over a run.
 
     Args:
-        schedule: The schedule; lengths left out are filled in.
+        schedule: A schedule, whose lengths are filled in where they were left out; or any function of the step.
         total_steps: Optimizer steps of the run.
         axes: Where to draw; a new figure when left out.
+
+    Returns:
+        The axes.
+
+    Example:
+        >>> plot(OneCycle(), total_steps=1000).get_xlabel()
+        'optimizer steps'
     """
     if axes is None:
         import matplotlib.pyplot as plt

@@ -2,6 +2,7 @@ import io
 import itertools
 import math
 import pickle
+import typing
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch.optim import lr_scheduler
 from mxtorch import schedules
 
 few = settings(max_examples=25, deadline=None)
-EVERY = [schedules.get(name) for name in schedules._BY_NAME]
+EVERY = [schedules.get(name) for name in typing.get_args(schedules.ScheduleName)]
 
 
 def torch_multipliers(make, steps, base=0.8):
@@ -246,7 +247,7 @@ def test_growth_beyond_floats_is_infinite():
         ({"name": "OneCycle", "pct_start": 3.0}, "pct_start"),
     ],
 )
-def test_from_dict_tells_what_is_off(content, message):
+def test_from_dict_says_what_is_wrong(content, message):
     with pytest.raises(ValueError, match=message):
         schedules.from_dict(content)
 
@@ -257,12 +258,18 @@ def test_for_steps_wants_a_positive_integer(total):
         schedules.OneCycle().for_steps(total)
 
 
-def test_a_length_left_out_is_told():
+def test_a_length_that_was_left_out():
     with pytest.raises(ValueError, match="OneCycle does not know its total_steps"):
         schedules.OneCycle()(0)
 
 
 def test_names():
+    names = typing.get_args(schedules.ScheduleName)
+    kinds = {
+        kind for kind in vars(schedules).values() if isinstance(kind, type) and issubclass(kind, schedules.Schedule)
+    }
+    assert {type(schedules.get(name)) for name in names} == kinds - {schedules.Schedule}, "each has a name to complete"
+    assert len(set(names)) == len(names)
     assert schedules.get("OneCycle") == schedules.get("one_cycle") == schedules.OneCycle()
     with pytest.raises(ValueError, match="did you mean 'one_cycle'"):
         schedules.get("onecycle")

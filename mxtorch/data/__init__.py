@@ -1,6 +1,7 @@
-"""Training data: mixing batches, and uneven classes."""
+"""What goes around data: batches that are mixed (mixup, CutMix), and weights and a sampler for uneven classes."""
 
+from mxtorch.data import class_balance, mixing
 from mxtorch.data.class_balance import balanced_sampler, class_weights
 from mxtorch.data.mixing import Mixed
 
-__all__ = ["Mixed", "balanced_sampler", "class_weights"]
+__all__ = ["Mixed", "balanced_sampler", "class_balance", "class_weights", "mixing"]

@@ -1,4 +1,7 @@
-"""Uneven classes: weights for the loss, or a sampler that draws rare ones more often. Use one of the two."""
+"""Classes with uneven numbers of samples: weights for the loss, or a sampler that draws rare classes more often.
+
+Use one of the two. Together they would favour rare classes twice.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,30 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset, WeightedRandomSampler
 
+from mxtorch._validation import whole_number
+
 
 def class_weights(labels: Any, num_classes: int | None = None, *, beta: float | None = None) -> Tensor:
     """Weights for `nn.CrossEntropyLoss(weight=...)`, with a mean of 1 over the samples.
 
     Args:
-        labels: Class numbers, or a data set that has them as `targets` or `labels` (torchvision's do).
-        num_classes: How many classes there are; by default as many as the labels need.
-        beta: None weighs a class by the inverse of its count. A number below 1, such as 0.999, weighs by the inverse of
-            the effective number of samples (Cui et al. 2019, arXiv 1901.05555), which evens out less.
+        labels: Class numbers, or a data set that has them as `targets` or `labels`, as torchvision's data sets do.
+        num_classes: How many classes there are. By default one more than the highest class number.
+        beta: None weights a class by the inverse of its number of samples. A number below 1, such as 0.999, weights it
+            by the inverse of the effective number of samples (Cui et al. 2019, arXiv 1901.05555), so that the weights
+            differ less.
 
     Returns:
         float32 [num_classes].
 
     Raises:
-        ValueError: A class has no samples, a label is outside the classes, beta is not in (0, 1), there are no labels.
+        ValueError: There are no labels, a class has no samples, a label is not below `num_classes`, or `beta` is not
+            between 0 and 1.
+        TypeError: `labels` holds no class numbers.
+
+    Example:
+        >>> class_weights([0, 0, 0, 1])
+        tensor([0.6667, 2.0000])
     """
     numbers = labels_of(labels)
     counts = _counts(numbers, num_classes)
@@ -39,15 +51,25 @@ def class_weights(labels: Any, num_classes: int | None = None, *, beta: float | 
 def balanced_sampler(
     labels: Any, num_classes: int | None = None, *, generator: torch.Generator | None = None
 ) -> WeightedRandomSampler:
-    """A sampler that draws every class equally often, with replacement; an epoch has as many samples as there are.
+    """A sampler that draws every class equally often, with replacement. An epoch has as many samples as there are.
 
     Args:
         labels: As for `class_weights`.
-        num_classes: Likewise.
-        generator: Draws the samples; torch's global one when left out.
+        num_classes: As for `class_weights`.
+        generator: Draws the samples; torch's global generator when left out.
 
     Returns:
         For `DataLoader(dataset, sampler=...)`.
+
+    Raises:
+        ValueError: As `class_weights`.
+        TypeError: As `class_weights`.
+
+    Example:
+        >>> labels = [0] * 900 + [1] * 100
+        >>> drawn = [labels[index] for index in balanced_sampler(labels)]
+        >>> len(drawn), 400 < sum(drawn) < 600
+        (1000, True)
     """
     numbers = labels_of(labels)
     weights = (1 / _counts(numbers, num_classes))[numbers]
@@ -55,11 +77,11 @@ def balanced_sampler(
 
 
 def labels_of(labels: Any) -> Tensor:
-    """Class numbers [N] from numbers, or from a data set that has them without its items being read.
+    """Class numbers, int64 [N], from numbers, or from a data set that holds them. No item of the data set is read.
 
     Raises:
-        TypeError: There are none to be found.
-        ValueError: They are empty, or no integers.
+        TypeError: There are no labels in it.
+        ValueError: There are no samples, or the labels are no integers.
     """
     if isinstance(labels, Subset):
         return labels_of(labels.dataset)[torch.as_tensor(list(labels.indices))]
@@ -77,13 +99,19 @@ def labels_of(labels: Any) -> Tensor:
 
 
 def _counts(numbers: Tensor, num_classes: int | None) -> Tensor:
-    classes = int(numbers.max()) + 1 if num_classes is None else num_classes
+    """How many samples each class has, float64 [classes]."""
+    classes = int(numbers.max()) + 1 if num_classes is None else whole_number(num_classes)
+    if classes is None:
+        raise ValueError(f"num_classes: got {num_classes!r}; give an integer, or None")
     if int(numbers.min()) < 0 or int(numbers.max()) >= classes:
-        raise ValueError(f"labels: got {int(numbers.min())} to {int(numbers.max())} for {classes} classes, 0 onwards")
+        raise ValueError(
+            f"labels: got {int(numbers.min())} to {int(numbers.max())}; for {classes} classes give 0 to {classes - 1}"
+        )
     counts = torch.bincount(numbers, minlength=classes).double()
     if (counts == 0).any():
         missing = (counts == 0).nonzero().flatten().tolist()
+        names = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise ValueError(
-            f"labels: no samples of class {', '.join(map(str, missing[:5]))}; its weight would be infinite"
+            f"labels: got no samples of class {names}, whose weight would be infinite; leave the class out"
         )
     return counts

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: torchvision's, on whatever loader the batches come from."""
+"""Mixup and CutMix of torchvision, applied to the batches of any loader."""
 
 from __future__ import annotations
 
@@ -8,25 +8,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mxtorch._checks import check_integer, positive_rate
+from mxtorch._validation import positive_rate, whole_number
 
 
 class Mixed:
-    """A loader whose batches are mixed: pairs of pictures with targets in proportion.
+    """A loader whose batches are mixed: each sample is a mixture of two pictures, its target one of two classes.
 
-    `find_lr` and `fit` see the same batches, mixed anew each time. Targets become class probabilities [N, num_classes],
-    which `nn.CrossEntropyLoss` takes; training metrics that expect class numbers do not. Validate on plain batches.
+    `find_lr` and `fit` draw from it as from any loader, and the batches are mixed anew in every pass. Targets become
+    class probabilities, float32 [N, num_classes], which `nn.CrossEntropyLoss` takes. Training metrics that expect class
+    numbers do not take them. Validate on batches that are not mixed.
 
     Args:
-        data: Batches of (pictures [N, C, H, W], class numbers [N]).
+        data: Batches of (pictures [N, C, H, W], class numbers int64 [N]).
         num_classes: How many classes there are.
-        mixup: The alpha of the Beta distribution of Zhang et al. 2017 (arXiv 1710.09412); None leaves it out. Its
-            default, and that of `cutmix`, are those of torchvision's training recipes.
-        cutmix: The alpha of Yun et al. 2019 (arXiv 1905.04899); None leaves it out. With both, each batch is mixed in
-            one of the two ways, at random.
+        mixup: The alpha of the Beta distribution of mixup (Zhang et al. 2017, arXiv 1710.09412); None leaves mixup out.
+            The defaults of `mixup` and `cutmix` are those of torchvision's training recipes.
+        cutmix: The alpha of CutMix (Yun et al. 2019, arXiv 1905.04899); None leaves CutMix out. With both, each batch
+            is mixed in one of the two ways, at random.
 
     Raises:
-        ValueError: Both are None, or a number is off. While iterating: batches have another form.
+        ValueError: Both alphas are None, or a number is out of range. While iterating: a batch has another form.
+
+    Example:
+        >>> batches = [(torch.randn(8, 3, 32, 32), torch.randint(10, (8,)))]
+        >>> pictures, targets = next(iter(Mixed(batches, num_classes=10)))
+        >>> pictures.shape, targets.shape
+        (torch.Size([8, 3, 32, 32]), torch.Size([8, 10]))
     """
 
     def __init__(
@@ -34,12 +41,14 @@ class Mixed:
     ) -> None:
         from torchvision.transforms import v2
 
-        check_integer(num_classes, "num_classes", at_least=2)
-        ways = []
-        if mixup is not None:
-            ways.append(v2.MixUp(alpha=positive_rate(mixup, "mixup"), num_classes=num_classes))
-        if cutmix is not None:
-            ways.append(v2.CutMix(alpha=positive_rate(cutmix, "cutmix"), num_classes=num_classes))
+        classes = whole_number(num_classes)
+        if classes is None or classes < 2:
+            raise ValueError(f"num_classes: got {num_classes!r}; give an integer of at least 2")
+        ways = [
+            kind(alpha=positive_rate(alpha, name), num_classes=classes)
+            for name, alpha, kind in (("mixup", mixup, v2.MixUp), ("cutmix", cutmix, v2.CutMix))
+            if alpha is not None
+        ]
         if not ways:
             raise ValueError("mixup: got None, and cutmix is None, too; give an alpha for one of them")
         self.data = data
@@ -48,7 +57,7 @@ class Mixed:
     def __iter__(self) -> Iterator[Any]:
         for batch in self.data:
             if not _can_be_mixed(batch):
-                raise ValueError("data: Mixed takes batches of (pictures [N, C, H, W], class numbers [N])")
+                raise ValueError("data: Mixed takes batches of (pictures [N, C, H, W], class numbers int64 [N])")
             inputs, targets = self._mix(batch[0], batch[1])
             yield inputs, targets
 

@@ -1,4 +1,4 @@
-"""Models as files that need no training code: writing them, describing them, predicting with them.
+"""Models as files that need no training code: write them, describe them, predict with them.
 
     from mxtorch import exporting
 
@@ -8,6 +8,7 @@
 or `python -m mxtorch.exporting dogs.onnx rex.jpg`.
 """
 
+from mxtorch.exporting.exporter import export
 from mxtorch.exporting.predictor import Predictor, load
 
-__all__ = ["Predictor", "load"]
+__all__ = ["Predictor", "export", "load"]

@@ -10,11 +10,13 @@ from mxtorch.exporting.predictor import load
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the most probable classes of each picture."""
-    parser = argparse.ArgumentParser(prog="python -m mxtorch.exporting", description="What is in these pictures?")
+    """Print the most probable classes of each picture, and return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mxtorch.exporting", description="Classify pictures with an exported model."
+    )
     parser.add_argument("model", help="a file that Trainer.export wrote: .safetensors, .pt2 or .onnx")
-    parser.add_argument("pictures", nargs="+")
-    parser.add_argument("--top", type=int, default=3, help="how many classes (default: %(default)s)")
+    parser.add_argument("pictures", nargs="+", help="files of pictures")
+    parser.add_argument("--top", type=int, default=3, help="how many classes to print (default: %(default)s)")
     options = parser.parse_args(arguments)
     try:
         predictor = load(options.model)

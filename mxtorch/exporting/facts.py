@@ -16,9 +16,7 @@ FORMAT = "mxtorch.export"
 FORMAT_VERSION = 1
 KEY = "mxtorch"  # of the facts, in every kind of file
 
-# Names that wrappers put before those of a model's tensors: torch.compile, DistributedDataParallel.
-_WRAPPERS = ("_orig_mod.", "module.")
-# Steps of a transform that a description implies.
+# Steps of a transform that need no description: they convert a picture to a tensor, or keep it.
 _IMPLIED = (
     "ToImage",
     "ToDtype",
@@ -33,14 +31,14 @@ _IMPLIED = (
 
 @dataclass(frozen=True)
 class Facts:
-    """What a file says of itself.
+    """What a file says about its model.
 
     Attributes:
-        classes: The names of the outputs; empty where they have none.
-        preprocessing: How a picture becomes an input; None for inputs that are no pictures.
-        channels: Of an input picture.
-        zoo_name: The network's name in the model zoo; empty for others.
-        outputs: How many there are.
+        classes: The names of the outputs; empty if they have none.
+        preprocessing: How a picture becomes an input; None if inputs are not pictures.
+        channels: How many channels an input picture has.
+        zoo_name: The network's name in the model zoo; empty for other networks.
+        outputs: How many outputs the model has.
     """
 
     classes: tuple[str, ...]
@@ -50,15 +48,15 @@ class Facts:
     outputs: int
 
     def to_json(self) -> str:
-        """As text, for a file's metadata."""
+        """As text, for the metadata of a file."""
         return json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **dataclasses.asdict(self)})
 
     @classmethod
     def from_json(cls, text: str | None, path: str | Path) -> Facts:
-        """Read them from a file's metadata.
+        """Read the facts from the metadata of a file.
 
         Raises:
-            ValueError: There are none, or they are of a newer version.
+            ValueError: There are none, or a newer version of mxtorch wrote them.
         """
         try:
             content = json.loads(text or "{}")
@@ -75,18 +73,15 @@ class Facts:
 
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:
-    """A model's tensors on the CPU, each with memory of its own, under the names they have without wrappers."""
-    found = {}
-    for name, tensor in model.state_dict().items():
-        plain = name
-        for wrapper in _WRAPPERS:
-            plain = plain.removeprefix(wrapper)
-        found[plain.replace("._orig_mod.", ".")] = tensor.detach().cpu().contiguous().clone()
-    return found
+    """The tensors of a model on the CPU, each with its own memory, under the names that they have without wrappers."""
+    state = unwrapped(model).state_dict()
+    return {
+        name.replace("._orig_mod.", "."): tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()
+    }
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside `torch.compile`'s and DistributedDataParallel's."""
+    """The module inside the wrappers of `torch.compile`, DistributedDataParallel and DataParallel."""
     while True:
         inner = getattr(model, "_orig_mod", None)
         if inner is None and type(model).__name__ in ("DistributedDataParallel", "DataParallel"):
@@ -100,7 +95,7 @@ def describe_transform(transform: Any) -> Preprocessing:
     """The description of a transform of torchvision: resize of the shorter side, centre crop, normalisation.
 
     Raises:
-        ValueError: It has other steps, which a description can't hold.
+        ValueError: It has other steps, or no centre crop, so that the size of an input is unknown.
     """
     steps = list(getattr(transform, "transforms", [transform]))
     facts: dict[str, Any] = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
@@ -123,7 +118,9 @@ def describe_transform(transform: Any) -> Preprocessing:
                 "or transforms of Resize(int), CenterCrop and Normalize"
             )
     if "size" not in facts:
-        raise ValueError("preprocessing: the transform has no CenterCrop, so the input's size is open")
+        raise ValueError(
+            "preprocessing: the transform has no CenterCrop, so the size of inputs is unknown; give one with CenterCrop"
+        )
     return Preprocessing(**{"resize": facts["size"], **facts})
 
 

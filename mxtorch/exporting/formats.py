@@ -1,4 +1,4 @@
-"""Writing a model: safetensors (weights and facts), torch.export and ONNX (the computation as well)."""
+"""The files of a model: safetensors (weights and facts), torch.export and ONNX (the computation too)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mxtorch._checks import closest
-from mxtorch.checkpointing.file import atomic_file
+from mxtorch._validation import closest
+from mxtorch.checkpoint import atomic_file
 from mxtorch.exporting.facts import KEY, Facts, plain_state, unwrapped
 
-# The file's outputs against the model's, relative to their scale: other kernels round otherwise.
+# How far the outputs of a file may be from those of the model, relative to their scale: kernels round differently.
 TOLERANCE = 1e-3
 
 
 def write(model: nn.Module, path: Path, facts: Facts, example: Tensor | None) -> None:
-    """Write a model in the format that the file's ending names, and see that the file computes what the model does.
+    """Write a model in the format of the file's ending, then check that the file gives the outputs of the model.
 
     Raises:
-        ValueError: The ending is unknown, an example is needed, the model can't be exported, the outputs differ.
+        ValueError: The ending is unknown, an example is missing, the model can't be exported, or the outputs differ.
         ModuleNotFoundError: ONNX needs the extra `onnx`.
     """
     if path.suffix not in _WRITERS:
@@ -31,7 +31,7 @@ def write(model: nn.Module, path: Path, facts: Facts, example: Tensor | None) ->
         raise ValueError(f"path: the folder {path.parent} is not there; create it first")
     if example is None and path.suffix != ".safetensors":
         raise ValueError(f"example: {path.suffix} needs a batch of inputs; give val_data, or example=")
-    # A plain copy on the CPU: exporting must not change the model.
+    # A copy on the CPU: exporting must not change the model.
     plain = copy.deepcopy(unwrapped(model)).cpu().eval()
     plain.to(memory_format=torch.contiguous_format)
     example = None if example is None else example.detach().cpu().contiguous()
@@ -44,7 +44,7 @@ def _check(model: nn.Module, path: Path, example: Tensor) -> None:
     from mxtorch.exporting.predictor import load
 
     predictor = load(path)
-    for inputs in (example, example[:1]):  # the number of samples is open
+    for inputs in (example, example[:1]):  # any number of samples must do
         with torch.no_grad():
             expected = model(inputs)
         found = predictor(inputs)
@@ -70,12 +70,12 @@ def _torch_export(model: nn.Module, path: Path, facts: Facts, example: Tensor | 
 def _onnx(model: nn.Module, path: Path, facts: Facts, example: Tensor | None) -> None:
     try:
         import onnx
-        import onnxruntime  # noqa: F401 - to load it again
-        import onnxscript  # noqa: F401 - torch.onnx needs it and says so late
+        import onnxruntime  # noqa: F401 - to load the file
+        import onnxscript  # noqa: F401 - torch.onnx needs it, and would fail later
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f'{error.name} is missing; pip install "mxtorch[onnx]"') from error
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its own deprecations
+        warnings.simplefilter("ignore")  # deprecations inside torch.onnx
         program = torch.onnx.export(
             _exported(model, example), input_names=["inputs"], output_names=["outputs"], dynamo=True, verbose=False
         )
@@ -88,14 +88,14 @@ def _onnx(model: nn.Module, path: Path, facts: Facts, example: Tensor | None) ->
 
 def _exported(model: nn.Module, example: Tensor | None) -> torch.export.ExportedProgram:
     assert example is not None
-    # Sizes of one are taken for constants, so there must be two samples for their number to stay open.
+    # torch.export takes a size of 1 for a constant: with two samples, their number can vary.
     inputs = example if len(example) > 1 else torch.cat([example, example])
     open_batch = ({0: torch.export.Dim("batch")},)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch's own deprecations
+            warnings.simplefilter("ignore")  # deprecations inside torch
             return torch.export.export(model, (inputs,), dynamic_shapes=open_batch, strict=False)
-    except Exception as error:  # whatever tracing runs into
+    except Exception as error:  # tracing runs the code of the user, which may raise anything
         line = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise ValueError(f"the model can't be exported: {type(error).__name__}: {line}") from error
 

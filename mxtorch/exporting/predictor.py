@@ -1,4 +1,4 @@
-"""Predicting with an exported file; neither a trainer nor the code that trained it is needed."""
+"""Predictions with an exported file, without a trainer and without the code that trained the model."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor, nn
 
 import model_zoo
 from model_zoo.preprocess import transforms_of
-from mxtorch._checks import closest
+from mxtorch._validation import closest
 from mxtorch.exporting.facts import KEY, Facts
 
 BATCH_SIZE = 32
 
 
 class Predictor:
-    """A network from a file, with its preprocessing and class names.
+    """A network from a file, with its preprocessing and the names of its classes.
 
     Args:
-        run: Inputs [N, ...] in, outputs out, on the CPU.
-        facts: What the file says of itself.
+        run: Computes outputs [N, ...] from inputs [N, ...], on the CPU.
+        facts: What the file says about its model.
 
     Attributes:
-        classes: The names of the outputs.
-        preprocessing: How a picture becomes an input; None where inputs are no pictures.
+        classes: The names of the outputs; their numbers if they have no names.
+        preprocessing: How a picture becomes an input; None if inputs are not pictures.
     """
 
     def __init__(self, run: Callable[[Tensor], Tensor], facts: Facts) -> None:
@@ -36,22 +36,22 @@ class Predictor:
         self.preprocessing = facts.preprocessing
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """The network's outputs [N, ...] for inputs [N, ...] that are preprocessed already."""
+        """The outputs of the network, [N, ...], for inputs [N, ...] that are already preprocessed."""
         with torch.no_grad():
             return self._run(inputs)
 
     def predict(self, pictures: Any) -> list[dict[str, Any]]:
-        """What is in pictures.
+        """Classify pictures.
 
         Args:
-            pictures: A file, a PIL picture, a list of these; or inputs [N, ...] that are preprocessed already.
+            pictures: A file, a picture of PIL, or a list of these; or inputs [N, ...] that are already preprocessed.
 
         Returns:
-            For each: `class`, its `probability`, and the `probabilities` of all classes by name.
+            A dictionary for each: the `class`, its `probability`, and the `probabilities` of all classes by name.
 
         Raises:
-            ValueError: Pictures for a network whose preprocessing is unknown.
-            OSError: A file can't be read.
+            ValueError: The file does not say how pictures are preprocessed.
+            OSError: A picture can't be read.
         """
         if not isinstance(pictures, Tensor):
             many = isinstance(pictures, Sequence) and not isinstance(pictures, str)
@@ -80,15 +80,18 @@ class Predictor:
 
 
 def load(path: str | Path, *, model: nn.Module | None = None) -> Predictor:
-    """Open a file that `Trainer.export` wrote. No code from the file is run but the exported computation itself.
+    """Open a file that `Trainer.export` wrote. Of the file, only the exported computation is run, no Python code.
 
     Args:
         path: `.safetensors`, `.pt2` or `.onnx`.
-        model: For `.safetensors` of a network that is not of the zoo: the network, which gets the weights.
+        model: The network that gets the weights. Needed for a `.safetensors` of a network that is not of the zoo.
+
+    Returns:
+        A function of inputs, which also classifies pictures: see `Predictor.predict`.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It was not written by `Trainer.export`; the model is needed, or another.
+        ValueError: It was not written by `Trainer.export`, or it is damaged; the model is missing, or does not fit.
         ModuleNotFoundError: ONNX needs the extra `onnx`.
     """
     path = Path(path)
@@ -121,10 +124,10 @@ def _safetensors(path: Path, model: nn.Module | None) -> Predictor:
 
 
 def _fit_head(net: Any, state: dict[str, Tensor], facts: Facts) -> None:
-    """A linear head of the file's size, with or without a bias; other heads come with a model of one's own."""
+    """Give the network a linear head of the size that the file has, with or without a bias."""
     weight = state.get(f"{net._head_name}.weight")
     if weight is None:
-        raise ValueError("the file's network has a head of its own making; give load(path, model=...)")
+        raise ValueError("path: the head of the file's network is not one of the zoo; give load(path, model=...)")
     if weight.shape != net.fc.weight.shape or (f"{net._head_name}.bias" in state) != (net.fc.bias is not None):
         net.fc = nn.Linear(net.fc.in_features, facts.outputs, bias=f"{net._head_name}.bias" in state)
 
@@ -133,7 +136,7 @@ def _torch_export(path: Path, model: nn.Module | None) -> Predictor:
     extra = {KEY: ""}
     try:
         program = torch.export.load(path, extra_files=extra)
-    except Exception as error:  # whatever a damaged file makes the reader raise
+    except Exception as error:  # a damaged file can make the reader raise anything
         raise ValueError(f"{path} is damaged or no file of torch.export: {type(error).__name__}") from error
     text: Any = extra[KEY]
     facts = Facts.from_json(text.decode() if isinstance(text, bytes) else text, path)
@@ -147,7 +150,7 @@ def _onnx(path: Path, model: nn.Module | None) -> Predictor:
         raise ModuleNotFoundError('onnxruntime is missing; pip install "mxtorch[onnx]"') from error
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except Exception as error:  # its errors have no common class but this
+    except Exception as error:  # the errors of onnxruntime have no other common class
         raise ValueError(f"{path} is damaged or no ONNX file: {type(error).__name__}") from error
     facts = Facts.from_json(session.get_modelmeta().custom_metadata_map.get(KEY), path)
     name = session.get_inputs()[0].name

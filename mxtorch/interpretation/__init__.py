@@ -1,5 +1,6 @@
-"""Knowing the result of a classification: which classes are confused, which samples go wrong, how sure it may be."""
+"""What a classifier gets wrong: the classes it confuses, the samples with the highest losses, its calibration."""
 
+from mxtorch.interpretation.collect import interpret
 from mxtorch.interpretation.result import Interpretation
 
-__all__ = ["Interpretation"]
+__all__ = ["Interpretation", "interpret"]

@@ -1,33 +1,44 @@
-"""What `Trainer.interpret` returns: figures as rows, and their pictures."""
+"""What `Trainer.interpret` returns: figures, tables as lists of rows, and plots."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from mxtorch.interpretation import plots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Row = dict[str, Any]
+Row = plots.Row
 
 CALIBRATION_BINS = 10
 
 
 @dataclass(frozen=True, repr=False)
 class Interpretation:
-    """Predictions of a classification, and what they say. Printing it gives the main figures.
+    """The predictions of a classifier on data with targets. Printing it gives the main figures.
 
     Attributes:
-        probabilities: [N, classes], on the CPU.
-        targets: The class numbers [N].
+        probabilities: float [N, classes], on the CPU.
+        targets: The class numbers, int64 [N].
         classes: The names of the classes.
-        pictures: The inputs with the highest losses, by the number of the sample, the worst first.
+        pictures: The inputs with the highest losses by the number of their sample, the highest loss first.
+
+    Example:
+        >>> probabilities = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]])
+        >>> result = Interpretation(probabilities, torch.tensor([0, 1, 1]), ["cat", "dog"])
+        >>> result.confusion.tolist()
+        [[1, 0], [1, 1]]
+        >>> result.most_confused()
+        [{'true': 'dog', 'predicted': 'cat', 'times': 1, 'part': 0.5}]
     """
 
     probabilities: Tensor
@@ -37,30 +48,30 @@ class Interpretation:
 
     @property
     def predictions(self) -> Tensor:
-        """The most probable class of each sample [N]."""
+        """The most probable class of each sample, int64 [N]."""
         return self.probabilities.argmax(1)
 
     @property
     def losses(self) -> Tensor:
-        """The cross-entropy of each sample [N], without weights and label smoothing."""
+        """The cross-entropy of each sample, float [N], without class weights and label smoothing."""
         chosen = self.probabilities.gather(1, self.targets[:, None])[:, 0]
         return -chosen.clamp_min(torch.finfo(chosen.dtype).tiny).log()
 
     @property
     def accuracy(self) -> float:
-        """The part of samples whose most probable class is the right one."""
+        """The part of the samples whose most probable class is the true one."""
         return float((self.predictions == self.targets).double().mean())
 
     @property
     def confusion(self) -> Tensor:
-        """Counts [classes, classes]: rows are true classes, columns predicted ones."""
+        """Numbers of samples, int64 [classes, classes]: a row for each true class, a column for each predicted one."""
         from torchmetrics.functional.classification import multiclass_confusion_matrix
 
         return multiclass_confusion_matrix(self.predictions, self.targets, num_classes=len(self.classes))
 
     @property
     def calibration_error(self) -> float:
-        """The expected calibration error (Guo et al. 2017, arXiv 1706.04599), over ten bins: 0 is perfect."""
+        """The expected calibration error over ten bins (Guo et al. 2017, arXiv 1706.04599); 0 is perfect."""
         from torchmetrics.functional.classification import multiclass_calibration_error
 
         return float(
@@ -70,7 +81,7 @@ class Interpretation:
         )
 
     def per_class(self) -> list[Row]:
-        """For each class: `class`, `samples`, `precision`, `recall`, `f1`; NaN where they have no meaning."""
+        """A row for each class: `class`, `samples`, `precision`, `recall`, `f1`; NaN where a denominator is 0."""
         counts = self.confusion.double()
         right, true, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
         rows: list[Row] = []
@@ -82,8 +93,16 @@ class Interpretation:
             )
         return rows
 
+    def _worst_classes(self) -> list[Row]:
+        """The rows of classes with samples, the lowest F1 first."""
+        return sorted((row for row in self.per_class() if row["samples"]), key=lambda row: row["f1"])
+
     def most_confused(self, count: int = 10) -> list[Row]:
-        """The pairs that are taken for each other most: `true`, `predicted`, `times`, `part` of the true class."""
+        """The pairs of classes confused most often: `true`, `predicted`, `times`, `part` of the true class.
+
+        Args:
+            count: How many rows at most.
+        """
         counts = self.confusion
         totals = counts.sum(1)
         wrong = [
@@ -101,9 +120,17 @@ class Interpretation:
         ]
 
     def top_losses(self, count: int = 12) -> list[Row]:
-        """The samples that lost most: `sample` (its number), `loss`, `true`, `predicted`, `probability` of that."""
+        """The samples with the highest losses, the highest first.
+
+        Each row has `sample` (its number), `loss`, `true`, `predicted` and the `probability` of the predicted class.
+
+        Args:
+            count: How many rows at most.
+        """
+        return self._loss_rows(self.losses.argsort(descending=True, stable=True)[:count].tolist())
+
+    def _loss_rows(self, samples: Iterable[int]) -> list[Row]:
         losses, predictions = self.losses, self.predictions
-        order = losses.argsort(descending=True, stable=True)[:count].tolist()
         return [
             {
                 "sample": index,
@@ -112,11 +139,14 @@ class Interpretation:
                 "predicted": self.classes[int(predictions[index])],
                 "probability": float(self.probabilities[index].max()),
             }
-            for index in order
+            for index in samples
         ]
 
     def calibration(self) -> list[Row]:
-        """For ten bins of the predicted probability: `low`, `high`, `samples`, mean `probability`, `accuracy`."""
+        """A row for each of ten bins of the predicted probability that has samples.
+
+        It has `low`, `high`, `samples`, the mean `probability`, and the `accuracy`.
+        """
         sure, right = self.probabilities.max(1).values.double(), (self.predictions == self.targets).double()
         bins = (sure * CALIBRATION_BINS).ceil().clamp(1, CALIBRATION_BINS).long() - 1
         rows: list[Row] = []
@@ -129,13 +159,20 @@ class Interpretation:
         return rows
 
     def to_csv(self, folder: str | Path) -> list[Path]:
-        """Write `per_class.csv`, `most_confused.csv`, `top_losses.csv` and `calibration.csv` into a folder."""
+        """Write `per_class.csv`, `most_confused.csv`, `top_losses.csv` and `calibration.csv` into a folder.
+
+        Args:
+            folder: It is created if it does not exist.
+
+        Returns:
+            The paths of the files.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         written = []
         for name in ("per_class", "most_confused", "top_losses", "calibration"):
             rows = getattr(self, name)()
-            with open(folder / f"{name}.csv", "w", newline="") as file:
+            with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
                 if rows:
                     writer = csv.DictWriter(file, list(rows[0]))
                     writer.writeheader()
@@ -144,48 +181,41 @@ class Interpretation:
         return written
 
     def plot_confusion(self, axes: Axes | None = None) -> Axes:
-        """Draw the confusion matrix, each row in parts of its true class."""
-        from mxtorch.interpretation import plots
-
-        return plots.confusion(self, axes)
+        """Draw the confusion matrix; colours are parts of the true class, numbers are samples."""
+        return plots.confusion(self.confusion, self.classes, self.accuracy, axes)
 
     def plot_per_class(self, axes: Axes | None = None) -> Axes:
-        """Draw precision and recall of each class, the worst first."""
-        from mxtorch.interpretation import plots
-
-        return plots.per_class(self, axes)
+        """Draw precision and recall of each class, the lowest F1 first."""
+        return plots.per_class(self._worst_classes(), axes)
 
     def plot_calibration(self, axes: Axes | None = None) -> Axes:
-        """Draw accuracy over predicted probability; on the diagonal a network is as often right as it says."""
-        from mxtorch.interpretation import plots
-
-        return plots.calibration(self, axes)
+        """Draw accuracy over predicted probability. On the diagonal, predictions are right as often as they say."""
+        return plots.calibration(self.calibration(), self.calibration_error, axes)
 
     def plot_top_losses(self) -> Figure:
-        """A sheet of the pictures that lost most.
+        """A sheet of the pictures with the highest losses.
 
         Raises:
-            ValueError: The inputs were no pictures, or none were kept.
+            ValueError: The inputs were not pictures, or none were kept.
         """
-        from mxtorch.interpretation import plots
-
-        return plots.top_losses(self)
+        return plots.top_losses(self._loss_rows(self.pictures), self.pictures)
 
     def plot(self) -> Figure:
-        """One figure: confusion, precision and recall, calibration."""
-        from mxtorch.interpretation import plots
-
-        return plots.overview(self)
+        """One figure with the confusion matrix, precision and recall, and calibration."""
+        figure, (left, middle, right) = plots.overview(len(self.classes))
+        self.plot_confusion(left)
+        self.plot_per_class(middle)
+        self.plot_calibration(right)
+        return figure
 
     def __str__(self) -> str:
         lines = [
             f"{len(self.targets)} samples of {len(self.classes)} classes: accuracy {self.accuracy:.4f}, "
             f"loss {float(self.losses.mean()):.4f}, calibration error {self.calibration_error:.4f}"
         ]
-        worst = sorted((row for row in self.per_class() if row["samples"]), key=lambda row: row["f1"])[:3]
         lines += [
             f"  {row['class']}: precision {row['precision']:.3f}, recall {row['recall']:.3f} of {row['samples']}"
-            for row in worst
+            for row in self._worst_classes()[:3]
         ]
         lines += [
             f"  {row['true']} taken for {row['predicted']}: {row['times']} times ({row['part']:.0%})"

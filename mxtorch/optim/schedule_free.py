@@ -1,13 +1,13 @@
-"""Optimizers that want no learning rate found or scheduled: what `lr` means there, and how they are handled.
-
-They are told by the names of their classes and by what their parameter groups hold, so that none of their packages is
-imported (dadaptation, prodigyopt, schedulefree, pytorch-optimizer), and so that subclasses and copies are known too.
+"""Optimizers that estimate their learning rate, or average weights in place of a schedule.
 
 - D-Adaptation (Defazio and Mishchenko 2023, arXiv 2301.07733) and Prodigy (Mishchenko and Defazio 2023, arXiv
-  2306.06101) estimate their step size; `lr` multiplies it, and belongs at 1.
-- Schedule-Free (Defazio et al. 2024, arXiv 2405.15682) takes a real rate, but averages weights instead of lowering it.
-  It computes gradients at one point and is meant to be evaluated at another: its `train()` and `eval()` move the
-  parameters between the two.
+  2306.06101) estimate their step size `d` while they train. Their `lr` multiplies the estimate and belongs at 1.
+- Schedule-Free (Defazio et al. 2024, arXiv 2405.15682) takes a real learning rate and averages weights instead of
+  lowering the rate. It computes gradients at one point and is evaluated at another; its `train()` and `eval()` move
+  the parameters between the two.
+
+None of their packages is imported (dadaptation, prodigyopt, schedulefree, pytorch-optimizer): what the parameter groups
+hold and which methods there are says what an optimizer does.
 """
 
 from __future__ import annotations
@@ -18,19 +18,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-# Under these names an optimizer keeps the one it wraps.
-_WRAPPED = ("optimizer", "base_optimizer", "base")
-_MARKS = ("dadapt", "prodigy", "schedulefree")
-# What goes with the estimate `d` in a parameter group of D-Adaptation and Prodigy; `d` alone could be anything.
-_ESTIMATE_KEYS = {"d0", "d_max", "d_numerator", "growth_rate", "numerator_weighted"}
-_AVERAGE_KEYS = {"weight_sum", "lr_max"}
+# What the average of Schedule-Free is weighted by: in a parameter group, or an attribute of a wrapper.
+_AVERAGE_SETTINGS = {"weight_sum", "weight_lr_power"}
 
 
 class RateFree(NamedTuple):
-    """What kind of optimizer it is; one can be both."""
+    """What an optimizer does about the learning rate by itself. It can do both."""
 
     name: str
     estimates_rate: bool
@@ -38,40 +34,30 @@ class RateFree(NamedTuple):
 
 
 def recognise(optimizer: Optimizer) -> RateFree | None:
-    """What an optimizer, or one that it wraps, does about the learning rate by itself; None for an ordinary one."""
-    parts = list(chain(optimizer))
-    names = [_names(part) for part in parts]
-    keys = {key for part in parts for group in part.param_groups for key in group}
-    estimates = any("dadapt" in name or "prodigy" in name for name in names)
-    averages = any("schedulefree" in name for name in names)
-    told_by_name = (part for part, name in zip(parts, names, strict=True) if any(mark in name for mark in _MARKS))
-    teller = next(told_by_name, parts[-1])  # a wrapper shares the groups of the innermost one
-    estimates |= "d" in keys and bool(keys & _ESTIMATE_KEYS)
-    averages |= keys >= _AVERAGE_KEYS
-    return RateFree(type(teller).__name__, estimates, averages) if estimates or averages else None
+    """What an optimizer, or the one that it wraps, does about the learning rate by itself; None for an ordinary one."""
+    for part in reversed(_chain(optimizer)):  # the innermost first: a wrapper shares its groups
+        settings = {name for group in part.param_groups for name in group}
+        estimates = "d" in settings and "beta2_decay" not in settings  # torch's Adafactor has both
+        averages = not _AVERAGE_SETTINGS.isdisjoint({*settings, *vars(part)})
+        if estimates or averages:
+            return RateFree(type(part).__name__, estimates, averages)
+    return None
 
 
-def _names(optimizer: Optimizer) -> str:
-    """Modules and names of its class and the bases of that."""
-    names = " ".join(f"{kind.__module__}.{kind.__name__}" for kind in type(optimizer).__mro__)
-    return names.lower().replace("_", "")
-
-
-def chain(optimizer: Any) -> Iterator[Any]:
-    """An optimizer, the one that it wraps, the one that that wraps."""
-    seen: list[Any] = []
-    while isinstance(optimizer, Optimizer) and not any(optimizer is part for part in seen):
-        seen.append(optimizer)
-        yield optimizer
-        attributes = vars(optimizer)
-        optimizer = next((attributes[name] for name in _WRAPPED if name in attributes), None)
+def _chain(optimizer: Any) -> list[Any]:
+    """An optimizer, the one that it holds as an attribute, the one that that holds."""
+    parts: list[Any] = []
+    while optimizer is not None and not any(optimizer is part for part in parts):
+        parts.append(optimizer)
+        optimizer = next((value for value in vars(optimizer).values() if isinstance(value, Optimizer)), None)
+    return parts
 
 
 # ---------------------------------------------------------------- warnings
 
 
 def warn_of_rate(optimizer: Optimizer, rate: float, *, stacklevel: int = 3) -> None:
-    """Warn where `rate`, the base rate, is no multiplier that such an optimizer is meant to have."""
+    """Warn if an optimizer that estimates its rate is given a base rate other than 1."""
     kind = recognise(optimizer)
     if kind is not None and kind.estimates_rate and rate != 1:
         warnings.warn(
@@ -82,7 +68,7 @@ def warn_of_rate(optimizer: Optimizer, rate: float, *, stacklevel: int = 3) -> N
 
 
 def warn_of_schedule(optimizer: Optimizer, schedule: object, *, stacklevel: int = 3) -> None:
-    """Warn of a schedule for an optimizer that averages its weights instead."""
+    """Warn if an optimizer that averages its weights is given a schedule that is not constant."""
     kind = recognise(optimizer)
     if kind is not None and kind.averages_weights and schedule is not None and not _is_constant(schedule):
         warnings.warn(
@@ -93,7 +79,7 @@ def warn_of_schedule(optimizer: Optimizer, schedule: object, *, stacklevel: int 
 
 
 def warn_of_sweep(optimizer: Optimizer, *, stacklevel: int = 3) -> None:
-    """Warn that the result of a range test does not mean for this optimizer what it means for others."""
+    """Warn that the result of a range test means something else for such an optimizer than for others."""
     kind = recognise(optimizer)
     if kind is None:
         return
@@ -111,7 +97,7 @@ def warn_of_sweep(optimizer: Optimizer, *, stacklevel: int = 3) -> None:
 
 
 def warn_of_norms(model: nn.Module, optimizers: Iterable[Optimizer], *, stacklevel: int = 3) -> None:
-    """Warn of running statistics that belong to other weights than those that are evaluated."""
+    """Warn if a model has running statistics, and an optimizer averages weights: they do not fit the average."""
     kinds = [kind for kind in map(recognise, optimizers) if kind is not None and kind.averages_weights]
     tracks = any(getattr(module, "track_running_stats", False) for module in model.modules())
     if kinds and tracks:
@@ -124,6 +110,7 @@ def warn_of_norms(model: nn.Module, optimizers: Iterable[Optimizer], *, stacklev
 
 
 def _is_constant(schedule: object) -> bool:
+    """Whether it is mxtorch's or torch's constant schedule."""
     return type(schedule).__name__ in ("Constant", "ConstantLR")
 
 
@@ -131,28 +118,33 @@ def _is_constant(schedule: object) -> bool:
 
 
 def set_training_point(optimizers: Iterable[Optimizer]) -> None:
-    """Move parameters to where gradients are computed, as Schedule-Free's `train()` does; others are left alone."""
-    for part in _with_points(optimizers):
+    """Move parameters to the point where gradients are computed. Other optimizers' parameters stay."""
+    for part in _with_two_points(optimizers):
         part.train()
 
 
 @contextlib.contextmanager
 def evaluated_afterwards(optimizers: Iterable[Optimizer]) -> Iterator[None]:
-    """After the block, move parameters to where such optimizers are to be evaluated, and their weights to be used."""
+    """After the block, move parameters to the averaged point, where they are evaluated and used."""
     try:
         yield
     finally:
-        for part in _with_points(optimizers):
+        for part in _with_two_points(optimizers):
             part.eval()
 
 
 @contextlib.contextmanager
 def evaluation_point(optimizers: Iterable[Optimizer]) -> Iterator[None]:
-    """In the block parameters are where such optimizers are to be evaluated; after it they are what they were.
+    """In the block, parameters are at the averaged point; after it they are what they were, bit for bit.
 
-    Moving there and back rounds, so the values are copied, and evaluating changes no bit of a run.
+    Moving there and back rounds, so the parameters are copied before and copied back after.
     """
-    moved = [(part, _values(part)) for part in _with_points(optimizers) if _is_training(part)]
+    moved = []
+    for part in _with_two_points(optimizers):
+        # The mode is in the groups or an attribute; one that has neither is taken to train.
+        if any(group.get("train_mode", getattr(part, "train_mode", True)) for group in part.param_groups):
+            parameters = [parameter for group in part.param_groups for parameter in group["params"]]
+            moved.append((part, [(parameter, parameter.detach().clone()) for parameter in parameters]))
     try:
         for part, _ in moved:
             part.eval()
@@ -165,22 +157,10 @@ def evaluation_point(optimizers: Iterable[Optimizer]) -> Iterator[None]:
                     parameter.copy_(value)
 
 
-def _with_points(optimizers: Iterable[Optimizer]) -> list[Any]:
-    """Those that have a mode, as torch's own optimizers have not."""
-    parts = [part for optimizer in optimizers for part in chain(optimizer)]
-    return [part for part in parts if callable(_own(part, "train")) and callable(_own(part, "eval"))]
+def _with_two_points(optimizers: Iterable[Optimizer]) -> list[Any]:
+    """The optimizers, also wrapped ones, whose class has `train()` and `eval()`. Torch's own have neither.
 
-
-def _own(part: Any, name: str) -> Any:
-    """A method of the class: a wrapper that forwards unknown names has none of its own."""
-    return getattr(type(part), name, None)
-
-
-def _is_training(part: Any) -> bool:
-    """Its mode is in its parameter groups, or an attribute; True where neither tells."""
-    return any(group.get("train_mode", getattr(part, "train_mode", True)) for group in part.param_groups)
-
-
-def _values(part: Any) -> list[tuple[Tensor, Tensor]]:
-    parameters = [parameter for group in part.param_groups for parameter in group["params"]]
-    return [(parameter, parameter.detach().clone()) for parameter in parameters]
+    Methods of the class: a wrapper that forwards unknown names would seem to have them.
+    """
+    parts = [part for optimizer in optimizers for part in _chain(optimizer)]
+    return [part for part in parts if all(callable(getattr(type(part), name, None)) for name in ("train", "eval"))]

@@ -1,46 +1,213 @@
-"""What happened, epoch by epoch and step by step."""
+"""The figures of a run: a row for each epoch, a record for each logging step."""
 
 from __future__ import annotations
 
 import csv
+import html
+import struct
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
+# A longer table is printed without its middle, as a table of pandas is. `to_csv` writes all of it.
+MOST_ROWS_PRINTED = 60
+ROWS_PRINTED_AT_EACH_END = 10
+
+
+class Records(Sequence[dict[str, float]]):
+    """A list of dictionaries of numbers that grows at its end, and costs little for each entry.
+
+    It reads as a list does: `records[0]["train/loss"]`, `records[-1]`, `records[2:5]`, `len(records)`, `for record in
+    records`, `records == [...]`. The numbers are float64 in one array, so that a million records go into a checkpoint
+    at the speed of the memory. Each dictionary that is read is made anew: changing it does not change the records.
+
+    Args:
+        records: What to begin with.
+
+    Example:
+        >>> records = Records([{"step": 50, "train/loss": 0.7}])
+        >>> records.append({"step": 100, "train/loss": 0.5, "gradient_norm": 2})
+        >>> records[-1]["train/loss"]
+        0.5
+        >>> records.column("gradient_norm")
+        array([nan,  2.])
+    """
+
+    def __init__(self, records: Iterable[Mapping[str, float]] = ()) -> None:
+        self._names: dict[str, int] = {}  # the columns of the two arrays, in the order of their first appearance
+        self._length = 0
+        # Rows beyond the length are room for later records. Rows before it never change, so a view of them is a copy.
+        self._values = np.empty((0, 0))
+        self._present = np.ones((0, 0), dtype=np.bool_)  # False where a record does not have the figure
+        self._row = ""  # its format, for struct
+        for record in records:
+            self.append(record)
+
+    def append(self, record: Mapping[str, float]) -> None:
+        """Add a record.
+
+        Raises:
+            TypeError: A value is no number; nothing was added.
+        """
+        names, length = self._names, self._length
+        row = [record.get(name, 0.0) for name in names]
+        try:
+            if not record.keys() <= names.keys():
+                struct.pack(f"{len(record)}d", *record.values())  # raises before a column is added
+                self._add_columns(name for name in record if name not in names)
+                row = [record.get(name, 0.0) for name in names]
+            if length == len(self._values):
+                self._make_room()
+            # NumPy declares that its arrays are buffers from Python 3.12 on.
+            struct.pack_into(self._row, self._values, length * 8 * len(row), *row)  # type: ignore[arg-type]
+        except struct.error as error:
+            raise TypeError(f"record: got {dict(record)!r}; give numbers ({error})") from None
+        if len(record) < len(names):
+            self._present[length] = [name in record for name in names]
+        self._length += 1
+
+    def column(self, name: str) -> NDArray[np.float64]:
+        """One figure of all records, float64 [number of records]; NaN where a record does not have it.
+
+        Raises:
+            KeyError: No record has such a figure.
+        """
+        if name not in self._names:
+            raise KeyError(f"{name!r}; there are {', '.join(self._names)}")
+        index = self._names[name]
+        return np.where(self._present[: self._length, index], self._values[: self._length, index], np.nan)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and names, which `torch.load(weights_only=True)` reads. Later records do not change them.
+
+        Returns:
+            `names`; `values`, float64 [records, names]; `present`, bool of the same shape, or None where every record
+            has every figure. The tensors share the memory of the records: clone them to change them, and to save them
+            without the room for later records.
+        """
+        present = self._present[: self._length]
+        return {
+            "names": list(self._names),
+            "values": torch.from_numpy(self._values[: self._length]),
+            "present": None if present.all() else torch.from_numpy(present),
+        }
+
+    @classmethod
+    def from_state_dict(cls, state_dict: Any) -> Records:
+        """What `state_dict` gave; or a list of dictionaries, as the first version of checkpoints has it.
+
+        Raises:
+            ValueError: It is malformed.
+        """
+        if isinstance(state_dict, list):
+            return cls(state_dict)
+        names, values, present = (state_dict[key] for key in ("names", "values", "present"))
+        present = torch.ones(len(values), len(names), dtype=torch.bool) if present is None else present
+        well_formed = all(type(name) is str for name in names) and len(set(names)) == len(names)
+        for tensor, dtype in ((values, torch.float64), (present, torch.bool)):
+            well_formed = well_formed and isinstance(tensor, Tensor) and tensor.dtype == dtype
+            # [0] is how a table without rows was once written.
+            well_formed = well_formed and tensor.shape in ((len(values), len(names)), (0,))
+        if not well_formed:
+            raise ValueError(f"the history's figures {names!r} are malformed")
+        records = cls()
+        if len(values):
+            records._add_columns(names)
+            records._values, records._present = values.cpu().numpy().copy(), present.cpu().numpy().copy()
+            records._length = len(values)
+        return records
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, float]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, float]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, float] | list[dict[str, float]]:
+        """A record, or a list of them for a slice."""
+        positions = range(self._length)[index]
+        return self._record(positions) if isinstance(positions, int) else [self._record(each) for each in positions]
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(other) == len(self) and all(one == another for one, another in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        last = f", the last is {self[-1]}" if self else ""
+        return f"<{len(self)} records{last}>"
+
+    def _record(self, position: int) -> dict[str, float]:
+        values, present = self._values[position].tolist(), self._present[position].tolist()
+        return {name: value for name, value, there in zip(self._names, values, present, strict=True) if there}
+
+    def _add_columns(self, names: Iterable[str]) -> None:
+        """Make room for figures that no record has had."""
+        added = list(names)
+        self._names |= {name: len(self._names) + index for index, name in enumerate(added)}
+        width = ((0, 0), (0, len(added)))
+        self._values, self._present = np.pad(self._values, width), np.pad(self._present, width)
+        self._present[self._length :] = True
+        self._row = f"{len(self._names)}d"
+
+    def _make_room(self) -> None:
+        """Make room for half as many records again."""
+        rows = ((0, 64 + self._length // 2), (0, 0))
+        self._values = np.pad(self._values, rows)
+        self._present = np.pad(self._present, rows, constant_values=True)
+
 
 class History:
-    """The figures of a run. Printing it gives a table.
+    """The figures of a run. Printing it gives a table, of a long run the first and last epochs.
 
     Attributes:
-        rows: One dictionary an epoch: `epoch`, `step`, `train/loss`, `val/loss`, `val/<metric>`, `learning_rate`,
-            `samples_per_second`, `seconds`.
-        records: One dictionary for every `log_every` steps: `step`, `train/loss`, `learning_rate/<group>`,
-            `gradient_norm`, `samples_per_second`.
+        rows: A list with one dictionary an epoch: `epoch`, `step`, `train/loss`, `val/loss`, `val/<metric>`,
+            `learning_rate`, `samples_per_second`, `seconds`. A callback may add figures to the last one.
+
+    Example:
+        >>> history = History()
+        >>> history.rows.append({"epoch": 1.0, "train/loss": 0.7, "step": 50.0})
+        >>> history.rows.append({"epoch": 2.0, "train/loss": 0.5, "step": 100.0})
+        >>> print(history)
+        epoch  train/loss  step
+            1      0.7000    50
+            2      0.5000   100
+        >>> history["train/loss"]
+        [0.7, 0.5]
     """
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
-        self.records: list[dict[str, float]] = []
+        self._records = Records()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Both tables, as tensors where all their values are floats."""
-        return {"rows": _packed_rows(self.rows), "records": _packed_rows(self.records)}
+    @property
+    def records(self) -> Records:
+        """One dictionary for every `log_every` steps.
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
-        self.rows, self.records = (_unpacked_rows(state_dict[name]) for name in ("rows", "records"))
+        Each has `step`, `train/loss`, `learning_rate/<group>`, `gradient_norm`, `samples_per_second`.
+        """
+        return self._records
+
+    @records.setter
+    def records(self, records: Iterable[Mapping[str, float]]) -> None:
+        self._records = records if isinstance(records, Records) else Records(records)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, name: str) -> list[float]:
-        """A column of the epochs' table.
+        """A column of the epochs' table, NaN where an epoch does not have it.
 
         Raises:
             KeyError: No epoch has such a figure.
@@ -54,31 +221,63 @@ class History:
         """The names of all figures, in the order of their first appearance."""
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
+    def state_dict(self) -> dict[str, Any]:
+        """Rows and records as tensors, names and numbers, which `torch.load(weights_only=True)` reads.
+
+        Later epochs and steps do not change it. The tensors of the records share their memory.
+        """
+        floats = all(type(value) is float for row in self.rows for value in row.values())
+        rows = Records(self.rows).state_dict() if floats else [dict(row) for row in self.rows]
+        return {"rows": rows, "records": self.records.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take what `state_dict` gave, in place of what is here.
+
+        Raises:
+            ValueError: It is malformed; nothing has changed then.
+        """
+        saved = state_dict["rows"]
+        rows = [dict(row) for row in saved] if isinstance(saved, list) else list(Records.from_state_dict(saved))
+        self._records = Records.from_state_dict(state_dict["records"])
+        self.rows = rows
+
     def __str__(self) -> str:
         if not self.rows:
             return "History: no epochs yet"
-        cells = [
-            self.columns,
-            *([_format(name, row.get(name)) for name in self.columns] for row in self.rows),
-        ]
-        widths = [max(len(line[column]) for line in cells) for column in range(len(self.columns))]
+        lines = self._printed_cells()
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join(
-            "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in cells
+            "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines
         )
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name}</th>" for name in self.columns)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{_format(name, row.get(name))}</td>" for name in self.columns) + "</tr>"
-            for row in self.rows
-        )
-        return f"<table><tr>{head}</tr>{body}</table>"
+        head, *body = ([html.escape(cell) for cell in line] for line in self._printed_cells())
+        rows = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in line) + "</tr>" for line in body)
+        return "<table><tr>" + "".join(f"<th>{name}</th>" for name in head) + f"</tr>{rows}</table>"
+
+    def _printed_cells(self) -> list[list[str]]:
+        """The names of the columns, then the rows as text, those in the middle of a long table left out."""
+        columns = self.columns
+        if len(self.rows) <= MOST_ROWS_PRINTED:
+            return [columns, *(_cells(columns, row) for row in self.rows)]
+        first, last = self.rows[:ROWS_PRINTED_AT_EACH_END], self.rows[-ROWS_PRINTED_AT_EACH_END:]
+        ellipsis = ["…"] * len(columns)
+        return [
+            columns,
+            *(_cells(columns, row) for row in first),
+            ellipsis,
+            *(_cells(columns, row) for row in last),
+        ]
 
     def to_csv(self, path: str | Path) -> None:
-        """Write the epochs' table."""
-        with open(path, "w", newline="") as file:
+        """Write the table of all epochs.
+
+        Args:
+            path: The file; an older one is replaced.
+        """
+        with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(self.rows)
@@ -97,9 +296,10 @@ class History:
 
             _, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="tight")
         loss, metric, rate = axes
-        steps = [record["step"] for record in self.records]
-        loss.plot(steps, [record["train/loss"] for record in self.records], color="#9db4c0", label="train/loss")
-        rate.plot(steps, [record["learning_rate/group0"] for record in self.records], color="#e07a1f")
+        if self.records:
+            steps = self.records.column("step")
+            loss.plot(steps, self.records.column("train/loss"), color="#9db4c0", label="train/loss")
+            rate.plot(steps, self.records.column("learning_rate/group0"), color="#e07a1f")
         epoch_ends = [row["step"] for row in self.rows]
         for name in self.columns:
             if name == "val/loss":
@@ -115,6 +315,10 @@ class History:
         return axes
 
 
+def _cells(columns: list[str], row: dict[str, float]) -> list[str]:
+    return [_format(name, row.get(name)) for name in columns]
+
+
 def _format(name: str, value: float | None) -> str:
     if value is None:
         return ""
@@ -123,29 +327,3 @@ def _format(name: str, value: float | None) -> str:
     if name == "learning_rate":
         return f"{value:.2e}"
     return f"{value:.1f}" if name in ("seconds", "samples_per_second") else f"{value:.4f}"
-
-
-def _packed_rows(rows: list[dict[str, Any]]) -> Any:
-    """A table of floats as one tensor, which is written much faster than many numbers; other rows as they are."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    if not all(type(value) is float for row in rows for value in row.values()):
-        return rows
-    if all(len(row) == len(names) for row in rows):
-        present = None
-    else:
-        present = torch.tensor([[name in row for name in names] for row in rows])
-    values = [[row.get(name, 0.0) for name in names] for row in rows]
-    return {"names": names, "values": torch.tensor(values, dtype=torch.float64), "present": present}
-
-
-def _unpacked_rows(packed: Any) -> list[dict[str, Any]]:
-    """What `_packed_rows` was given."""
-    if isinstance(packed, list):
-        return [dict(row) for row in packed]
-    names, values = packed["names"], packed["values"].tolist()
-    if packed["present"] is None:
-        return [dict(zip(names, row, strict=True)) for row in values]
-    return [
-        {name: value for name, value, there in zip(names, row, flags, strict=True) if there}
-        for row, flags in zip(values, packed["present"].tolist(), strict=True)
-    ]

@@ -1,4 +1,4 @@
-"""Figures of a pass: torchmetrics, and the mean loss, without waiting for the device."""
+"""Figures of the training loop that are collected without waiting for the device: metrics, the mean loss, the speed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
-from mxtorch.engines.nonfinite import BadNumberError
+from mxtorch.nonfinite import BadNumberError
 
-# A call of torchmetrics costs about as much as a small network's training step, however long its input is. Batches
-# are therefore handed over several at a time, and never so many that they would hold much memory.
+# A call of torchmetrics costs about as much as a training step of a small network, however long its input is. Several
+# batches are therefore joined for one call. The bounds keep what is held back small.
 MOST_BUFFERED_BATCHES = 32
 MOST_BUFFERED_ELEMENTS = 1_000_000
 
@@ -40,26 +41,30 @@ class MetricBuffer:
     """Collects outputs and targets, and updates the metrics with several batches at once.
 
     Metrics of torchmetrics accumulate sums over samples, so the split into updates does not matter to them.
+
+    Args:
+        metrics: A `torchmetrics.MetricCollection`. It is reset: a pass that was interrupted may have left sums in it.
     """
 
     def __init__(self, metrics: Any) -> None:
         self.metrics = metrics
-        self.metrics.reset()  # of a pass that was broken off
+        self.metrics.reset()
         self._outputs: list[Tensor] = []
         self._targets: list[Tensor] = []
+        self._shapes: tuple[torch.Size, torch.Size] | None = None  # of what is held back, without the first dimension
         self._elements = 0
 
     def update(self, outputs: Any, targets: Any) -> None:
-        """Take a batch: kept back when it can be joined with the next ones, handed on at once otherwise."""
+        """Take a batch. It is held back if it can be joined with later ones; other batches update the metrics now."""
         if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor) and outputs.ndim and targets.ndim):
             self._flush()
             self.metrics.update(outputs, targets)
             return
-        if self._outputs and (
-            outputs.shape[1:] != self._outputs[0].shape[1:] or targets.shape[1:] != self._targets[0].shape[1:]
-        ):
+        shapes = outputs.shape[1:], targets.shape[1:]
+        if shapes != self._shapes:
             self._flush()
-        self._outputs.append(outputs.detach())
+            self._shapes = shapes
+        self._outputs.append(outputs.detach() if outputs.requires_grad else outputs)
         self._targets.append(targets)
         self._elements += outputs.numel()
         if len(self._outputs) >= MOST_BUFFERED_BATCHES or self._elements >= MOST_BUFFERED_ELEMENTS:
@@ -78,7 +83,7 @@ class MetricBuffer:
         return values
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of all metrics, and the batches that they have not seen yet."""
+        """The states of all metrics, and the batches that are held back."""
         metrics = {
             name: {"count": metric._update_count, "states": {key: getattr(metric, key) for key in metric._defaults}}
             for name, metric in self._all_metrics()
@@ -86,24 +91,26 @@ class MetricBuffer:
         return {"metrics": metrics, "outputs": list(self._outputs), "targets": list(self._targets)}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave.
+        """Go on from what `state_dict` gave, with tensors on the device of the metrics.
 
         Raises:
-            ValueError: It is of other metrics.
+            ValueError: It is the state of other metrics.
         """
         metrics = dict(self._all_metrics())
         if list(metrics) != list(saved["metrics"]):
             raise ValueError(f"train_metrics: got {list(metrics)} instead of {list(saved['metrics'])}")
+        device = next(iter(metrics.values())).device
+        saved = tree_map_only(Tensor, lambda tensor: tensor.to(device), saved)
         for name, metric in metrics.items():
             metric._update_count, metric._computed = saved["metrics"][name]["count"], None
             for key, value in saved["metrics"][name]["states"].items():
-                setattr(metric, key, _to(value, metric.device))
-        device = next(iter(metrics.values())).device
-        self._outputs, self._targets = _to(saved["outputs"], device), _to(saved["targets"], device)
+                setattr(metric, key, value)
+        self._outputs, self._targets = saved["outputs"], saved["targets"]
         self._elements = sum(outputs.numel() for outputs in self._outputs)
+        self._shapes = (self._outputs[0].shape[1:], self._targets[0].shape[1:]) if self._outputs else None
 
     def _all_metrics(self) -> list[tuple[str, Any]]:
-        """With those that wrappers hold."""
+        """The metrics by name, those that wrappers hold too."""
         from torchmetrics import Metric
 
         return [(name, module) for name, module in self.metrics.named_modules() if isinstance(module, Metric)]
@@ -115,30 +122,32 @@ class MetricBuffer:
             self.metrics.update(outputs, targets)
 
 
-def _to(value: Any, device: torch.device) -> Any:
-    if isinstance(value, list):
-        return [_to(item, device) for item in value]
-    return value.to(device) if isinstance(value, Tensor) else value
-
-
 class LossMeter:
     """The mean training loss over an epoch and since the last reading, weighted by samples; and the speed.
 
     Losses stay on their device until they are read, all at once.
 
     Args:
-        first_step: The number of the first step, to name one that is not finite.
+        first_step: The number of the first step, to name a step whose loss or gradient is not finite.
 
     Attributes:
         count: Steps of this epoch, skipped ones too.
         bad_step: The number of the first step that was found not to be finite.
+
+    Example:
+        >>> meter = LossMeter(first_step=1)
+        >>> meter.add(torch.tensor(1.0), samples=30)
+        >>> meter.add(torch.tensor(2.0), samples=10)
+        >>> figures, bad_steps = meter.read()
+        >>> figures["train/loss"]
+        1.25
     """
 
     def __init__(self, first_step: int) -> None:
         self.count = 0
         self.bad_step: int | None = None
         self._next_step = first_step
-        self._losses: list[Tensor] = []
+        self._losses: list[Tensor] = []  # unread, as are the next two
         self._sizes: list[int] = []
         self._bad: list[Tensor] = []
         self._epoch_sum = 0.0
@@ -146,7 +155,13 @@ class LossMeter:
         self._started = self._last_read = time.perf_counter()
 
     def add(self, loss: Tensor, samples: int, bad: Tensor | None = None) -> None:
-        """Note a step's loss, a scalar tensor; `bad`, a float on the device, is 1 where its gradient is not finite."""
+        """Add the loss of a step.
+
+        Args:
+            loss: A scalar tensor.
+            samples: How many samples it is the mean of.
+            bad: A float tensor on the device, 1 where the gradient is not finite. Given for all steps or for none.
+        """
         self._losses.append(loss)
         self._sizes.append(samples)
         if bad is not None:
@@ -167,13 +182,13 @@ class LossMeter:
         """Mean loss and samples a second since the last reading, and how many steps were bad.
 
         Args:
-            skips: Leave bad steps out of the mean; otherwise they raise.
+            skips: Leave bad steps out of the mean. Otherwise they raise.
 
         Raises:
-            BadNumberError: A loss or gradient was not finite; `bad_step` has its number.
+            BadNumberError: A loss or gradient was not finite; `bad_step` is its number.
         """
-        losses = torch.stack(self._losses).tolist() if self._losses else []
-        flags = torch.stack(self._bad).tolist() if self._bad else [0.0] * len(losses)
+        losses: list[float] = torch.stack(self._losses).tolist() if self._losses else []
+        flags: list[float] = torch.stack(self._bad).tolist() if self._bad else [0.0] * len(losses)
         bad = [bool(flag) or not math.isfinite(loss) for loss, flag in zip(losses, flags, strict=True)]
         if any(bad) and not skips:
             offset = bad.index(True)
@@ -197,7 +212,7 @@ class LossMeter:
         return figures, sum(bad)
 
     def finish(self) -> dict[str, float]:
-        """Mean loss and samples a second of the whole epoch, all of which was read."""
+        """Mean loss and samples a second of the whole epoch. Every step must have been read."""
         assert not self.unread
         seconds = max(time.perf_counter() - self._started, 1e-9)
         return {
@@ -206,7 +221,7 @@ class LossMeter:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Sums and unread losses; times as what has passed."""
+        """Sums, unread losses, and seconds since the epoch began and since the last reading."""
         now = time.perf_counter()
         return {
             "count": self.count,
@@ -221,7 +236,11 @@ class LossMeter:
         }
 
     def load_state_dict(self, saved: dict[str, Any], device: torch.device) -> None:
-        """Go on where `state_dict` was called, with losses on the device.
+        """Go on where `state_dict` was called.
+
+        Args:
+            saved: What it gave.
+            device: Where the losses that are unread go.
 
         Raises:
             ValueError: It is malformed.

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import Subset, TensorDataset
 from torchvision.datasets import FakeData
 
+from mxtorch import balance, data
 from mxtorch.data.class_balance import balanced_sampler, class_weights, labels_of
 
 LABELS = [0] * 60 + [1] * 30 + [2] * 10
@@ -54,6 +56,7 @@ def test_where_labels_come_from():
         ([-1, 0], {}, "labels: got -1 to 0"),
         ([], {}, "labels: got"),
         ([0.5, 1.0], {}, "labels: got"),
+        (LABELS, {"num_classes": 3.0}, "num_classes: got 3.0"),
         (LABELS, {"beta": 1.0}, "beta: got 1.0"),
         (3, {}, "labels: got a int"),
         (FakeData(size=2), {}, "labels: got a FakeData"),
@@ -62,3 +65,14 @@ def test_where_labels_come_from():
 def test_labels_that_are_off(labels, options, message):
     with pytest.raises((ValueError, TypeError), match=message):
         class_weights(labels, **options)
+
+
+def test_its_names():
+    assert balance is data.class_balance
+    assert data.class_weights is class_weights is balance.class_weights
+    assert data.balanced_sampler is balanced_sampler
+
+
+def test_numbers_of_numpy():
+    weights = class_weights(np.array(LABELS, dtype=np.int32), np.int64(3))
+    assert torch.equal(weights, class_weights(LABELS))

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from mxtorch.data.mixing import Mixed
+from mxtorch import data, mixing
+from mxtorch.data import Mixed
 
 
 @pytest.fixture
@@ -42,6 +44,7 @@ def test_find_lr_and_fit_take_them(pictures, make):
     ("options", "message"),
     [
         ({"num_classes": 1}, "num_classes: got 1"),
+        ({"num_classes": 2.5}, "num_classes: got 2.5"),
         ({"num_classes": 3, "mixup": None, "cutmix": None}, "mixup: got None"),
         ({"num_classes": 3, "mixup": -1}, "mixup: got -1"),
     ],
@@ -54,3 +57,13 @@ def test_arguments_that_are_off(pictures, options, message):
 def test_batches_of_another_form():
     with pytest.raises(ValueError, match="takes batches of"):
         next(iter(Mixed([torch.ones(4, 3, 8, 8)], num_classes=2)))
+
+
+def test_its_names():
+    assert mixing is data.mixing
+    assert mixing.Mixed is Mixed
+
+
+def test_a_number_of_classes_of_numpy(pictures):
+    inputs, targets = next(iter(Mixed(pictures, num_classes=np.int64(3))))
+    assert targets.shape == (len(inputs), 3)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import schedulefree
 import torch
 from PIL import Image
 from torch import nn
@@ -8,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 import model_zoo
-from mxtorch import exporting
+from mxtorch import Callback, Trainer, exporting
 from mxtorch.exporting.__main__ import main
 from mxtorch.exporting.facts import describe_transform, plain_state
 
@@ -73,6 +74,41 @@ def test_a_file_answers_as_the_model_does(zoo_trainer, small_trainer, pets, tmp_
     card = path.with_suffix(".md").read_text()
     for words in ("Three pets.", "cat 2, dog 2, emu 2", "label smoothing 0.1", "val/loss", path.name):
         assert words in card
+
+
+def test_the_loader_goes_on_as_if_nothing_had_been_read(small_trainer, pets, tmp_path):
+    def order():
+        return [float(inputs.sum()) for inputs, _ in shuffled], float(torch.rand(1))
+
+    shuffled = DataLoader(pets.dataset, 2, shuffle=True, generator=torch.Generator().manual_seed(3))
+    before = shuffled.generator.get_state(), torch.get_rng_state()
+    expected = order()
+    shuffled.generator.set_state(before[0])
+    torch.set_rng_state(before[1])
+    modes = [module.training for module in small_trainer.model.modules()]
+    small_trainer.export(tmp_path / "pets.safetensors", shuffled)
+    assert order() == expected
+    assert [module.training for module in small_trainer.model.modules()] == modes
+
+
+def test_averaged_weights_are_exported(two_moons, tmp_path):
+    """In the middle of training too, where Schedule-Free has the weights at another point."""
+    loader = DataLoader(two_moons, 32)
+
+    class Exports(Callback):
+        def on_step(self, trainer):
+            before = trainer.model.weight.detach().clone()
+            path = trainer.export(tmp_path / "net.safetensors", loader)
+            outputs.append((exporting.load(path, model=nn.Linear(8, 2))(two_moons.tensors[0]), trainer.predict(loader)))
+            assert torch.equal(trainer.model.weight, before)
+
+    outputs = []
+    net = nn.Linear(8, 2)
+    optimizer = schedulefree.SGDScheduleFree(net.parameters(), lr=0.5)
+    Trainer(net, nn.CrossEntropyLoss(), optimizer, device="cpu", progress=False, callbacks=[Exports()]).fit(loader)
+    assert len(outputs) == 8
+    for exported, predicted in outputs:
+        torch.testing.assert_close(exported, predicted)
 
 
 def test_the_command_line(zoo_trainer, pets, tmp_path, capsys):

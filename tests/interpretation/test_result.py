@@ -4,12 +4,14 @@ import csv
 
 import numpy as np
 import pytest
+import schedulefree
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from mxtorch.interpretation import Interpretation
+from mxtorch import Callback, Trainer
+from mxtorch.interpretation import Interpretation, interpret
 
 
 @pytest.fixture
@@ -121,3 +123,49 @@ def test_models_that_are_no_classifiers(net, batch, message, make):
         make(net).interpret([batch])
     with pytest.raises(ValueError, match="no batches"):
         make(net).interpret([])
+
+
+@pytest.mark.parametrize("label", [2, -1])
+def test_a_class_number_that_the_model_does_not_have(label, make):
+    with pytest.raises(ValueError, match=r"got class numbers .*; the model has 2 outputs, so give 0 to 1"):
+        make(nn.Linear(4, 2)).interpret([(torch.ones(2, 4), torch.tensor([0, label]))])
+
+
+def test_a_later_batch_that_the_model_can_not_take(make):
+    trainer = make(nn.Linear(4, 2))
+    first, wrong = (torch.ones(3, 4), torch.zeros(3).long()), (torch.ones(3, 5), torch.zeros(3).long())
+    with pytest.raises(ValueError, match="could not take the first batch"):
+        trainer.interpret([wrong, first])
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        trainer.interpret([first, wrong])
+
+
+def test_it_needs_no_trainer(pictures):
+    class Model:
+        model = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+
+        def predict(self, data):
+            return self.model(torch.cat([inputs for inputs, _ in data])).detach()
+
+    result = interpret(Model(), DataLoader(pictures, 6), pictures=2)
+    assert torch.allclose(result.probabilities, Model.model(pictures.tensors[0]).softmax(1), atol=1e-6)
+    assert len(result.pictures) == 2
+
+
+def test_averaged_weights_are_interpreted(two_moons):
+    """As by evaluate, also in the middle of training, where Schedule-Free has the weights at another point."""
+    loader = DataLoader(two_moons, 32)
+
+    class Interprets(Callback):
+        def on_step(self, trainer):
+            before = trainer.model.weight.detach().clone()
+            losses.append((float(trainer.interpret(loader).losses.mean()), trainer.evaluate(loader)["val/loss"]))
+            assert torch.equal(trainer.model.weight, before)
+
+    losses = []
+    net = nn.Linear(8, 2)
+    optimizer = schedulefree.SGDScheduleFree(net.parameters(), lr=0.5)
+    Trainer(net, nn.CrossEntropyLoss(), optimizer, device="cpu", progress=False, callbacks=[Interprets()]).fit(loader)
+    assert len(losses) == 8
+    for interpreted, evaluated in losses:
+        assert interpreted == pytest.approx(evaluated, rel=1e-5)

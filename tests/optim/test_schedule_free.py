@@ -1,4 +1,4 @@
-"""With the real packages, whose optimizers are told by their looks."""
+"""With the real packages: what their optimizers hold says what they do."""
 
 import copy
 import warnings
@@ -12,8 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from mxtorch import Callback, ScheduledOptim, Trainer, schedules
-from mxtorch.optim.schedule_free import recognise
+from mxtorch import Callback, ScheduledOptim, Trainer, rate_free, schedules
 
 ESTIMATING = {
     "dadaptation.DAdaptAdam": dadaptation.DAdaptAdam,
@@ -23,6 +22,7 @@ ESTIMATING = {
     "prodigyopt.Prodigy": prodigyopt.Prodigy,
     "pytorch_optimizer.Prodigy": pytorch_optimizer.Prodigy,
     "pytorch_optimizer.DAdaptAdam": pytorch_optimizer.DAdaptAdam,
+    "pytorch_optimizer.DAdaptLion": pytorch_optimizer.DAdaptLion,
 }
 AVERAGING = {
     "schedulefree.AdamWScheduleFree": schedulefree.AdamWScheduleFree,
@@ -60,41 +60,35 @@ def both(kinds):
 # ---------------------------------------------------------------- recognised
 
 
-@both(ESTIMATING)
-def test_those_that_estimate_their_rate(kind, net):
-    known = recognise(kind(net.parameters(), lr=1.0))
-    assert known.estimates_rate
-    assert not known.averages_weights
+@both(ESTIMATING | AVERAGING)
+def test_what_an_optimizer_does_by_itself(kind, net):
+    for optimizer in (kind(net.parameters(), lr=1.0), ScheduledOptim(kind(net.parameters(), lr=1.0))):
+        known = rate_free.recognise(optimizer)
+        assert known.estimates_rate == (kind in ESTIMATING.values())
+        assert known.averages_weights == (kind in AVERAGING.values())
 
 
-@both(AVERAGING)
-def test_those_that_average_their_weights(kind, net):
-    known = recognise(kind(net.parameters(), lr=0.1))
-    assert known.averages_weights
-    assert not known.estimates_rate
-
-
-def test_subclasses_copies_and_wrapped_ones(net):
+def test_subclasses_and_wrapped_ones(net):
     class Mine(prodigyopt.Prodigy):
         pass
 
-    class Copied(torch.optim.Optimizer):  # no name tells
-        def __init__(self, parameters):
-            super().__init__(parameters, {"lr": 1.0, "d": 1e-6, "d0": 1e-6})
-
-    class Both(torch.optim.Optimizer):
-        def __init__(self, parameters):
-            super().__init__(parameters, {"lr": 1.0, "d": 1e-6, "d_max": 1.0, "weight_sum": 0.0, "lr_max": -1.0})
-
-    assert recognise(Mine(net.parameters())).estimates_rate
-    assert recognise(Copied(net.parameters())).estimates_rate
-    assert recognise(Both(net.parameters())) == ("Both", True, True)
-    assert recognise(ScheduledOptim(prodigyopt.Prodigy(net.parameters()))).name == "Prodigy"
+    assert rate_free.recognise(Mine(net.parameters())) == ("Mine", True, False)
     lookahead = pytorch_optimizer.Lookahead(prodigyopt.Prodigy(net.parameters()))
-    assert recognise(lookahead).estimates_rate
+    assert rate_free.recognise(ScheduledOptim(lookahead)).name == "Prodigy"
+    wrapper = pytorch_optimizer.ScheduleFreeWrapper(torch.optim.SGD(net.parameters(), lr=0.1))
+    assert rate_free.recognise(wrapper) == ("ScheduleFreeWrapper", False, True)
+
+    class Prepared(ScheduledOptim):  # as Accelerate's, it has these methods whatever it wraps
+        def train(self):
+            pass
+
+        def eval(self):
+            pass
+
+    assert rate_free.recognise(Prepared(torch.optim.SGD(net.parameters(), lr=0.1))) is None
 
 
-def test_ordinary_ones_are_not_taken_for_such(net):
+def test_ordinary_ones(net):
     kinds = [
         kind for kind in vars(torch.optim).values() if isinstance(kind, type) and kind is not torch.optim.Optimizer
     ]
@@ -102,11 +96,11 @@ def test_ordinary_ones_are_not_taken_for_such(net):
     assert len(kinds) > 10
     matrix = [nn.Parameter(torch.ones(2, 2))]
     for kind in kinds:
-        assert recognise(kind(matrix, lr=0.1)) is None, kind
-    for name in ("Lion", "AdaBelief", "Lamb", "AdEMAMix", "MADGRAD", "Ranger21"):
+        assert rate_free.recognise(kind(matrix, lr=0.1)) is None, kind
+    for name in ("Lion", "AdaBelief", "Lamb", "AdEMAMix", "MADGRAD", "SPlus", "Ranger21"):
         settings = {"num_iterations": 10} if name == "Ranger21" else {}
         optimizer = getattr(pytorch_optimizer, name)(matrix, lr=0.1, **settings)
-        assert recognise(optimizer) is None, name
+        assert rate_free.recognise(optimizer) is None, name
 
 
 # ---------------------------------------------------------------- warned of

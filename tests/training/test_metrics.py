@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from mxtorch.training.metrics import MOST_BUFFERED_BATCHES, MetricBuffer, as_collection
+from mxtorch.metrics import MOST_BUFFERED_BATCHES, LossMeter, MetricBuffer, as_collection
 
 
 def test_what_is_taken_for_metrics():
@@ -56,3 +58,83 @@ def test_outputs_of_changing_shape_and_values_of_several_numbers():
         buffer.update(torch.zeros(1, 2, length), torch.zeros(1, length, dtype=torch.int64))
     values = buffer.compute("val")
     assert values == {"val/confusion_0": 16, "val/confusion_1": 0, "val/confusion_2": 0, "val/confusion_3": 0}
+
+
+@pytest.mark.parametrize("length", [3, 5])
+def test_a_buffer_goes_on_where_it_was_saved(length):
+    def make():
+        accuracy = MulticlassAccuracy(num_classes=3, multidim_average="global", average="micro")
+        return MetricBuffer(as_collection({"accuracy": accuracy, "mean": Mean()}, "metrics"))
+
+    class Mean(MeanMetric):
+        def update(self, outputs, targets):
+            super().update(outputs)
+
+    def batch(length):
+        return torch.randn(4, 3, length), torch.randint(3, (4, length))
+
+    batches = [batch(3) for _ in range(MOST_BUFFERED_BATCHES + 2)] + [batch(length), batch(length)]
+    whole, first, second = make(), make(), make()
+    for outputs, targets in batches:
+        whole.update(outputs, targets)
+    for outputs, targets in batches[:-2]:
+        first.update(outputs, targets)
+    second.load_state_dict(first.state_dict())
+    for outputs, targets in batches[-2:]:
+        second.update(outputs, targets)
+    assert second.compute("train") == whole.compute("train")
+    other = MetricBuffer(as_collection({"other": MeanMetric()}, "metrics"))
+    with pytest.raises(ValueError, match="train_metrics: got"):
+        other.load_state_dict(first.state_dict())
+
+
+# ---------------------------------------------------------------- the loss
+
+
+def test_means_are_over_samples():
+    meter = LossMeter(first_step=1)
+    meter.add(torch.tensor(1.0), 30)
+    meter.add(torch.tensor(2.0), 10)
+    assert meter.read()[0]["train/loss"] == pytest.approx(1.25)
+    meter.add(torch.tensor(5.0), 40)
+    meter.read()
+    figures = meter.finish()
+    assert figures["train/loss"] == pytest.approx((30 + 20 + 200) / 80)
+    assert figures["samples_per_second"] > 0
+    assert meter.count == 3
+    assert not meter.unread
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_the_step_of_a_bad_loss_is_named(value):
+    meter = LossMeter(first_step=11)
+    for loss in (1.0, value, 2.0):
+        meter.add(torch.tensor(loss), 1)
+    with pytest.raises(FloatingPointError, match=f"the loss is {value}"):
+        meter.read()
+    assert meter.bad_step == 12
+
+
+def test_bad_steps_are_left_out_of_the_mean():
+    meter = LossMeter(first_step=1)
+    for loss, bad in ((1.0, 0.0), (9.0, 1.0), (3.0, 0.0)):
+        meter.add(torch.tensor(loss), 5, torch.tensor(bad))
+    figures, bad_steps = meter.read(skips=True)
+    assert figures["train/loss"] == 2.0
+    assert bad_steps == 1
+
+
+def test_it_goes_on_where_it_was_saved():
+    def feed(meter, losses):
+        for loss in losses:
+            meter.add(torch.tensor(loss), 3)
+
+    whole, first, second = (LossMeter(first_step=1) for _ in range(3))
+    feed(whole, [1.0, 2.0, 4.0])
+    feed(first, [1.0, 2.0])
+    second.load_state_dict(first.state_dict(), torch.device("cpu"))
+    feed(second, [4.0])
+    for meter in (whole, second):
+        meter.read()
+    assert second.finish()["train/loss"] == whole.finish()["train/loss"]
+    assert second.count == 3
