@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeGuard, TypeVar
 
-from mxtorch._validation import closest, number, whole_number
+from mxtorch._checks import closest, number, whole_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

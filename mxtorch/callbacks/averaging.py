@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn, update_bn
 
-from mxtorch.training.callback import Callback, TrainerView, current_run
+from mxtorch.training.callback import Callback, current_run
+from mxtorch.training.trainer_view import TrainerView
 from mxtorch.training.modes import preserved_modes, set_training_mode
 from mxtorch.training.supervised import split_batch
 

@@ -15,7 +15,8 @@ from typing import Any, Literal
 from mxtorch._checks import check_integer, closest
 from mxtorch.checkpointing.contents import read
 from mxtorch.checkpointing.file import CheckpointError, FolderLock, link, packed, write
-from mxtorch.training.callback import Callback, TrainerView, current_run
+from mxtorch.training.callback import Callback, current_run
+from mxtorch.training.trainer_view import TrainerView
 
 _NAME = re.compile(r"step-(\d{8,})\.ckpt")
 # A run that was told to end saves first, while the next one starts.

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from mxtorch._checks import check_integer, closest
-from mxtorch.training.callback import Callback, TrainerView
+from mxtorch.training.callback import Callback
+from mxtorch.training.trainer_view import TrainerView
 
 Mode = Literal["auto", "min", "max"]
 # Figures that are the better the lower they are; all others rise as they improve.

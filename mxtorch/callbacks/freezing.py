@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from mxtorch._checks import closest, whole_number
-from mxtorch.training.callback import Callback
-from mxtorch._checks import check_integer
+from mxtorch._checks import check_integer, closest
+from mxtorch.training.callback import Callback, current_run
+from mxtorch.training.trainer_view import TrainerView
 
 # An error message lists no more layers than this: a deep network has hundreds.
 MOST_LISTED_LAYERS = 40
@@ -47,14 +47,12 @@ class _AtEpoch(Callback):
     _trains: bool
 
     def __init__(self, layers: str | nn.Module | Sequence[str | nn.Module], *, epoch: int) -> None:
-        integer = whole_number(epoch)  # also one of NumPy
-        check_integer(epoch if integer is None else integer, "epoch")
         self.layers = [layers] if isinstance(layers, (str, nn.Module)) else list(layers)
-        self.epoch = epoch
+        self.epoch = check_integer(epoch, "epoch")
         if not self.layers:
             raise ValueError("layers: got none; give modules or their names")
 
-    def on_fit_start(self, trainer: Any) -> None:
+    def on_fit_start(self, trainer: TrainerView) -> None:
         """Check that the layers exist, and that the optimizer holds what is unfrozen."""
         held = {id(parameter) for group in trainer.optimizer.param_groups for parameter in group["params"]}
         for layer in self._found(trainer.model):
@@ -65,9 +63,9 @@ class _AtEpoch(Callback):
                     "from all of model.parameters(), including those that are frozen at first"
                 )
 
-    def on_epoch_start(self, trainer: Any) -> None:
+    def on_epoch_start(self, trainer: TrainerView) -> None:
         """Freeze or unfreeze the layers if this is the epoch to do so."""
-        if trainer.plan.epoch + 1 == self.epoch:
+        if current_run(trainer).epoch + 1 == self.epoch:
             for layer in self._found(trainer.model):
                 layer.requires_grad_(self._trains)
 

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from mxtorch.training.callback import Callback, TrainerView, current_run
+from mxtorch.training.callback import Callback, current_run
+from mxtorch.training.trainer_view import TrainerView
 
 
 class ProgressBar(Callback):

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mxtorch.training.callback import Callback, TrainerView, current_run
+from mxtorch.training.callback import Callback, current_run
+from mxtorch.training.trainer_view import TrainerView
 
 
 class TensorBoard(Callback):

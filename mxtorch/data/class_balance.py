@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset, WeightedRandomSampler
 
-from mxtorch._validation import whole_number
+from mxtorch._checks import whole_number
 
 
 def class_weights(labels: Any, num_classes: int | None = None, *, beta: float | None = None) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mxtorch._validation import positive_rate, whole_number
+from mxtorch._checks import positive_rate, whole_number
 
 
 class Mixed:

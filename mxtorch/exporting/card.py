@@ -4,83 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
-
-from torch import nn
+from typing import Any
 
 from model_zoo.lookup import entry
 from mxtorch._version import __version__
 from mxtorch.exporting.facts import Facts, unwrapped
-from mxtorch.history import History
-from mxtorch.optim import ScheduledOptim
+from mxtorch.training.trainer_view import TrainerView
 
 # More classes than these are counted, not named.
 MOST_NAMED = 60
 
 
-class Engine(Protocol):
-    """What the card uses of an engine."""
-
-    @property
-    def precision(self) -> str:
-        """`"fp32"`, `"bf16"` or `"fp16"`."""
-
-
-class Phases(Protocol):
-    """What the card uses of a fine-tuning: by phase, the rate and the search that found it."""
-
-    @property
-    def rates(self) -> Mapping[str, float]:
-        """The learning rates."""
-
-    @property
-    def found(self) -> Mapping[str, Any]:
-        """Results of `find_lr`; a phase whose rate was given has none."""
-
-
-class Trained(Protocol):
-    """What `export` and the card use of a trainer."""
-
-    @property
-    def model(self) -> nn.Module:
-        """The module, wrapped or not."""
-
-    @property
-    def loss(self) -> object:
-        """A function, a module, or None."""
-
-    @property
-    def optimizer(self) -> ScheduledOptim:
-        """Its settings are described, and its averaged weights exported."""
-
-    @property
-    def other_optimizers(self) -> Mapping[str, ScheduledOptim]:
-        """Further ones, by name."""
-
-    @property
-    def engine(self) -> Engine:
-        """Where the model was trained."""
-
-    @property
-    def fine_tuning(self) -> Phases | None:
-        """What `fine_tune` did."""
-
-    @property
-    def history(self) -> History:
-        """The last row is in the card."""
-
-    @property
-    def epoch(self) -> int:
-        """Epochs that were trained."""
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps that were taken."""
-
-
-def model_card(trainer: Trained, path: Path, facts: Facts, train_data: Any, val_data: Any, about: str) -> str:
+def model_card(trainer: TrainerView, path: Path, facts: Facts, train_data: Any, val_data: Any, about: str) -> str:
     """The card of the model in a file. What is unknown is left out, never guessed."""
     parts = [
         f"# {path.stem}",
@@ -95,7 +31,7 @@ def model_card(trainer: Trained, path: Path, facts: Facts, train_data: Any, val_
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _model(trainer: Trained, path: Path, facts: Facts) -> list[str]:
+def _model(trainer: TrainerView, path: Path, facts: Facts) -> list[str]:
     model: Any = unwrapped(trainer.model)
     count = sum(parameter.numel() for parameter in model.parameters())
     lines = [f"Network: {facts.zoo_name or type(model).__name__}, {count / 1e6:.2f} M parameters"]
@@ -140,7 +76,7 @@ def _counts(dataset: Any, facts: Facts) -> str:
     return " (" + ", ".join(f"{name} {counts[index]}" for index, name in enumerate(facts.classes)) + ")"
 
 
-def _training(trainer: Trained) -> list[str]:
+def _training(trainer: TrainerView) -> list[str]:
     optimizer = trainer.optimizer.optimizer
     group = optimizer.param_groups[0]
     shown = {name: group[name] for name in ("momentum", "betas", "weight_decay") if group.get(name)}
@@ -162,7 +98,7 @@ def _training(trainer: Trained) -> list[str]:
     return lines
 
 
-def _results(trainer: Trained) -> str:
+def _results(trainer: TrainerView) -> str:
     rows = trainer.history.rows
     figures = {name: value for name, value in (rows[-1] if rows else {}).items() if "/" in name}
     if not figures:

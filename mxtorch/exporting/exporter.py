@@ -10,15 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from model_zoo import Preprocessing, preprocess
-from mxtorch import batches, rate_free, state
+from mxtorch._structure import describe
+from mxtorch.checkpointing.snapshot import TrainingState
+from mxtorch.optim.schedule_free import evaluation_point
+from mxtorch.training.modes import preserved_modes
+from mxtorch.training.supervised import split_batch
+from mxtorch.training.trainer_view import TrainerView
 from mxtorch.data.class_names import class_names
 from mxtorch.exporting import formats
-from mxtorch.exporting.card import Trained, model_card
+from mxtorch.exporting.card import model_card
 from mxtorch.exporting.facts import Facts, describe_transform, unwrapped
 
 
 def export(
-    trainer: Trained,
+    trainer: TrainerView,
     path: str | Path,
     val_data: Iterable[Any] | None = None,
     *,
@@ -71,7 +76,7 @@ def export(
         str(getattr(model, "zoo_name", "")),
         outputs,
     )
-    with rate_free.evaluation_point([trainer.optimizer, *trainer.other_optimizers.values()]):
+    with evaluation_point([trainer.optimizer, *trainer.other_optimizers.values()]):
         formats.write(trainer.model, path, facts, example)
     card = model_card(trainer, path, facts, train_data, val_data, about)
     path.with_suffix(".md").write_text(card, encoding="utf-8")
@@ -82,12 +87,12 @@ def _example(model: Any, val_data: Any, preprocessing: Any, example: Tensor | No
     """A few inputs: those that were given, else of the data, else random ones of the size of a network of the zoo."""
     if example is not None:
         if not isinstance(example, Tensor) or example.ndim < 2:
-            raise ValueError(f"example: got a {batches.describe(example)}; give a batch of inputs [N, ...]")
+            raise ValueError(f"example: got a {describe(example)}; give a batch of inputs [N, ...]")
         return example
     if val_data is not None:
-        before = state.TrainingState((), None, loader=val_data)
+        before = TrainingState((), None, loader=val_data)
         try:
-            inputs = batches.split_batch(next(iter(val_data))).inputs
+            inputs = split_batch(next(iter(val_data))).inputs
         finally:
             before.restore()
         if len(inputs) != 1 or not isinstance(inputs[0], Tensor):
@@ -104,10 +109,10 @@ def _example(model: Any, val_data: Any, preprocessing: Any, example: Tensor | No
 def _number_of_outputs(model: nn.Module, example: Tensor | None) -> int:
     if example is None:
         return int(getattr(getattr(model, "fc", None), "out_features", 0))
-    with state.preserved_modes(model), torch.no_grad():
+    with preserved_modes(model), torch.no_grad():
         outputs = model.eval()(example.to(next(model.parameters()).device))
     if not isinstance(outputs, Tensor) or outputs.ndim < 2:
-        raise ValueError(f"the model's outputs are a {batches.describe(outputs)}; export takes one tensor [N, k]")
+        raise ValueError(f"the model's outputs are a {describe(outputs)}; export takes one tensor [N, k]")
     return outputs.shape[1]
 
 

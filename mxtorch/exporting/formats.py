@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mxtorch._validation import closest
-from mxtorch.checkpoint import atomic_file
+from mxtorch._checks import closest
+from mxtorch.checkpointing.file import atomic_file
 from mxtorch.exporting.facts import KEY, Facts, plain_state, unwrapped
 
 # How far the outputs of a file may be from those of the model, relative to their scale: kernels round differently.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import model_zoo
 from model_zoo.preprocess import transforms_of
-from mxtorch._validation import closest
+from mxtorch._checks import closest
 from mxtorch.exporting.facts import KEY, Facts
 
 BATCH_SIZE = 32

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mxtorch._checks import whole_number
 from mxtorch.callbacks.progress import progress_bar
 from mxtorch._checks import check_integer
 from mxtorch.fine_tuning import dataset_fingerprint, storage
 from mxtorch.fine_tuning.cut import Cut
 from mxtorch.fine_tuning.dataset_fingerprint import CacheError
-from mxtorch.fine_tuning.protocols import FeatureSource
+from mxtorch.training.trainer_view import TrainerView
 from mxtorch.fine_tuning.split_point import find_cut, unchanged
 
 # Samples in one pass of the frozen layers. On an accelerator enough to fill it. On a CPU few, so that activations are
@@ -98,7 +97,7 @@ class FeatureCache:
 
     def __init__(
         self,
-        trainer: FeatureSource,
+        trainer: TrainerView,
         *,
         at: str | None = None,
         where: storage.Where | str | Path = "auto",
@@ -128,7 +127,7 @@ class FeatureCache:
             CacheError: A ValueError: the data have another form, items change and `views` is 1, or there is no room.
             CutError: A ValueError, too: the model can't be cut.
         """
-        views = checked_integer(views, "views")
+        views = check_integer(views, "views")
         dataset_fingerprint.check_loader(data)
         with unchanged(self.trainer.model, data):
             if self.cut is None:
@@ -309,18 +308,6 @@ class FeatureLoader(DataLoader[Any]):
         self.cache.refresh()
         self.dataset.passes += 1  # type: ignore[attr-defined]
         return super().__iter__()
-
-
-def checked_integer(value: Any, argument: str, *, at_least: int = 1) -> int:
-    """The value as an int, also one of NumPy.
-
-    Raises:
-        TypeError: It is no integer.
-        ValueError: It is below `at_least`.
-    """
-    integer = whole_number(value)
-    check_integer(value if integer is None else integer, argument, at_least=at_least)
-    return value if integer is None else integer
 
 
 def _with_targets_apart(items: list[Any]) -> tuple[Tensor, list[Any]]:

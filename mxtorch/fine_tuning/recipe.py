@@ -14,12 +14,12 @@ from torch import nn
 
 from mxtorch import schedules
 from mxtorch._checks import positive_rate
-from mxtorch._checks import check_data, length
+from mxtorch._checks import check_data, check_integer, length
 from mxtorch.fine_tuning import grouping, storage
 from mxtorch.fine_tuning.cut import CutError
 from mxtorch.fine_tuning.dataset_fingerprint import CacheError
-from mxtorch.fine_tuning.feature_cache import FeatureCache, checked_integer
-from mxtorch.fine_tuning.protocols import FineTunable
+from mxtorch.fine_tuning.feature_cache import FeatureCache
+from mxtorch.training.trainer_view import TrainerView
 
 if TYPE_CHECKING:
     from mxtorch.training.history import History
@@ -73,7 +73,7 @@ class FineTuning:
 
 
 def fine_tune(
-    trainer: FineTunable,
+    trainer: TrainerView,
     train_data: Iterable[Any],
     val_data: Iterable[Any] | None = None,
     *,
@@ -139,9 +139,9 @@ def fine_tune(
         ValueError: An argument has a wrong value; nothing can be frozen, or is left to train; groups leave parameters
             out. Nothing has changed then. Also: features were asked for and can't be kept.
     """
-    epochs = checked_integer(epochs, "epochs", at_least=0)
-    freeze_epochs = checked_integer(freeze_epochs, "freeze_epochs", at_least=0)
-    views = checked_integer(views, "views")
+    epochs = check_integer(epochs, "epochs", at_least=0)
+    freeze_epochs = check_integer(freeze_epochs, "freeze_epochs", at_least=0)
+    views = check_integer(views, "views")
     if epochs + freeze_epochs == 0:
         raise ValueError("epochs: got 0, and freeze_epochs is 0, too: there is nothing to train")
     check_data(train_data, "train_data", passes=2)
@@ -167,7 +167,7 @@ def fine_tune(
 class _Run:
     """The steps of a fine-tuning, timed and reported."""
 
-    def __init__(self, trainer: FineTunable, train_data: Any, val_data: Any, schedule: schedules.Schedule) -> None:
+    def __init__(self, trainer: TrainerView, train_data: Any, val_data: Any, schedule: schedules.Schedule) -> None:
         self.trainer = trainer
         self.train_data = train_data
         self.val_data = val_data
@@ -206,7 +206,7 @@ class _Run:
         count = length(self.train_data)
         if count is None:
             return {"num_steps": MOST_SWEEP_STEPS}
-        accumulate = self.trainer.accumulate
+        accumulate = self.trainer.settings.accumulate
         sweep_steps = int(SWEEP_PART * epochs * count / accumulate)
         return {
             "num_steps": max(FEWEST_SWEEP_STEPS, min(MOST_SWEEP_STEPS, sweep_steps)),

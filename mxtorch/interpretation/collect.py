@@ -4,31 +4,22 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from mxtorch import batches
-from mxtorch.checks import check_data, check_integer
+from mxtorch._structure import describe, to_host
+from mxtorch.training.supervised import split_batch
+from mxtorch.training.trainer_view import TrainerView
+from mxtorch._checks import check_data, check_integer
 from mxtorch.data.class_names import class_names
 from mxtorch.interpretation.result import Interpretation
 
 
-class Classifier(Protocol):
-    """What `interpret` uses of a trainer."""
-
-    @property
-    def model(self) -> nn.Module:
-        """It may have names of classes, as `.classes`."""
-
-    def predict(self, data: Iterable[Any]) -> Any:
-        """The outputs for all batches of `data`, on the CPU, in evaluation mode, with the weights to be evaluated."""
-
-
 def interpret(
-    trainer: Classifier, val_data: Iterable[Any], *, classes: Sequence[str] | None = None, pictures: int = 12
+    trainer: TrainerView, val_data: Iterable[Any], *, classes: Sequence[str] | None = None, pictures: int = 12
 ) -> Interpretation:
     """Look at a classifier's predictions: confusion, precision and recall, highest losses, calibration.
 
@@ -85,7 +76,7 @@ def interpret(
     )
 
 
-def _predicted(trainer: Classifier, batch: Any, *, first: bool) -> Any:
+def _predicted(trainer: TrainerView, batch: Any, *, first: bool) -> Any:
     """The outputs for one batch."""
     try:
         return trainer.predict([batch])
@@ -97,20 +88,20 @@ def _predicted(trainer: Classifier, batch: Any, *, first: bool) -> Any:
 
 def _logits(outputs: Any) -> Tensor:
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
-        raise ValueError(f"the outputs are a {batches.describe(outputs)}; interpret takes logits [N, classes]")
+        raise ValueError(f"the outputs are a {describe(outputs)}; interpret takes logits [N, classes]")
     return outputs
 
 
 def _labels(batch: Any) -> Tensor:
-    targets = batches.to_host(batches.split_batch(batch).targets)
+    targets = to_host(split_batch(batch).targets)
     if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point():
-        raise ValueError(f"the targets are a {batches.describe(targets)}; interpret takes class numbers [N]")
+        raise ValueError(f"the targets are a {describe(targets)}; interpret takes class numbers [N]")
     return targets.long()
 
 
 def _pictures(batch: Any, samples: int) -> Iterable[Tensor | None]:
     """The picture of each sample, where the first input is a batch of pictures; else None for each."""
-    inputs = next(iter(batches.split_batch(batch).inputs), None)
+    inputs = next(iter(split_batch(batch).inputs), None)
     if isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.shape[1] in (1, 3):
         return inputs
     return [None] * samples

@@ -4,58 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from torch import nn
-
-from mxtorch.engines.base import Engine
-from mxtorch.optim.scheduled import ScheduledOptim
-from mxtorch.training.history import History
 from mxtorch.training.run import Run
-from mxtorch.training.step import StepSettings
-
-
-class TrainerView(Protocol):
-    """What a callback may use of the trainer that calls it.
-
-    Attributes:
-        model: The module that is trained.
-        optimizer: Its optimizer.
-        other_optimizers: Further optimizers by name.
-        engine: Where the model runs.
-        metrics: The metrics of validation, a `torchmetrics.MetricCollection`, or None.
-        train_metrics: The metrics of training, likewise.
-        history: The figures so far.
-        log_dir: The folder for logs, or None.
-        settings: How a step is taken.
-        run: Where the current or the last `fit` stands; None before the first.
-        step: Optimizer steps taken, of all runs.
-        epoch: Epochs that are over, of all runs.
-    """
-
-    model: nn.Module
-    optimizer: ScheduledOptim
-    other_optimizers: dict[str, ScheduledOptim]
-    engine: Engine
-    metrics: Any
-    train_metrics: Any
-    history: History
-    log_dir: str | Path | None
-    settings: StepSettings
-    run: Run | None
-
-    @property
-    def step(self) -> int: ...  # noqa: D102
-
-    @property
-    def epoch(self) -> int: ...  # noqa: D102
-
-    def stop(self) -> None:
-        """End the run after the current epoch."""
-
-    def checkpoint_content(self) -> dict[str, Any]:
-        """Everything that a checkpoint holds, copied."""
+from mxtorch.training.trainer_view import TrainerView
 
 
 def current_run(trainer: TrainerView) -> Run:

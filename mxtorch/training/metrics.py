@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from mxtorch.nonfinite import BadNumberError
+from mxtorch.engines.nonfinite import BadNumberError
 
 # A call of torchmetrics costs about as much as a training step of a small network, however long its input is. Several
 # batches are therefore joined for one call. The bounds keep what is held back small.

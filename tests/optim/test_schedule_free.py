@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from mxtorch import Callback, ScheduledOptim, Trainer, rate_free, schedules
+from mxtorch import Callback, ScheduledOptim, Trainer, schedules
+from mxtorch.optim.schedule_free import recognise
 
 ESTIMATING = {
     "dadaptation.DAdaptAdam": dadaptation.DAdaptAdam,
@@ -63,7 +64,7 @@ def both(kinds):
 @both(ESTIMATING | AVERAGING)
 def test_what_an_optimizer_does_by_itself(kind, net):
     for optimizer in (kind(net.parameters(), lr=1.0), ScheduledOptim(kind(net.parameters(), lr=1.0))):
-        known = rate_free.recognise(optimizer)
+        known = recognise(optimizer)
         assert known.estimates_rate == (kind in ESTIMATING.values())
         assert known.averages_weights == (kind in AVERAGING.values())
 
@@ -72,11 +73,11 @@ def test_subclasses_and_wrapped_ones(net):
     class Mine(prodigyopt.Prodigy):
         pass
 
-    assert rate_free.recognise(Mine(net.parameters())) == ("Mine", True, False)
+    assert recognise(Mine(net.parameters())) == ("Mine", True, False)
     lookahead = pytorch_optimizer.Lookahead(prodigyopt.Prodigy(net.parameters()))
-    assert rate_free.recognise(ScheduledOptim(lookahead)).name == "Prodigy"
+    assert recognise(ScheduledOptim(lookahead)).name == "Prodigy"
     wrapper = pytorch_optimizer.ScheduleFreeWrapper(torch.optim.SGD(net.parameters(), lr=0.1))
-    assert rate_free.recognise(wrapper) == ("ScheduleFreeWrapper", False, True)
+    assert recognise(wrapper) == ("ScheduleFreeWrapper", False, True)
 
     class Prepared(ScheduledOptim):  # as Accelerate's, it has these methods whatever it wraps
         def train(self):
@@ -85,7 +86,7 @@ def test_subclasses_and_wrapped_ones(net):
         def eval(self):
             pass
 
-    assert rate_free.recognise(Prepared(torch.optim.SGD(net.parameters(), lr=0.1))) is None
+    assert recognise(Prepared(torch.optim.SGD(net.parameters(), lr=0.1))) is None
 
 
 def test_ordinary_ones(net):
@@ -96,11 +97,11 @@ def test_ordinary_ones(net):
     assert len(kinds) > 10
     matrix = [nn.Parameter(torch.ones(2, 2))]
     for kind in kinds:
-        assert rate_free.recognise(kind(matrix, lr=0.1)) is None, kind
+        assert recognise(kind(matrix, lr=0.1)) is None, kind
     for name in ("Lion", "AdaBelief", "Lamb", "AdEMAMix", "MADGRAD", "SPlus", "Ranger21"):
         settings = {"num_iterations": 10} if name == "Ranger21" else {}
         optimizer = getattr(pytorch_optimizer, name)(matrix, lr=0.1, **settings)
-        assert rate_free.recognise(optimizer) is None, name
+        assert recognise(optimizer) is None, name
 
 
 # ---------------------------------------------------------------- warned of

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mxtorch import History
-from mxtorch.history import MOST_ROWS_PRINTED
+from mxtorch.training.history import MOST_ROWS_PRINTED
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from mxtorch.metrics import MOST_BUFFERED_BATCHES, LossMeter, MetricBuffer, as_collection
+from mxtorch.training.metrics import MOST_BUFFERED_BATCHES, LossMeter, MetricBuffer, as_collection
 
 
 def test_what_is_taken_for_metrics():

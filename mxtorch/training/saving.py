@@ -1,0 +1,163 @@
+"""Everything of a trainer in one checkpoint, and the way back: into the trainer, or into a run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mxtorch.checkpointing import contents
+from mxtorch.checkpointing.contents import Contents
+from mxtorch.checkpointing.resume import CheckpointFolder, compare, fingerprint_of, newest_of, place_in
+from mxtorch.checkpointing.serialization import Attributes, frozen
+from mxtorch.training.callback import CallbackList
+from mxtorch.training.context import Context
+from mxtorch.training.history import History
+from mxtorch.training.run import Position, Run
+from mxtorch.training.step import StepSettings
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What a checkpoint of a trainer is made of.
+
+    Attributes:
+        context: Model, loss, optimizers, engine.
+        callbacks: Their states are saved.
+        history: Likewise.
+        position: The counts of steps and epochs.
+        attributes: What steps change in modules besides parameters and buffers.
+        train_metrics: The metrics of training, whose unfinished epoch is saved with the run.
+    """
+
+    context: Context
+    callbacks: CallbackList
+    history: History
+    position: Position
+    attributes: Attributes
+    train_metrics: Any
+
+    def content(self, run: Run | None) -> dict[str, Any]:
+        """Everything that a checkpoint holds, copied: later steps do not change it.
+
+        Raises:
+            TypeError: A callback, scheduler or loader has a state that no file can hold; its place is named.
+        """
+        content = self._parts().collect()
+        content["run"] = None if run is None else frozen(run.state_dict(), "run")
+        return content
+
+    def load(self, path: str | Path) -> None:
+        """Put everything back but the place in a run.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            CheckpointError: It is no checkpoint, is damaged, or of another model or optimizer; nothing has changed.
+        """
+        self._apply(contents.read(path), path, None)
+
+    def resume(self, run: Run, saved: dict[str, Any], path: str | Path) -> None:
+        """Put everything back, and the run to its place.
+
+        Raises:
+            CheckpointError: It is of another model, optimizer, schedule or of other data; nothing has changed then.
+        """
+        changed = self._apply(saved, path, run)
+        if changed:
+            warnings.warn(f"The run goes on, but not bit for bit as it would have: {'; '.join(changed)}.", stacklevel=4)
+
+    def go_on(self, run: Run, path: str | Path, checkpoints: Sequence[CheckpointFolder]) -> Path | None:
+        """Take a run to where its checkpoint was written; returns the file, None where the run begins.
+
+        Args:
+            run: The run, not begun.
+            path: The checkpoint, or `"auto"` for the newest one.
+            checkpoints: Where `"auto"` looks.
+
+        Raises:
+            CheckpointError: It is damaged, or of another run; nothing has changed then.
+        """
+        if path != "auto":
+            file, saved = Path(path), contents.read(path)
+        else:
+            newest = newest_of(checkpoints)
+            if newest is None:
+                return None
+            file, saved = newest
+            ordinal = 0 if saved["run"] is None else saved["run"]["ordinal"]
+            if ordinal < run.ordinal:  # of an earlier call of fit, which is over: this one had not begun to save
+                return None
+            if ordinal > run.ordinal:  # of a later call, which will load it
+                run.pass_over()
+                return None
+        self.resume(run, saved, file)
+        return file
+
+    def _parts(self) -> Contents:
+        """The parts but the run, which `fit` has to make before it can be loaded."""
+        context = self.context
+        parts: dict[str, contents.Part] = {"model": contents.ModuleState(context.model, "model")}
+        if isinstance(context.loss, nn.Module) and context.loss.state_dict():
+            parts["loss"] = contents.ModuleState(context.loss, "loss")
+        return Contents(
+            parts
+            | {
+                "trainable": contents.TrainableFlags(context.model),
+                "attributes": self.attributes,
+                "optimizer": contents.OptimizerState(context.optimizer),
+                "other_optimizers": contents.OptimizerStates(context.other_optimizers),
+                "engine": context.engine,
+                "callbacks": self.callbacks,
+                "position": self.position,
+                "random": contents.RandomState(),
+                "history": self.history,
+            }
+        )
+
+    def _apply(self, saved: dict[str, Any], path: str | Path, run: Run | None) -> list[str]:
+        """Put everything back, the run to its place, or nothing; returns in what the run will differ."""
+        parts = self._parts()
+        objects: list[object] = [self.position, self.history]
+        if run is not None:
+            objects += [run, *([] if run.scheduler.scheduler is None else [run.scheduler.scheduler])]
+        undone = [parts.parts["callbacks"], parts.parts["trainable"]]
+        changed: list[str] = []
+        with contents.all_or_nothing(path, self.context.capture(), undone, objects):
+            if run is None:
+                left_over = parts.apply(saved)["callbacks"]
+            else:
+                place = place_in(saved, path)
+                changed = compare(run.fingerprint, place["fingerprint"])
+                left_over = parts.apply(saved)["callbacks"]
+                run.load_state_dict(place, self.train_metrics, self.context.engine.device)
+        return changed + [f"{name} has a state in the checkpoint and is not among the callbacks" for name in left_over]
+
+
+def fingerprint(run: Run, context: Context, settings: StepSettings, lr: Any, schedule: Any) -> dict[str, Any]:
+    """What a run is started with, to be compared when it is resumed.
+
+    Args:
+        run: The run, not begun.
+        context: The optimizer has its rate and its schedule in force.
+        settings: How a step is taken.
+        lr: The argument of `fit`.
+        schedule: Likewise.
+    """
+    return fingerprint_of(
+        context.optimizer,
+        run.feed.data,
+        torch_scheduler=run.scheduler.scheduler,
+        lr=lr,
+        given_schedule=schedule,
+        precision=context.engine.precision,
+        accumulate=settings.accumulate,
+        steps_per_epoch=run.steps_per_epoch,
+        epochs=run.epochs,
+        validation=run.validates,
+        clip_grad_norm=settings.clip_grad_norm,
+        device=context.engine.device.type,
+    )
