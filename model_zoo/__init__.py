@@ -7,14 +7,14 @@ torchvision and timm are imported when a network is built.
 
 from __future__ import annotations
 
-from model_zoo.build import create, imagenet_classes
-from model_zoo.cards import Entry, Preprocessing, WeightFile, Weights
-from model_zoo.download import WeightsError
-from model_zoo.features import features, taps
-from model_zoo.fusion import fuse
-from model_zoo.groups import freeze, freeze_to, groups, param_groups, unfreeze
-from model_zoo.lookup import info, list_models
-from model_zoo.models import (
+from .build import create, imagenet_classes
+from .cards import Entry, Preprocessing, WeightFile, Weights
+from .download import WeightsError
+from .features import features, taps
+from .fusion import fuse
+from .groups import freeze, freeze_to, groups, param_groups, unfreeze
+from .lookup import info, list_models
+from .models import (
     alexnet,
     bninception,
     cafferesnet101,
@@ -78,7 +78,7 @@ from model_zoo.models import (
     vit_small,
     xception,
 )
-from model_zoo.preprocess import preprocess
+from .preprocess import preprocess
 
 __all__ = [
     "Entry",

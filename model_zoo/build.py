@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from model_zoo import builders, checkpoints, lookup
-from model_zoo import weights as weight_files
-from model_zoo.cards import Entry, Weights
-from model_zoo.families import FAMILIES
-from model_zoo.heads import name_head
+from . import builders, checkpoints, lookup
+from . import weights as weight_files
+from .cards import Entry, Weights
+from .families import FAMILIES
+from .heads import name_head
 
 
 def create(

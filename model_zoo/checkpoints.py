@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model_zoo.catalogue import PACKAGED
-from model_zoo.heads import head_of
-from model_zoo.renames import rename
+from .catalogue import PACKAGED
+from .heads import head_of
+from .renames import rename
 
 IMAGENET_CLASSES = 1000
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")

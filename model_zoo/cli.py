@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from model_zoo import weights as weight_files
-from model_zoo.cards import Entry
-from model_zoo.catalogue import ENTRIES
-from model_zoo.lookup import info, list_models, pinned
+from . import weights as weight_files
+from .cards import Entry
+from .catalogue import ENTRIES
+from .lookup import info, list_models, pinned
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

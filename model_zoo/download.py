@@ -14,7 +14,7 @@ import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model_zoo.cards import WeightFile
+from .cards import WeightFile
 
 if TYPE_CHECKING:
     import urllib.request

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model_zoo.catalogue import ENTRIES
-from model_zoo.families import FAMILIES, GROUPS, covers
-from model_zoo.heads import head_of
+from .catalogue import ENTRIES
+from .families import FAMILIES, GROUPS, covers
+from .heads import head_of
 
 
 def features(net: nn.Module) -> Features:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
 
-from model_zoo.lookup import entry
+from .lookup import entry
 
 
 def fuse(net: nn.Module, *, size: int | None = None) -> nn.Module:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from model_zoo.builders import build
-from model_zoo.cards import Entry, Preprocessing, WeightFile, Weights
-from model_zoo.catalogue import ENTRIES
+from .builders import build
+from .cards import Entry, Preprocessing, WeightFile, Weights
+from .catalogue import ENTRIES
 
 TIMM = "timm/"
 

@@ -7,9 +7,9 @@ from typing import Protocol
 
 from torch import nn
 
-from model_zoo.build import create
-from model_zoo.catalogue import ENTRIES
-from model_zoo.families import FAMILIES
+from .build import create
+from .catalogue import ENTRIES
+from .families import FAMILIES
 
 
 class Model(Protocol):

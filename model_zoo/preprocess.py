@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model_zoo.cards import Preprocessing
-from model_zoo.lookup import entry as entry_of
+from .cards import Preprocessing
+from .lookup import entry as entry_of
 
 # torchvision's own training recipes crop down to 8% of the area; for fine-tuning on few pictures that loses the
 # object too often.

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from model_zoo.cards import Entry, WeightFile, Weights
-from model_zoo.catalogue import ENTRIES, PACKAGED
-from model_zoo.download import WeightsError, download, unreachable, verified
+from .cards import Entry, WeightFile, Weights
+from .catalogue import ENTRIES, PACKAGED
+from .download import WeightsError, download, unreachable, verified
 
 MIRROR_VARIABLE = "MXTORCH_WEIGHTS_MIRROR"
 OFFLINE_VARIABLE = "MXTORCH_OFFLINE"

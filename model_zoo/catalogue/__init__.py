@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from model_zoo.cards import Entry, WeightFile
-from model_zoo.catalogue import of_cadene, of_timm, of_torchvision
+from ..cards import Entry, WeightFile
+from . import of_cadene, of_timm, of_torchvision
 
 ENTRIES: dict[str, Entry] = {
     entry.name: entry for entry in (*of_torchvision.MODELS, *of_timm.MODELS, *of_cadene.MODELS)

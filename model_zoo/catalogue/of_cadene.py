@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from model_zoo.cards import Entry, Preprocessing, Weights
-from model_zoo.catalogue.sources import HALF, PLAIN, weights_of_cadene
+from ..cards import Entry, Preprocessing, Weights
+from .sources import HALF, PLAIN, weights_of_cadene
 
 
 def _model(name: str, family: str, parameters: int, gmacs: float, weights: Weights) -> Entry:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from model_zoo.cards import Entry, Preprocessing, WeightFile, Weights
-from model_zoo.catalogue.sources import (
+from ..cards import Entry, Preprocessing, WeightFile, Weights
+from .sources import (
     DPN,
     DPN_MEAN,
     DPN_STD,

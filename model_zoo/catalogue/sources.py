@@ -5,7 +5,7 @@ The eight or nine hexadecimal digits at the end of a file's name begin its sha25
 
 from __future__ import annotations
 
-from model_zoo.cards import Preprocessing, WeightFile, Weights
+from ..cards import Preprocessing, WeightFile, Weights
 
 TORCH = "https://download.pytorch.org/models/"
 TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/"
