@@ -1,4 +1,4 @@
-"""`python -m model_zoo`: see `cli`."""
+"""What `python -m mxtorch.model_zoo` runs; see `cli`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Models that pretrainedmodels alone defines; facts are those of its README and settings."""
+"""Models that only pretrainedmodels defines; the facts are those of its README and its settings."""
 
 from __future__ import annotations
 
-from ..cards import Entry, Preprocessing, Weights
+from ..cards import Entry, Weights
+from ..preprocessing import Preprocessing
 from .sources import HALF, PLAIN, weights_of_cadene
 
 

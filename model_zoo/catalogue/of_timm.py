@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..cards import Entry, Preprocessing, WeightFile, Weights
+from ..cards import Entry, WeightFile, Weights
+from ..preprocessing import Preprocessing
 from .sources import (
     DPN,
     DPN_MEAN,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..cards import Entry, Preprocessing, Weights
+from ..cards import Entry, Weights
+from ..preprocessing import Preprocessing
 from .sources import HALF, NEWER, PLAIN, TORCH, bicubic, from_folder, weights_of_cadene
 
 
@@ -15,7 +16,7 @@ def _model(
     builder: str = "",
     more: tuple[Weights, ...] = (),
 ) -> Entry:
-    """A model of torchvision, whose own sets of weights are IMAGENET1K_V1, IMAGENET1K_V2, ..."""
+    """A model of torchvision; torchvision's own sets of weights are IMAGENET1K_V1, IMAGENET1K_V2 and so on."""
     weights = tuple(
         Weights(
             f"IMAGENET1K_V{version}",
@@ -46,7 +47,7 @@ MODELS = (
     _model("densenet161", "densenet", 28681000, 7.728, ("densenet161-8d451a50.pth", 77.138, PLAIN)),
     _model("densenet169", "densenet", 14149480, 3.360, ("densenet169-b2777c0a.pth", 75.600, PLAIN)),
     _model("densenet201", "densenet", 20013928, 4.291, ("densenet201-c1103571.pth", 76.896, PLAIN)),
-    # These weights expect pixels from -1 to 1; torchvision changes the usual ones to that inside the network.
+    # These weights expect pixels from -1 to 1; in torchvision the network itself converts the usual ones.
     _model(
         "inception_v3",
         "inception_v3",
