@@ -21,8 +21,8 @@ import torch
 from torch import nn
 
 from mxtorch import ScheduledOptim, Trainer
-from mxtorch.checkpointing.contents import content
 from mxtorch.callbacks import Checkpoint
+from mxtorch.checkpointing.contents import content
 
 
 def batches(steps: int) -> list[tuple[torch.Tensor, torch.Tensor]]:

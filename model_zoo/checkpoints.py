@@ -1,4 +1,4 @@
-"""From a file to a network: read without running code that the file may carry, fitted by name and shape, or refused."""
+"""Loading a file of weights into a network: no code from the file runs, and every name and shape must fit."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model_zoo.catalogue import PACKAGED
-from model_zoo.heads import head_of
-from model_zoo.renames import rename
+from .catalogue import PACKAGED
+from .heads import head_of
+from .renames import rename
 
 IMAGENET_CLASSES = 1000
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -20,11 +20,11 @@ _IN_ORDER = {Path(file.name).name for file in PACKAGED.values()}
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name, without unpickling anything else.
+    """The tensors of a file by name; nothing but tensors is unpickled.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is damaged, would need unpickling, or holds something else.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is damaged, can only be read by unpickling, or does not hold a state_dict.
     """
     if not path.is_file():
         raise FileNotFoundError(f"weights: there is no file {path}")
@@ -40,49 +40,49 @@ def read_state(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # whatever the unpickler stumbles on
+    except Exception as error:  # torch's reader raises many types on damaged files
         raise ValueError(
-            f"weights: {path} can't be read as plain tensors ({type(error).__name__}). It is damaged, or it needs "
-            "unpickling, which can run any code and is refused: open it with the program that made it, and save its "
-            "state_dict with torch.save or safetensors"
+            f"weights: {path} can't be read as plain tensors ({type(error).__name__}). It is damaged, or it can only "
+            "be read by unpickling, which can run any code and is refused: open it with the program that made it, and "
+            "save its state_dict with torch.save or safetensors"
         ) from error
     return _tensors(state, path)
 
 
 def load_state(net: nn.Module, state: dict[str, Tensor], family: str, path: Path) -> bool:
-    """Load tensors into a network of the zoo, strictly; the network is unchanged if anything is wrong.
+    """Load tensors into a network of the zoo. If a name or shape does not fit, the network is not changed.
 
-    Names of pretrained-models.pytorch become those of the network. A row for the background, which TensorFlow's
-    networks have before the thousand classes, is left out. A classifier of 1000 classes is left out where the network
-    has another number of them.
+    Names of pretrained-models.pytorch are replaced by those of the network. Networks from TensorFlow have a background
+    class before the 1000 classes; its row is left out. If the file's classifier has 1000 classes and the network's has
+    another number, the network keeps its own classifier.
 
     Args:
-        net: The network; its class count is what is wanted.
+        net: The network; its number of classes is the wanted one.
         state: Tensors by name.
         family: The network's family, a key of `families.FAMILIES`, or an empty string.
-        path: Where they came from, for messages.
+        path: The file they were read from, for messages.
 
     Returns:
-        Whether the classifier was loaded too.
+        Whether the classifier was loaded as well.
 
     Raises:
-        ValueError: Tensors of other names or shapes, or a classifier of another number of classes.
+        ValueError: Tensors have other names or shapes, or the classifier has another number of classes.
     """
     expected = net.state_dict()
     if path.name in _IN_ORDER and len(state) == len(expected):
-        # Its names are another library's; the tensors come in the order of timm's.
+        # The names in this file are another library's, but the tensors are in the order of timm's.
         state = dict(zip(expected, state.values(), strict=True))
     state = rename(state, family, expected)
     for name, tensor in expected.items():
         if name not in state and name.endswith("num_batches_tracked"):
-            state[name] = tensor  # files from before torch 0.4.1 lack this counter
+            state[name] = tensor  # files of torch before 0.4.1 lack this counter
     state, with_head = _fit_head(net, state, path)
     wrong = [name for name in expected if name not in state or state[name].shape != expected[name].shape]
     unexpected = [name for name in state if name not in expected]
     if wrong or unexpected:
         detail = "; ".join(_difference(name, expected, state) for name in wrong[:3]) or f"unexpected {unexpected[:3]}"
         raise ValueError(
-            f"weights: {path} is of another model: {len(wrong)} of {len(expected)} tensors do not fit and "
+            f"weights: {path} is for another model: {len(wrong)} of {len(expected)} tensors do not fit and "
             f"{len(unexpected)} are unexpected ({detail})"
         )
     net.load_state_dict(state)
@@ -117,8 +117,8 @@ def _fit_head(net: nn.Module, state: dict[str, Tensor], path: Path) -> tuple[dic
     if rows == IMAGENET_CLASSES:
         return {**state, **own}, False
     raise ValueError(
-        f"weights: {path} tells {rows} classes apart, num_classes is {wanted}: give num_classes={rows}, and assign "
-        "net.fc afterwards for another number"
+        f"weights: the classifier in {path} has {rows} classes, num_classes is {wanted}: give num_classes={rows}, and "
+        "assign net.fc afterwards for another number"
     )
 
 

@@ -1,4 +1,7 @@
-"""The zoo on the command line: `python -m model_zoo list | info NAME | fetch NAME | verify [NAME]`."""
+"""The command line: `python -m mxtorch.model_zoo list | info NAME | fetch NAME | verify [NAME]`.
+
+`python -m model_zoo` is the same where no other module of that name comes first on `sys.path`.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from model_zoo import weights as weight_files
-from model_zoo.cards import Entry
-from model_zoo.catalogue import ENTRIES
-from model_zoo.lookup import info, list_models, pinned
+from . import weights as weight_files
+from .cards import Entry
+from .catalogue import ENTRIES
+from .lookup import info, list_models, pinned
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        arguments: What follows the program's name; by default those of the process.
+        arguments: The arguments after the name of the program; by default those of the process.
 
     Returns:
-        The exit status: 0, or 1 if weights could not be had or are damaged, or 2 for a wrong name.
+        The exit status: 0; 1 if weights could not be downloaded or are damaged; 2 for a wrong name.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -33,27 +36,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m model_zoo", description="Pretrained networks and their weights.")
+    parser = argparse.ArgumentParser(
+        prog="python -m mxtorch.model_zoo", description="Pretrained networks and their weights."
+    )
     commands = parser.add_subparsers(required=True)
 
-    listing = commands.add_parser("list", help="the models, one a line")
-    listing.add_argument("pattern", nargs="?", default="*", help="a shell pattern, as 'resnext*' or 'timm/vit*'")
+    listing = commands.add_parser("list", help="list the models, one in each line")
+    listing.add_argument("pattern", nargs="?", default="*", help="a shell pattern, such as 'resnext*' or 'timm/vit*'")
     listing.add_argument("--pretrained", action="store_true", help="only models that have weights")
-    listing.add_argument("--licence", help="'commercial', or the name that the default weights' licence must have")
-    listing.add_argument("--markdown", action="store_true", help="as the table of docs/model-zoo.md")
+    listing.add_argument(
+        "--licence", help="'commercial', or the name of the licence that the default weights must have"
+    )
+    listing.add_argument("--markdown", action="store_true", help="as the rows of the table in docs/model-zoo.md")
     listing.set_defaults(run=_list)
 
-    card = commands.add_parser("info", help="the card of a model")
+    card = commands.add_parser("info", help="show the card of a model")
     card.add_argument("name")
     card.set_defaults(run=_info)
 
-    fetch = commands.add_parser("fetch", help="bring a model's weights here")
+    fetch = commands.add_parser("fetch", help="download the weights of a model, if they are not on this machine")
     fetch.add_argument("name")
-    fetch.add_argument("--tag", help="which set (default: the first on the card)")
+    fetch.add_argument("--tag", help="which set of weights (default: the first on the card)")
     fetch.set_defaults(run=_fetch)
 
-    verify = commands.add_parser("verify", help="check the weights that are here against their hashes")
-    verify.add_argument("name", nargs="?", help="one model (default: all of the list)")
+    verify = commands.add_parser("verify", help="check the hashes of the weights on this machine")
+    verify.add_argument("name", nargs="?", help="one model (default: all models of the list)")
     verify.set_defaults(run=_verify)
     return parser
 
@@ -73,7 +80,7 @@ def _info(options: argparse.Namespace) -> int:
 def _fetch(options: argparse.Namespace) -> int:
     entry = info(options.name)
     chosen = pinned(entry, options.tag or True)
-    assert chosen is not None  # a tag or True names a set or raises
+    assert chosen is not None  # it is None for False only
     weight_files.warn_of_licence(entry, chosen)
     print(weight_files.locate(entry, chosen))
     return 0
@@ -85,10 +92,10 @@ def _verify(options: argparse.Namespace) -> int:
     for entry in entries:
         for weights in entry.weights:
             for path, problem in weight_files.check_here(weights):
-                print(f"{entry.name} {weights.tag}: {problem or f'{path} is as published'}")
+                print(f"{entry.name} {weights.tag}: {problem or f'{path} passed the checks'}")
                 found += 1
                 bad += bool(problem)
-    print(f"{found} files here, {bad} damaged")
+    print(f"{found} files on this machine, {bad} damaged")
     return 1 if bad else 0
 
 

@@ -1,61 +1,61 @@
-"""A file from the network: whole and verified in its place, or not there at all."""
+"""Download of a file: it appears under its name whole and verified, or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import hashlib
+import http.client
 import os
 import shutil
 import socket
 import threading
 import time
+import urllib.error
 import urllib.parse
+import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from model_zoo.cards import WeightFile
+from .cards import WeightFile
 
-if TYPE_CHECKING:
-    import urllib.request
-
-REACH_SECONDS = 2.0  # all servers together: without a network the answer shall come within 3 s
-STALL_SECONDS = 20
+REACH_SECONDS = 2.0  # for all servers together, so that without a network the error comes within 3 s
+STALL_SECONDS = 20  # a server that sends nothing for this long has broken off
 ATTEMPTS = 4
 _BLOCK = 1 << 20
 
 
 class WeightsError(OSError):
-    """Weights could not be had, or are not what they should be."""
+    """Weights could not be downloaded, or a file is not the one that is expected."""
 
 
 def download(url: str, file: WeightFile, folder: Path) -> Path:
-    """Fetch a file into a folder; it appears there whole and verified, or not at all.
+    """Download a file into a folder; it appears there whole and verified, or not at all.
 
-    Processes that want the same file wait for the first one. A download that broke off goes on where it stopped,
-    if what came can be checked against a hash in the end.
+    If several processes want the same file, the others wait for the first one. A download that broke off is resumed
+    where it stopped if a hash is pinned, because only then can the joined parts be checked.
 
     Args:
-        url: Where it is, by https; a server on this machine may do without.
-        file: Its name and hash.
-        folder: Where it goes.
+        url: An https address; http is allowed for a server on this machine.
+        file: The name and hash of the file.
+        folder: The folder in which it is stored.
 
     Raises:
-        WeightsError: It can't be reached, is not what was pinned, or can't be written.
+        WeightsError: The server can't be reached, the file has another hash, or the folder can't be written.
     """
     if not _is_safe(url):
-        raise WeightsError("refused: weights are fetched over https")
+        raise WeightsError("refused: weights are downloaded over https only")
     import filelock
 
     target = folder / file.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = folder / f"{file.name}.lock"
-        if lock.is_symlink():  # planted: the lock's file is opened for writing
+        if lock.is_symlink():  # someone may have planted it, and the lock's file is opened for writing
             lock.unlink()
         with filelock.FileLock(str(lock)):
             if target.is_file() and _matches(target, file):
-                return target  # another process was faster
+                return target  # another process has downloaded it
             _fetch_verified(url, file, target)
     except WeightsError:
         raise
@@ -69,13 +69,13 @@ def download(url: str, file: WeightFile, folder: Path) -> Path:
 
 
 def verified(path: Path, file: WeightFile) -> Path:
-    """The path, if the file there has the pinned hash.
+    """The path, if the file has the pinned hash and the hash that it had when it was downloaded.
 
-    What is not pinned is compared with the hash that the file had when it was fetched, where that is known: beside it
-    in our cache, or as the name it has in the cache of the Hugging Face Hub.
+    The latter is known for files in the cache of the zoo, which keeps it in a file of its own, and of the Hugging Face
+    Hub, where it is the name of the file. A file with neither of the two is not checked.
 
     Raises:
-        WeightsError: It has another one.
+        WeightsError: It has another hash.
     """
     digest = _sha256(path)
     expected = [file.sha256, _noted(path), path.resolve().name if path.is_symlink() else ""]
@@ -83,15 +83,15 @@ def verified(path: Path, file: WeightFile) -> Path:
         if (known == file.sha256 or len(known) == 64) and not digest.startswith(known):
             raise WeightsError(
                 f"{path} is damaged or another file: its sha256 begins {digest[:8]}, expected {known}; "
-                "remove it or put the right one there"
+                "remove it, or put the right file there"
             )
     return path
 
 
 def unreachable(urls: list[str]) -> dict[str, str]:
-    """Which of some addresses have servers, or a proxy before them, that can't be reached, and why.
+    """The addresses whose server, or the proxy in front of it, can't be reached, each with the reason.
 
-    They are all tried at once, so that without a network the answer comes in seconds and not in minutes.
+    All are tried at the same time, so that without a network the error comes in seconds and not in minutes.
     """
     gates = {url: _gate(url) for url in urls}
     reasons: dict[tuple[str, int], str] = {}
@@ -115,17 +115,17 @@ def unreachable(urls: list[str]) -> dict[str, str]:
 
 
 def _fetch_verified(url: str, file: WeightFile, target: Path) -> None:
-    """Fetch into a `.part` file until it is whole, check it, note its hash, and give it its name."""
+    """Download to a `.part` file until it is whole, check it, write its hash down, and give it its name."""
     part = target.with_name(target.name + ".part")
     if not file.sha256 or part.is_symlink():
-        part.unlink(missing_ok=True)  # what is left of an earlier attempt could not be checked
+        part.unlink(missing_ok=True)  # without a pinned hash, the rest of an earlier attempt can't be checked
     for attempt in range(1, ATTEMPTS + 1):
         begun = part.stat().st_size if part.is_file() else 0
         try:
             announced = _fetch(url, part)
         except _BrokeOffError as error:
             if attempt == ATTEMPTS or part.stat().st_size <= begun:
-                raise WeightsError(f"{error}; what came is kept, call again to go on") from error
+                raise WeightsError(f"{error}; the part is kept, call again to resume") from error
             continue
         except OSError as error:
             if error.errno == errno.ENOSPC:
@@ -143,50 +143,47 @@ def _fetch_verified(url: str, file: WeightFile, target: Path) -> None:
         part.unlink()
         if not begun:
             raise WeightsError(
-                f"what came is not the file{kind}: its sha256 begins {digest[:8]}, expected {file.sha256 or announced}"
+                f"the server did not send the file{kind}: the sha256 of what it sent begins {digest[:8]}, "
+                f"expected {file.sha256 or announced}"
             )
-        # Else the beginning was of something else: once more, from the start.
-    raise WeightsError(f"it broke off {ATTEMPTS} times; what came is kept, call again to go on")
+        # The part from an earlier attempt may have been of another file: try again from the start.
+    raise WeightsError(f"it broke off {ATTEMPTS} times; the part is kept, call again to resume")
 
 
 class _BrokeOffError(Exception):
-    """The connection ended before the file did."""
+    """The connection ended before the end of the file."""
 
 
 def _not_through_links(path: str, flags: int) -> int:
-    """For `open`: a symlink at the path itself, which someone else may have planted, is an error."""
+    """An opener for `open` that refuses a symlink at the path, which someone else may have planted."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _fetch(url: str, part: Path) -> str:
-    """Fetch what is missing of a file; give the hash that the server announces for it, if it does."""
-    import http.client
-    import urllib.error
-    import urllib.request
-
+    """Download the missing rest of a file; return the hash that the server announces for it, or an empty string."""
     from tqdm.auto import tqdm
 
     begun = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "mxtorch", "Accept-Encoding": "identity"})
     if begun:
         request.add_header("Range", f"bytes={begun}-")
-    redirects = _redirects()
+    redirects = _Redirects()
     try:
         response = urllib.request.build_opener(redirects).open(request, timeout=STALL_SECONDS)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416 and begun:  # nothing is missing, or it is of another file: the hash will tell
+        if error.code == 416 and begun:  # the part is whole, or of another file; the check of its hash decides
             return ""
         raise WeightsError(f"the server answers {error.code} {error.reason}") from error
     except http.client.HTTPException as error:
-        raise WeightsError(f"the server answers nonsense ({type(error).__name__})") from error
+        raise WeightsError(f"the server's answer is not valid HTTP ({type(error).__name__})") from error
     with response:
         resumed = response.status == 206
         length = response.headers.get("Content-Length")
         missing = int(length) if length else None
         start = begun if resumed else 0
         if missing is not None and shutil.disk_usage(part.parent).free < missing:
-            raise OSError(errno.ENOSPC, f"{missing >> 20} MiB are to come")
+            raise OSError(errno.ENOSPC, f"{missing >> 20} MiB are missing")
         total = None if missing is None else start + missing
         with (
             open(part, "ab" if resumed else "wb", opener=_not_through_links) as file,
@@ -207,23 +204,18 @@ def _fetch(url: str, part: Path) -> str:
         return redirects.announced or _announced(response.headers)
 
 
-def _redirects() -> Any:
-    import urllib.request
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to https only, and keeps the hash that the Hugging Face Hub announces in a redirect."""
 
-    class Redirects(urllib.request.HTTPRedirectHandler):
-        """Follows to https alone, and keeps the hash that the Hugging Face Hub announces on the way."""
+    announced = ""
 
-        announced = ""
-
-        def redirect_request(
-            self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
-        ) -> urllib.request.Request | None:
-            self.announced = self.announced or _announced(headers)
-            if not _is_safe(newurl):
-                raise WeightsError(f"refused: the server sends on to {newurl}, which is not https")
-            return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-    return Redirects()
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        self.announced = self.announced or _announced(headers)
+        if not _is_safe(newurl):
+            raise WeightsError(f"refused: the server redirects to {newurl}, which is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _announced(headers: Any) -> str:
@@ -251,9 +243,7 @@ def _sha256(path: Path) -> str:
 
 
 def _gate(url: str) -> tuple[str, int]:
-    """Host and port of whom a request goes to first."""
-    import urllib.request
-
+    """Host and port that a request is sent to: those of the proxy if there is one, else of the server."""
     parts = urllib.parse.urlsplit(url)
     proxy = urllib.request.getproxies().get(parts.scheme)
     if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):

@@ -1,7 +1,7 @@
-"""How networks of a family are laid out: where their head is, and which modules make up each layer group.
+"""The layout of the networks of a family: the path of the head, and the modules of each layer group.
 
-The groups follow the resolution: `stem` is the first layers, `low` reaches to a stride of 8, `mid` to 16, `high` to 32
-with whatever stands before the classifier, `head` is the classifier.
+The groups follow the resolution: `stem` is the first layers, `low` ends at a stride of 8, `mid` at 16, `high` at 32 and
+includes all layers before the classifier, `head` is the classifier.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ class Family:
     """The layout of a family.
 
     Attributes:
-        title: What its authors call it.
+        title: The name that its authors give it.
         paper: Where it was published.
         head: Path of the classifier.
-        stem: Modules of the group, as paths. `blocks.[0:3]` stands for `blocks.0` to `blocks.2`; a path that ends in a
-            star stands for all that begin so.
+        stem: Paths of the modules of this group. `blocks.[0:3]` stands for `blocks.0` to `blocks.2`; a path that ends
+            in a star stands for all paths with that beginning.
         low: Likewise.
         mid: Likewise.
         high: Likewise.
-        taps: Modules whose outputs are the feature maps after stem, low, mid and high; of a path that ends in a star
-            the last one; `<` takes the module's input instead.
-        map: What these outputs are: `NCHW`, `NHWC`, or `tokens` after the patches' own.
+        taps: Paths of the modules whose outputs are the feature maps after stem, low, mid and high. Of the modules that
+            a star stands for, the last one counts; `<` before a path means the module's input in place of its output.
+        map: The layout of these outputs: `NCHW`, `NHWC`, or `tokens` [N, prefix tokens + patches, C].
     """
 
     title: str
@@ -46,7 +46,7 @@ class Family:
         """The group of a parameter or module, by its full name.
 
         Raises:
-            KeyError: No group claims it.
+            KeyError: It is in no group.
         """
         if covers(self.head, name):
             return "head"
@@ -57,7 +57,7 @@ class Family:
 
 
 def covers(path: str, name: str) -> bool:
-    """Whether a module's path is, or is above, a name."""
+    """Whether the path of a module is that name, or contains it."""
     if path.endswith("*"):
         return name.startswith(path[:-1])
     return name == path or name.startswith(path + ".")
@@ -65,7 +65,7 @@ def covers(path: str, name: str) -> bool:
 
 @functools.cache
 def expand(paths: tuple[str, ...]) -> list[str]:
-    """The paths with their ranges written out."""
+    """The paths, each range replaced by the paths that it stands for."""
     found = []
     for path in paths:
         match = re.fullmatch(r"(.*)\[(\d+):(\d+)\]", path)

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from model_zoo.catalogue import ENTRIES
-from model_zoo.families import FAMILIES, GROUPS, covers
+from .catalogue import ENTRIES
+from .families import FAMILIES, GROUPS, covers
 
 GroupName = Literal["stem", "low", "mid", "high", "head"]
 

@@ -1,4 +1,4 @@
-"""One name, `fc`, for the classifier of every network; and normalisation that stays frozen where it was frozen."""
+"""The name `fc` for the classifier of every network, and frozen normalisation that stays frozen in training mode."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from torch import Tensor, nn
 
 
 class ConvolutionHead(nn.Conv2d):
-    """A 1 x 1 convolution that classifies, with the attributes by which a linear head is known."""
+    """A 1 x 1 convolution as classifier, with the attributes `in_features` and `out_features` of `nn.Linear`."""
 
     @property
     def in_features(self) -> int:
-        """Features that come in, as `nn.Linear` calls them."""
+        """Number of input features; the name is that of `nn.Linear`."""
         return self.in_channels
 
     @property
     def out_features(self) -> int:
-        """Classes that go out, as `nn.Linear` calls them."""
+        """Number of classes; the name is that of `nn.Linear`."""
         return self.out_channels
 
 
 class _OfTheZoo:
-    """Put before a network's class: reading and assigning `fc` means the head, wherever that is.
+    """A base class in front of a network's own class: `fc` is the head, whatever the head's real path is.
 
-    A property alone would not do: `nn.Module.__setattr__` files a module under the assigned name before it looks
-    at properties.
+    A property alone is not enough, because `nn.Module.__setattr__` registers a module under the assigned name before
+    it looks at properties.
     """
 
     _head_name: str
@@ -51,26 +51,26 @@ class _OfTheZoo:
             super().__setattr__(last, value)
         if isinstance(value, nn.Linear | nn.Conv2d) and "num_classes" in vars(self):
             super().__setattr__("num_classes", getattr(value, "out_features", None) or value.out_channels)
-        super().__setattr__("classes", None)  # the names belonged to the head that went
+        super().__setattr__("classes", None)  # they were the names of the old head's outputs
 
     def train(self, mode: bool = True) -> Any:
-        """Training or evaluation mode; normalisation that `freeze_to` froze stays in evaluation mode."""
+        """Set training or evaluation mode; normalisation that `freeze_to` froze stays in evaluation mode."""
         super().train(mode)  # type: ignore[misc]
         frozen = vars(self).get("zoo_frozen_norms", ())
         if frozen:
             modules = dict(self.named_modules())  # type: ignore[attr-defined]
             for name in frozen:
-                if name in modules:  # a user may have taken it out since
+                if name in modules:  # the user may have removed the module
                     modules[name].eval()
         return self
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # The class is made at run time: copies and pickles rebuild it from what it is made of.
+        # The class is made at run time, so copies and pickles store its parts and make it again.
         return _blank, (type(self).__mro__[2], self._head_name), vars(self)
 
 
 def name_head(net: nn.Module, head: str) -> nn.Module:
-    """Make `net.fc` stand for `net.<head>`; parameter names and the rest stay as they are."""
+    """Make `net.fc` another name of `net.<head>`; the names of parameters do not change."""
     net.__class__ = _class_with_fc(type(net), head)  # type: ignore[arg-type]
     classifier = head_of(net)
     if type(classifier) is nn.Conv2d:
@@ -85,7 +85,7 @@ def head_of(net: Any) -> Any:
 
 
 def see_maps(head: nn.Module) -> nn.Module:
-    """Make a head for vectors, such as `nn.Linear`, take feature maps [N, C, H, W], place by place."""
+    """Let a head for vectors, such as `nn.Linear`, take feature maps [N, C, H, W] and classify every position."""
     if not any(isinstance(module, nn.Conv2d) for module in head.modules()):
         head.register_forward_pre_hook(_channels_last)
         head.register_forward_hook(_channels_first)

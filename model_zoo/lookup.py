@@ -1,65 +1,84 @@
-"""Which models there are, and what is known of each."""
+"""Which models the zoo has, and what is known of each."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import fnmatch
 import functools
 import math
 import re
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from model_zoo.builders import build
-from model_zoo.cards import Entry, Preprocessing, WeightFile, Weights
-from model_zoo.catalogue import ENTRIES
+from ._checks import did_you_mean, name_of, positive_integer
+from .builders import build
+from .cards import Entry, WeightFile, Weights
+from .catalogue import ENTRIES
+from .catalogue.names import ModelName, WeightTag
+from .preprocessing import Preprocessing
 
 TIMM = "timm/"
 
 
-def list_models(pattern: str = "*", *, pretrained: bool = False, licence: str | None = None) -> list[str]:
-    """The names in the zoo.
+def list_models(
+    pattern: str = "*", *, pretrained: bool = False, licence: Literal["commercial"] | str | None = None
+) -> list[str]:
+    """The names of the models in the zoo.
 
     Args:
         pattern: A shell pattern, such as `"resnext*"`. One that begins with `timm/` lists timm's models.
-        pretrained: Only models that have weights (with timm: weights that can be fetched).
-        licence: `"commercial"` for models whose default weights allow commercial use as far as the licence's name
-            tells, or the name of a licence, such as `"Apache-2.0"`, that the default weights must have.
+        pretrained: Only models that have weights (with timm: weights that can be downloaded).
+        licence: `"commercial"` for models whose default weights allow commercial use, judged by the name of the
+            licence; or the name of a licence that the default weights must have, such as `"Apache-2.0"`.
 
     Raises:
-        ValueError: No model has a licence of that name; the known ones are listed.
+        ValueError: No model has a licence of that name; the message lists the known ones.
+
+    Example:
+        >>> from mxtorch import model_zoo
+        >>> model_zoo.list_models("resnext*")
+        ['resnext50_32x4d', 'resnext101_64x4d', 'resnext101_32x4d']
+        >>> len(model_zoo.list_models(licence="commercial"))
+        62
     """
     if pattern.startswith(TIMM):
         import timm
 
         found = [f"{TIMM}{name}" for name in timm.list_models(pattern[len(TIMM) :], pretrained=pretrained)]
-        entries = {name: entry(name) for name in found} if licence is not None else dict.fromkeys(found)
+        if licence is None:
+            return found  # without the cards, which cost a look-up each
+        entries = [entry(name) for name in found]
     else:
-        entries = {name: ENTRIES[name] for name in fnmatch.filter(ENTRIES, pattern)}
-    if licence is not None:
+        entries = [ENTRIES[name] for name in fnmatch.filter(ENTRIES, pattern)]
         known = sorted({weights.licence for card in ENTRIES.values() for weights in card.weights})
-        if licence != "commercial" and licence not in known and not pattern.startswith(TIMM):
+        if licence is not None and licence not in ("commercial", *known):
             raise ValueError(f"licence: got {licence!r}; give 'commercial' or one of {', '.join(known)}")
-    return [
-        name
-        for name, card in entries.items()
-        if (not pretrained or card is None or card.weights) and (licence is None or _allows(card, licence))
-    ]
+    return [card.name for card in entries if (card.weights or not pretrained) and _allows(card, licence)]
 
 
-def info(name: str) -> Entry:
-    """The card of a model: size, cost, weights with licence and accuracy, input; `print` shows it.
+def info(name: ModelName | str) -> Entry:
+    """The card of a model: parameters, cost, input, and weights with licence and accuracy. `print` shows it.
 
     Args:
-        name: One of `list_models()`, or `timm/` and the name of any model of timm; its parameters and GMACs are counted
-            on the spot.
+        name: One of `list_models()`, or `timm/` and the name of any model of timm. For the latter, parameters and
+            GMACs are counted when you ask.
 
     Raises:
         TypeError: The name is not a string.
-        ValueError: The name is unknown; the closest ones are offered.
+        ValueError: The name is unknown; the message offers the closest ones.
+
+    Example:
+        >>> from mxtorch import model_zoo
+        >>> card = model_zoo.info("resnet18")
+        >>> print(card)
+        resnet18: 11.69 M parameters, 1.81 GMACs at 224 x 224 pixels
+          defined by torchvision, resnet18
+          IMAGENET1K_V1: BSD-3-Clause, top-1 69.76 % (torchvision)
+            https://download.pytorch.org/models/resnet18-f37072fd.pth
+        >>> card.weights[0].commercial
+        True
     """
     card = entry(name)
     if card.parameters:
@@ -70,23 +89,56 @@ def info(name: str) -> Entry:
     return dataclasses.replace(card, parameters=parameters, gmacs=gmacs)
 
 
-def entry(name: str) -> Entry:
-    """As `info`, without counting anything."""
+def preprocess(net: nn.Module | ModelName | str, *, train: bool = False, size: int | None = None) -> Any:
+    """The transforms that a model's weights were trained with.
+
+    Args:
+        net: A network of the zoo, or the name of a model, which stands for its default weights.
+        train: Random crop and horizontal flip in place of resize and centre crop.
+        size: Side of the input in pixels; None for the model's own.
+
+    Returns:
+        A `torchvision.transforms.v2.Compose`: PIL image in, normalised float32 tensor [C, size, size] out. C is the
+        number of input channels of the network; for one channel the image is made grey.
+
+    Raises:
+        ValueError: The network was not built by the zoo, it takes neither one nor three channels, or the size is not a
+            positive integer.
+
+    Example:
+        >>> from PIL import Image
+        >>> from mxtorch import model_zoo
+        >>> transform = model_zoo.preprocess("inceptionv4")
+        >>> transform(Image.new("RGB", (640, 480))).shape
+        torch.Size([3, 299, 299])
+    """
+    card = entry(net if isinstance(net, str) else name_of(net))
+    tag, channels = getattr(net, "zoo_weights", None), getattr(net, "zoo_in_channels", 3)
+    made_for = next((weights.preprocessing for weights in card.weights if weights.tag == tag), card.preprocessing)
+    if channels not in (1, 3):
+        raise ValueError(f"net: it takes {channels} channels; images have 1 or 3, so write its transforms yourself")
+    if size is not None:
+        size = positive_integer("size", size)
+        made_for = dataclasses.replace(made_for, size=size, resize=round(size * made_for.resize / made_for.size))
+    return made_for.transforms(train=train, channels=channels)
+
+
+def entry(name: ModelName | str) -> Entry:
+    """The same as `info`, but nothing is counted."""
     if not isinstance(name, str):
         raise TypeError(f"model: got {name!r}; give a name, such as 'resnet50'")
     if name in ENTRIES:
         return ENTRIES[name]
     if name.startswith(TIMM):
         return _of_timm(name)
-    near = difflib.get_close_matches(name, ENTRIES, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(repr(match) for match in near)}? " if near else ""
     raise ValueError(
-        f"model: got {name!r}; {hint}list_models() has all {len(ENTRIES)} names, and timm/<name> opens the rest of timm"
+        f"model: got {name!r}; {did_you_mean(name, ENTRIES)}list_models() gives the {len(ENTRIES)} names of the list, "
+        "and timm/<name> is any model of timm"
     )
 
 
-def pinned(card: Entry, pretrained: bool | str) -> Weights | None:
-    """The set of weights that `pretrained` means.
+def pinned(card: Entry, pretrained: bool | WeightTag | str) -> Weights | None:
+    """The set of weights that `pretrained` stands for.
 
     Raises:
         TypeError: It is neither a bool nor a string.
@@ -97,20 +149,18 @@ def pinned(card: Entry, pretrained: bool | str) -> Weights | None:
     if pretrained is False:
         return None
     if not card.weights:
-        raise ValueError(f"pretrained: nobody has published weights for {card.name}; give pretrained=False")
+        raise ValueError(f"pretrained: there are no published weights for {card.name}; give pretrained=False")
     if pretrained is True:
         return card.weights[0]
-    for weights in card.weights:
-        if weights.tag == pretrained:
-            return weights
-    tags = [weights.tag for weights in card.weights]
-    near = difflib.get_close_matches(str(pretrained), tags, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"pretrained: got {pretrained!r}; {hint}{card.name} has {', '.join(tags)}")
+    sets = {weights.tag: weights for weights in card.weights}
+    if pretrained not in sets:
+        hint = did_you_mean(pretrained, sets, most=1)
+        raise ValueError(f"pretrained: got {pretrained!r}; {hint}{card.name} has {', '.join(sets)}")
+    return sets[pretrained]
 
 
 def count(net: nn.Module, size: int, in_channels: int = 3) -> tuple[int, float]:
-    """Parameters, and GMACs for one picture; for a network on the meta device, where counting costs no arithmetic."""
+    """Number of parameters, and GMACs for one image, of a network on the meta device, where nothing is computed."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -118,9 +168,9 @@ def count(net: nn.Module, size: int, in_channels: int = 3) -> tuple[int, float]:
     return sum(parameter.numel() for parameter in net.parameters()), counter.get_total_flops() / 2e9
 
 
-def _allows(card: Entry | None, licence: str) -> bool:
-    if card is None or not card.weights:
-        return False
+def _allows(card: Entry, licence: str | None) -> bool:
+    if licence is None or not card.weights:
+        return licence is None
     default = card.weights[0]
     return default.commercial if licence == "commercial" else default.licence == licence
 
@@ -133,9 +183,9 @@ def _of_timm(name: str) -> Entry:
     full = name[len(TIMM) :]
     model, _, tag = full.partition(".")
     if not timm.is_model(model):
-        near = difflib.get_close_matches(model, timm.list_models(), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(repr(TIMM + match) for match in near)}? " if near else ""
-        raise ValueError(f"model: got {name!r}; {hint}timm has {len(timm.list_models())} models")
+        known = timm.list_models()
+        hint = did_you_mean(name, (TIMM + other for other in known))
+        raise ValueError(f"model: got {name!r}; {hint}timm has {len(known)} models")
     tags = [other.partition(".")[2] for other in timm.list_pretrained(f"{model}.*")]
     default = str(getattr(get_pretrained_cfg(model), "tag", "") or "")
     if tag and tag not in tags:
@@ -152,15 +202,13 @@ def _of_timm(name: str) -> Entry:
 
 def _weights_of_timm(model: str, tag: str, config: Any) -> Weights:
     url, hub = config.url or "", config.hf_hub_id or ""
-    files = []
-    digits = re.search(r"-([0-9a-f]{8,64})\.(?:pth|pt|safetensors)$", url)
-    if digits is not None:
-        files.append(WeightFile(url.rsplit("/", 1)[-1], url, digits[1]))
+    file, files = url.rsplit("/", 1)[-1], []
+    digits = re.search(r"-([0-9a-f]{8,64})\.(?:pth|pt|safetensors)$", file)
+    if digits is not None or (not hub and file.endswith((".pth", ".pt", ".safetensors"))):
+        files.append(WeightFile(file, url, "" if digits is None else digits[1]))
     if hub:
         address = f"https://huggingface.co/{hub}/resolve/main/{config.hf_hub_filename or 'model.safetensors'}"
         files.append(WeightFile(f"{hub.rsplit('/', 1)[-1]}.safetensors", address, hub=hub))
-    if not files and url.endswith((".pth", ".pt", ".safetensors")):
-        files.append(WeightFile(url.rsplit("/", 1)[-1], url))
     size = int(config.input_size[-1])
     return Weights(
         tag,

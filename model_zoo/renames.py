@@ -1,4 +1,4 @@
-"""Other names for the same tensors: checkpoints of pretrained-models.pytorch and of older libraries."""
+"""Names of tensors in files of pretrained-models.pytorch and of older libraries, and what they are called here."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _RESNEXT_BLOCK = {
     r"1\.1": "downsample.1",
 }
 
-# By family: regular expressions and what they become, one after the other.
+# For each family: regular expressions and their replacements, applied in this order.
 RENAMES: dict[str, Rules] = {
     "alexnet": (
         _FEATURES,
@@ -39,7 +39,7 @@ RENAMES: dict[str, Rules] = {
     **{f"vgg{layers}{norm}": _VGG for layers in (11, 13, 16, 19) for norm in ("", "_bn")},
     "squeezenet1_0": _SQUEEZENET,
     "squeezenet1_1": _SQUEEZENET,
-    # torchvision's own files have names from before dots in them were forbidden.
+    # torchvision's own files are older than torch's rule that the names of modules have no dots.
     "densenet": ((r"\.(norm|conv)\.([12])\.", r".\1\2."), (r"^last_linear\.", "classifier.")),
     "inception_v3": ((r"^last_linear\.", "fc."),),
     "inceptionresnetv2": ((r"^last_linear\.", "classif."),),
@@ -58,12 +58,12 @@ RENAMES: dict[str, Rules] = {
     ),
 }
 
-# By family: what a file may have beyond the network, such as the auxiliary classifier that only training used.
+# For each family: tensors that a file may have and the network has not, such as an auxiliary classifier for training.
 DROPPED = {"inception_v3": ("AuxLogits.",)}
 
 
 def rename(state: dict[str, Tensor], family: str, expected: Iterable[str]) -> dict[str, Tensor]:
-    """Give tensors the names that a network expects; a name it expects already stays.
+    """Give tensors the names that a network expects. A name that the network has is not changed.
 
     Args:
         state: Tensors by their names in a file.

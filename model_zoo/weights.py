@@ -1,4 +1,4 @@
-"""Where weights are looked for, and what is said if they are nowhere."""
+"""Where the files of weights are looked for, and the error if they are nowhere."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from model_zoo.cards import Entry, WeightFile, Weights
-from model_zoo.catalogue import ENTRIES, PACKAGED
-from model_zoo.download import WeightsError, download, unreachable, verified
+from .cards import Entry, WeightFile, Weights
+from .catalogue import ENTRIES, PACKAGED
+from .download import WeightsError, download, unreachable, verified
 
 MIRROR_VARIABLE = "MXTORCH_WEIGHTS_MIRROR"
 OFFLINE_VARIABLE = "MXTORCH_OFFLINE"
@@ -19,20 +19,21 @@ HOME_VARIABLE = "MXTORCH_HOME"
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: `$MXTORCH_HOME/weights`, by default under `~/.cache/mxtorch`."""
+    """The folder of downloads: `$MXTORCH_HOME/weights`, by default `~/.cache/mxtorch/weights`."""
     return Path(os.environ.get(HOME_VARIABLE) or Path.home() / ".cache" / "mxtorch") / "weights"
 
 
 def locate(entry: Entry, weights: Weights) -> Path:
-    """The verified file of a set of weights, fetched if it must be.
+    """The verified file of a set of weights; it is downloaded if it is not on this machine.
 
-    Looked for in this order: the mirror where `MXTORCH_WEIGHTS_MIRROR` names a folder, our cache, torch's, that of the
-    Hugging Face Hub, an installed package that carries it, the mirror where that is an address, its own addresses. A
-    file with another hash than it should have is passed over. `MXTORCH_OFFLINE=1` leaves out everything that opens a
-    socket.
+    It is looked for in this order: the folder that `MXTORCH_WEIGHTS_MIRROR` names, the cache of the zoo, that of torch,
+    that of the Hugging Face Hub, an installed package that carries it; then the address that `MXTORCH_WEIGHTS_MIRROR`
+    is, and the addresses where it is published. A file with a wrong hash is skipped. With `MXTORCH_OFFLINE=1` no socket
+    is opened.
 
     Raises:
-        WeightsError: It is nowhere to be had; the message has what was tried, and what to do by hand.
+        WeightsError: It was not found and could not be downloaded; the message says what was tried, and what to do by
+            hand.
     """
     tried: list[str] = []
     path = find_here(weights, tried) or _fetch(weights, tried)
@@ -42,19 +43,19 @@ def locate(entry: Entry, weights: Weights) -> Path:
 
 
 def find_here(weights: Weights, tried: list[str]) -> Path | None:
-    """The verified file of a set of weights on this machine; what was tried in vain is added to `tried`."""
+    """The verified file of a set of weights on this machine, or None; what was tried is appended to `tried`."""
     for path, problem in check_here(weights):
         if not problem:
             return path
         tried.append(problem)
     tried += [f"{folder}: has no {' or '.join(file.name for file in weights.files)}" for folder in _folders()]
     if weights.package is not None:
-        tried.append(f"the package {weights.package}: not installed, or damaged")
+        tried.append(f"the package {weights.package}: is not installed, or is damaged")
     return None
 
 
 def check_here(weights: Weights) -> Iterator[tuple[Path, str]]:
-    """Files of a set of weights on this machine, with what is wrong with each, if anything, in words."""
+    """The files of a set of weights on this machine, each with what is wrong with it; empty text if nothing is."""
     here = [(folder / file.name, file) for folder in _folders() for file in weights.files]
     here += [(path, file) for file in weights.files for path in _in_hub_cache(file)]
     here += _in_package(weights)
@@ -67,7 +68,7 @@ def check_here(weights: Weights) -> Iterator[tuple[Path, str]]:
 
 
 def warn_of_licence(entry: Entry, weights: Weights) -> None:
-    """Warn where the licence of weights does not allow commercial use, or nobody says what it is."""
+    """Warn if the licence of weights does not allow commercial use, or is unknown."""
     if not weights.commercial:
         what = "an unknown licence" if weights.licence == "unknown" else f"the licence {weights.licence}"
         warnings.warn(
@@ -76,13 +77,13 @@ def warn_of_licence(entry: Entry, weights: Weights) -> None:
 
 
 def named_file(weights: str | Path) -> Path:
-    """The file that a user names: a path, or the bare name of a file in one of the caches or the mirror.
+    """The file that a user gives: a path, or the bare name of a file in one of the caches or the mirror.
 
-    A file that has the name of one of the zoo must have its hash.
+    If the name is that of a file of the zoo, the file must have the hash of that file.
 
     Raises:
-        FileNotFoundError: There is none.
-        WeightsError: It has the name of a file of the zoo and other contents.
+        FileNotFoundError: The file does not exist.
+        WeightsError: It has the name of a file of the zoo and another content.
     """
     path = Path(weights).expanduser()
     if not path.is_file() and path.name == str(weights):
@@ -103,7 +104,7 @@ def _folders() -> list[Path]:
 
 
 def _in_hub_cache(file: WeightFile) -> list[Path]:
-    """Copies of a file in the cache of the Hugging Face Hub, which keeps one for each revision."""
+    """The copies of a file in the cache of the Hugging Face Hub, which keeps one for each revision."""
     if not file.hub:
         return []
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
@@ -130,7 +131,7 @@ def _fetch(weights: Weights, tried: list[str]) -> Path | None:
     urls = [(file, f"{mirror.rstrip('/')}/{file.name}") for file in weights.files if "://" in mirror]
     urls += [(file, file.url) for file in weights.files if file.url]
     if os.environ.get(OFFLINE_VARIABLE, "") not in ("", "0"):
-        tried += [f"{url}: not asked, {OFFLINE_VARIABLE} is set" for _, url in urls]
+        tried += [f"{url}: not tried, because {OFFLINE_VARIABLE} is set" for _, url in urls]
         return None
     out_of_reach = unreachable([url for _, url in urls])
     for file, url in urls:
@@ -149,7 +150,7 @@ def _missing(entry: Entry, weights: Weights, tried: list[str]) -> str:
         f"{file.name} ({f'sha256 {file.sha256}...' if file.sha256 else 'hash unknown'})" for file in weights.files
     )
     lines = [
-        f"the weights {weights.tag} of {entry.name} could not be had. Tried:",
+        f"the weights {weights.tag} of {entry.name} were not found and could not be downloaded. Tried:",
         *(f"  {line}" for line in tried),
         f"By hand: put {names} into {cache_folder()}, or into a folder that {MIRROR_VARIABLE} names.",
     ]

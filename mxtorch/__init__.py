@@ -1,4 +1,31 @@
-"""PyTorch training where the learning rate is a first-class thing: read it, set it, schedule it, find it."""
+"""PyTorch training where the learning rate is a first-class thing: read it, set it, schedule it, find it.
+
+Training
+    Trainer         trains a model: fit, evaluate, predict, find_lr, fine_tune, interpret, export, save, load
+    StepOutput      what a training step of your own returns
+    Callback        the base class of callbacks; `callbacks` has the ones that come with mxtorch
+    History         the rows that `fit` records: printed, plotted, written as CSV
+    CheckpointError the error for a checkpoint that can't be used
+    engines         where a step runs: the device, the precision, the protocol for engines of your own
+    data            mixup and CutMix (also as `mixing`), class weights and a balanced sampler (also as `balance`)
+
+Learning rates
+    ScheduledOptim  a torch optimizer with a learning rate that you can read, set and schedule
+    schedules       learning rate schedules: functions from a step to a multiplier
+    LRFinderResult  what `Trainer.find_lr` found
+
+Fine-tuning and results
+    fine_tuning     training the head first, then the whole model; FineTuning is what it returns
+    Interpretation  which samples the model gets wrong, and how
+    exporting       exported models and how to load them
+
+Models
+    nn              torch's layers with initialiser, norm and activation
+    init            initialisers, and `initialize` for a whole network
+    model_zoo       pretrained networks; also the top-level package `model_zoo`
+
+`model_zoo` and `exporting` are imported on first use.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +47,7 @@ from mxtorch.training.history import History
 from mxtorch.training.supervised import StepOutput
 
 if TYPE_CHECKING:
-    import model_zoo
-    from mxtorch import exporting
+    from mxtorch import exporting, model_zoo
 
 __all__ = [
     "Callback",
@@ -51,5 +77,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import the model zoo, and what needs it, on first use."""
     if name in ("model_zoo", "exporting"):
-        return importlib.import_module("model_zoo" if name == "model_zoo" else "mxtorch.exporting")
+        return importlib.import_module(f"mxtorch.{name}")
     raise AttributeError(f"module 'mxtorch' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names alone: modules that are not among them are internal."""
+    return sorted(__all__)

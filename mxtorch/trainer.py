@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,17 +14,16 @@ from torch.optim.lr_scheduler import LRScheduler
 from mxtorch import schedules
 from mxtorch._checks import check_data, check_integer, check_parameters, closest, positive_rate
 from mxtorch.callbacks import Checkpoint, ProgressBar, TensorBoard
-from mxtorch.checkpointing import contents, file
-from mxtorch.checkpointing import resume as _resume
-from mxtorch.checkpointing.contents import Contents
+from mxtorch.checkpointing import file
+from mxtorch.checkpointing.contents import undone_without_a_step
 from mxtorch.checkpointing.random_state import seed_everything
-from mxtorch.checkpointing.serialization import Attributes, frozen
+from mxtorch.checkpointing.resume import Rollback, check_arguments
+from mxtorch.checkpointing.serialization import Attributes
 from mxtorch.engines.base import Engine, Precision, StepResult
 from mxtorch.engines.local import LocalEngine
-from mxtorch.fine_tuning.layers import DEFAULT_DECAY
-from mxtorch.fine_tuning.plan import Cache, FineTuning, fine_tune
-from mxtorch.interpretation import Interpretation
-from mxtorch.interpretation.collect import interpret
+from mxtorch.fine_tuning.grouping import DEFAULT_DECAY
+from mxtorch.fine_tuning.recipe import Cache, FineTuning, fine_tune
+from mxtorch.interpretation import Interpretation, interpret
 from mxtorch.lr_finder import search
 from mxtorch.lr_finder.result import LRFinderResult
 from mxtorch.optim import schedule_free
@@ -40,6 +39,7 @@ from mxtorch.training.loop import Loop, place_of_next
 from mxtorch.training.metrics import as_collection
 from mxtorch.training.modes import preserved_modes
 from mxtorch.training.run import Position, Run, steps_in_epoch
+from mxtorch.training.saving import Saving, fingerprint
 from mxtorch.training.step import NonfinitePolicy, StepRunner, StepSettings
 from mxtorch.training.supervised import SupervisedSteps
 
@@ -235,9 +235,9 @@ class Trainer(SupervisedSteps):
         check_data(train_data, "train_data", passes=epochs)
         if val_data is not None:
             check_data(val_data, "val_data", passes=epochs)
-        context, position, settings = self.context, self._position, self.settings
+        context, position, settings, saving = self.context, self._position, self.settings, self._saving
         checkpoints = [one for one in self.callbacks.callbacks if isinstance(one, Checkpoint)]
-        _resume.check_arguments(checkpoints, resume, settings.on_nonfinite, schedule)
+        check_arguments(checkpoints, resume, settings.on_nonfinite, schedule)
         steps_per_epoch = steps_in_epoch(train_data, settings.accumulate, steps_per_epoch)
         total_steps = None if steps_per_epoch is None else epochs * steps_per_epoch
         # training_step steps other optimizers itself, so with them the first failed step has changed weights.
@@ -245,7 +245,7 @@ class Trainer(SupervisedSteps):
         with (
             preserved_modes(self.model),
             Interruption() as interruption,
-            contents.undone_without_a_step(before, position),
+            undone_without_a_step(before, position),
             schedule_free.evaluated_afterwards(context.optimizers),
         ):
             scheduler = set_run_schedule(self.optimizer, lr, schedule, schedule_every, total_steps)
@@ -254,7 +254,7 @@ class Trainer(SupervisedSteps):
             validation = None if val_data is None else Feed(val_data)
             run = Run(position, position.fits, epochs, steps_per_epoch, feed, validation, scheduler)
             run.resumes = resume is not None
-            run.fingerprint = self._fingerprint(run, lr, schedule)
+            run.fingerprint = fingerprint(run, context, settings, lr, schedule)
             self.run = run
             runner = StepRunner(
                 context, settings, auto_accumulate=auto_accumulate, place=lambda window: place_of_next(run, window)
@@ -264,10 +264,11 @@ class Trainer(SupervisedSteps):
                 interruption,
             )  # fmt: skip
             if settings.on_nonfinite == "rollback":
-                loop.roll_back = _resume.Rollback(checkpoints, self._resume, self.optimizer, lambda: position.step)
+                load = functools.partial(saving.resume, run)
+                loop.roll_back = Rollback(checkpoints, load, self.optimizer, position)
             with self.callbacks.running("fit"):
-                if resume is not None:
-                    self._go_on(run, resume, checkpoints)
+                if resume is not None and (file_ := saving.go_on(run, resume, checkpoints)) and self._reports:
+                    print(f"resumed from {file_}: step {self.step}, epoch {run.epochs_done + 1}/{run.epochs}")
                 loop.run_epochs()
         return self.history
 
@@ -345,9 +346,7 @@ class Trainer(SupervisedSteps):
             check_data(val_data, "val_data", passes=2)
         swept = chosen_optimizer(self.optimizer, self.other_optimizers, optimizer)
         request = search.Request.checked(start_lr, end_lr, num_steps, schedule, training_steps, swept, watch)
-        result = search.find_lr(
-            self.context, self.settings, train_data, val_data, request, progress=self.progress and self.engine.is_main
-        )
+        result = search.find_lr(self.context, self.settings, train_data, val_data, request, progress=self._reports)
         self.callbacks.call("on_lr_found", result)
         return result
 
@@ -387,7 +386,7 @@ class Trainer(SupervisedSteps):
         *,
         epochs: int,
         freeze_epochs: int = 1,
-        lr: float | Sequence[float] | None = None,
+        lr: float | Sequence[float | None] | None = None,
         head: str | nn.Module | None = None,
         groups: Mapping[str, Any] | Sequence[Any] | None = None,
         decay: float = DEFAULT_DECAY,
@@ -397,72 +396,33 @@ class Trainer(SupervisedSteps):
         views: int = 1,
         half: bool = False,
     ) -> FineTuning:
-        """Train the head on the frozen network, then all layers, at rates found for each; see docs/fine-tuning.md.
+        """Train the head on the frozen network, then all layers, at rates found for each.
 
-        While the network is frozen, what reaches its head is computed once for each sample and kept, where the data
-        allow it; losses, order and random numbers are as without. Rates fall from the head to the input.
-
-        Args:
-            train_data: As for `fit`. A DataLoader without random augmentation lets features be kept.
-            val_data: The same.
-            epochs: Passes with all layers, after the first phase; 0 trains the head alone.
-            freeze_epochs: Passes with the head alone; 0 trains all layers from the start.
-            lr: The head's rate, one for both phases or one for each; None finds them, and tells.
-            head: The new module, or its name, where the model is not of the zoo.
-            groups: Layer groups from the input to the head, by their modules or their names; in place of `head`.
-            decay: The rate of a layer group over that of the next. An optimizer whose groups have rates of their own
-                keeps those.
-            train_norms: Whether the second phase trains the batch normalisation before the head, with its running
-                statistics. By default it does only where there was no first phase: the statistics of a few small
-                batches are worse than those of the data that the network comes from.
-            schedule: Of each phase.
-            cache: `"auto"` keeps features in up to a third of the free memory, else in a temporary file, and tells
-                where that can't be; `"memory"`, `"file"`, a folder or True ask for it; False does without; or a
-                `FeatureCache`, whose features are kept afterwards.
-            views: How many readings of each sample are kept, for data with random augmentation.
-            half: Keep features in float16.
-
-        Returns:
-            Rates, notes, and the time line, with the history.
-
-        Raises:
-            ValueError: An argument is off; nothing can be frozen, or is left to train; groups that leave parameters
-                out; features were asked for and can't be kept.
+        See `mxtorch.fine_tuning.fine_tune` for the arguments, and docs/fine-tuning.md.
         """
-        self.fine_tuning = fine_tune(
-            self,
-            train_data,
-            val_data,
-            epochs=epochs,
-            freeze_epochs=freeze_epochs,
-            lr=lr,
-            head=head,
-            groups=groups,
-            decay=decay,
-            train_norms=train_norms,
-            schedule=schedule,
-            cache=cache,
-            views=views,
-            half=half,
-        )
+        options: dict[str, Any] = {
+            "epochs": epochs,
+            "freeze_epochs": freeze_epochs,
+            "lr": lr,
+            "head": head,
+            "groups": groups,
+        }
+        options |= {"decay": decay, "train_norms": train_norms, "schedule": schedule}
+        options |= {"cache": cache, "views": views, "half": half}
+        self.fine_tuning = fine_tune(self, train_data, val_data, **options)
         return self.fine_tuning
 
     def interpret(
         self, val_data: Iterable[Any], *, classes: Sequence[str] | None = None, pictures: int = 12
     ) -> Interpretation:
-        """Look at a classifier's predictions: confusion, precision and recall, top losses, calibration.
+        """Look at a classifier's predictions: confusion, precision and recall, highest losses, calibration.
 
-        Plots and rows are in what is returned; with `log_dir` they go to TensorBoard as well.
-
-        Args:
-            val_data: Batches with class numbers as targets.
-            classes: Names; by default those of the data set (`.classes`) or of the model, else numbers.
-            pictures: How many inputs with the highest losses are kept, for a sheet of pictures.
-
-        Raises:
-            ValueError: The outputs are not [N, classes], the targets no class numbers; a wrong number of names.
+        Plots and rows are in what is returned; with `log_dir` they go to TensorBoard as well. See
+        `mxtorch.interpretation.interpret` for the arguments.
         """
-        return interpret(self, val_data, classes, pictures)
+        result = interpret(self, val_data, classes=classes, pictures=pictures)
+        self.callbacks.call("on_interpreted", result)
+        return result
 
     def export(
         self,
@@ -477,34 +437,13 @@ class Trainer(SupervisedSteps):
     ) -> Path:
         """Write the model for use without its training code, and a model card in Markdown beside it.
 
-        `mxtorch.exporting.load(path).predict("picture.jpg")` opens it; class names and preprocessing are in the file.
-
-        Args:
-            path: `.safetensors` (weights), `.pt2` (torch.export) or `.onnx` (needs the extra `onnx`).
-            val_data: Tells class names (`.classes` of its data set), preprocessing (its `.transform`), and what an
-                input looks like.
-            train_data: For the card.
-            classes: Names, where the data do not have them.
-            preprocessing: A transform of torchvision or a `model_zoo.Preprocessing`, likewise.
-            example: A batch of inputs, for models that are not of the zoo where there are no `val_data`.
-            about: A paragraph for the card.
-
-        Raises:
-            ValueError: The ending is unknown, the model can't be exported, the file's outputs are not the model's, a
-                transform can't be described, a wrong number of names.
+        See `mxtorch.exporting.export` for the arguments. `mxtorch.exporting.load(path).predict("picture.jpg")` opens
+        the file.
         """
-        from mxtorch.exporting.export import export  # it imports the zoo, which is imported on first use
+        from mxtorch.exporting import export  # it imports the zoo, which is imported on first use
 
-        return export(
-            self,
-            path,
-            val_data,
-            train_data=train_data,
-            classes=classes,
-            preprocessing=preprocessing,
-            example=example,
-            about=about,
-        )
+        options: dict[str, Any] = {"train_data": train_data, "classes": classes, "preprocessing": preprocessing}
+        return export(self, path, val_data, example=example, about=about, **options)
 
     # ---------------------------------------------------------------- files
 
@@ -526,8 +465,7 @@ class Trainer(SupervisedSteps):
             CheckpointError: A ValueError: it is no checkpoint, is damaged, or is of another model or optimizer;
                 nothing has changed then.
         """
-        parts = self._contents()
-        self._load(parts, contents.read(path), path)
+        self._saving.load(path)
 
     def checkpoint_content(self) -> dict[str, Any]:
         """Everything that a checkpoint holds, copied: later steps do not change it.
@@ -535,9 +473,7 @@ class Trainer(SupervisedSteps):
         Raises:
             TypeError: A callback, scheduler or loader has a state that no file can hold; its place is named.
         """
-        content = self._contents().collect()
-        content["run"] = None if self.run is None else frozen(self.run.state_dict(), "run")
-        return content
+        return self._saving.content(self.run)
 
     def close(self) -> None:
         """Close what callbacks hold open (TensorBoard's file). The trainer can't be used for training after that."""
@@ -584,85 +520,13 @@ class Trainer(SupervisedSteps):
             owner=self,
         )
 
-    def _contents(self) -> Contents:
-        """The parts of a checkpoint but the run, which `fit` has to make first."""
-        parts: dict[str, contents.Part] = {"model": contents.ModuleState(self.model, "model")}
-        if isinstance(self.loss, nn.Module) and self.loss.state_dict():
-            parts["loss"] = contents.ModuleState(self.loss, "loss")
-        return Contents(
-            parts
-            | {
-                "trainable": contents.TrainableFlags(self.model),
-                "attributes": self._attributes,
-                "optimizer": contents.OptimizerState(self.optimizer),
-                "other_optimizers": contents.OptimizerStates(self.other_optimizers),
-                "engine": self.engine,
-                "callbacks": self.callbacks,
-                "position": self._position,
-                "random": contents.RandomState(),
-                "history": self.history,
-            }
-        )
+    @property
+    def _reports(self) -> bool:
+        return self.progress and self.engine.is_main
 
-    def _load(self, parts: Contents, saved: dict[str, Any], path: str | Path, run: Run | None = None) -> list[str]:
-        """Put everything back, `run` to its place, or nothing; returns in what the run will differ."""
-        objects = [self._position, self.history]
-        if run is not None:
-            objects += [run, *([] if run.scheduler.scheduler is None else [run.scheduler.scheduler])]
-        undone = [parts.parts["callbacks"], parts.parts["trainable"]]
-        with contents.all_or_nothing(path, self.context.capture(), undone, objects):
-            place = None if run is None else _resume.place_in(saved, path)
-            changed = [] if run is None else _resume.compare(run.fingerprint, place["fingerprint"])
-            left_over = parts.apply(saved)["callbacks"]
-            if run is not None:
-                run.load_state_dict(place, self.train_metrics, self.engine.device)
-        return changed + [f"{name} has a state in the checkpoint and is not among the callbacks" for name in left_over]
-
-    def _resume(self, saved: dict[str, Any], path: str | Path) -> None:
-        """Put everything back, the current run to its place."""
-        changed = self._load(self._contents(), saved, path, self.run)
-        if changed:
-            warnings.warn(f"The run goes on, but not bit for bit as it would have: {'; '.join(changed)}.", stacklevel=4)
-
-    def _go_on(self, run: Run, path: str | Path, checkpoints: Sequence[Checkpoint]) -> None:
-        """Take a run to where its checkpoint was written.
-
-        Raises:
-            CheckpointError: It is damaged, or of another run; nothing has changed then.
-        """
-        if path != "auto":
-            found: tuple[Path, dict[str, Any]] = Path(path), contents.read(path)
-        else:
-            newest = _resume.newest_of(checkpoints)
-            if newest is None:
-                return
-            found = newest
-            ordinal = 0 if found[1]["run"] is None else found[1]["run"]["ordinal"]
-            if ordinal < run.ordinal:  # of an earlier call of fit, which is over: this one had not begun to save
-                return
-            if ordinal > run.ordinal:  # of a later call, which will load it
-                run.pass_over()
-                return
-        self._resume(found[1], found[0])
-        if self.progress and self.engine.is_main:
-            print(f"resumed from {found[0]}: step {self.step}, epoch {run.epochs_done + 1}/{run.epochs}")
-
-    def _fingerprint(self, run: Run, lr: Any, schedule: Any) -> dict[str, Any]:
-        """What a run is started with, to be compared when it is resumed."""
-        return _resume.fingerprint_of(
-            self.optimizer,
-            run.feed.data,
-            torch_scheduler=run.scheduler.scheduler,
-            lr=lr,
-            given_schedule=schedule,
-            precision=self.engine.precision,
-            accumulate=self.settings.accumulate,
-            steps_per_epoch=run.steps_per_epoch,
-            epochs=run.epochs,
-            validation=run.validates,
-            clip_grad_norm=self.settings.clip_grad_norm,
-            device=self.engine.device.type,
-        )
+    @property
+    def _saving(self) -> Saving:
+        return Saving(self.context, self.callbacks, self.history, self._position, self._attributes, self.train_metrics)
 
 
 def _engine(engine: Engine | None, device: Any, precision: Any, channels_last: Any, compile: Any) -> Engine:

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from mxtorch.lr_finder.estimate import Estimate
+
 from benchmarks.lr_bench.oracle import USES, oracles
 from benchmarks.lr_bench.report import REGRET_OF_NO_RATE
 from benchmarks.lr_bench.suggestions import collect, read
 from benchmarks.lr_bench.tasks import TASKS
 from mxtorch.lr_finder import heats as racing
-from mxtorch.lr_finder.estimate import Estimate
 
 Reading = Callable[[dict[str, Any], Any], Estimate]
 # The package has a function of the module's name.

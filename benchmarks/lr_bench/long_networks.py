@@ -40,9 +40,7 @@ class ResNet(nn.Module):
 
     def __init__(self, width: int, blocks: int = 1, outputs: int = 10) -> None:
         super().__init__()
-        layers: list[nn.Module] = [
-            Pixels(), nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
-        ]
+        layers: list[nn.Module] = [Pixels(), nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
         inputs = width
         for stage, stride in enumerate((1, 2, 2)):
             for block in range(blocks):
@@ -87,7 +85,12 @@ def vgg(width: int, dropout: float) -> nn.Module:
         layers += [nn.Conv2d(outputs, outputs, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
         inputs = outputs
     return nn.Sequential(
-        *layers, nn.Flatten(), nn.Dropout(dropout), nn.Linear(16 * inputs, 128), nn.ReLU(), nn.Dropout(dropout),
+        *layers,
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(16 * inputs, 128),
+        nn.ReLU(),
+        nn.Dropout(dropout),
         nn.Linear(128, 10),
     )
 
@@ -130,9 +133,7 @@ class VisionTransformer(nn.Module):
         super().__init__()
         self.patches = nn.Sequential(Pixels(), nn.Conv2d(3, width, 4, 4))
         self.position = nn.Parameter(0.02 * torch.randn(64, width))
-        self.blocks = nn.Sequential(
-            *(TransformerBlock(width, 4, causal=False, dropout=dropout) for _ in range(depth))
-        )
+        self.blocks = nn.Sequential(*(TransformerBlock(width, 4, causal=False, dropout=dropout) for _ in range(depth)))
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 10))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mxtorch.lr_finder.heats import Use
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -18,7 +19,6 @@ from tqdm import tqdm
 from benchmarks.lr_bench.data import CACHE
 from benchmarks.lr_bench.tasks import TASKS, TRAINING_STEPS, Setup, Task
 from mxtorch import ScheduledOptim, schedules
-from mxtorch.lr_finder.heats import Use
 
 # Thirds of a decade from 1e-5 to 20.
 GRID = (*(10 ** (-5 + index / 3) for index in range(19)), 20.0)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mxtorch.lr_finder.heats import Use
 from torch.utils.data import DataLoader
 
 from benchmarks.lr_bench.tasks import Setup, Task
 from mxtorch import Trainer
-from mxtorch.lr_finder.heats import Use
 
 # Where a tool leaves the range to its user: 100 steps from 1e-7 to 10.
 LOWEST, HIGHEST, STEPS = 1e-7, 10.0, 100

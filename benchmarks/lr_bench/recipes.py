@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from benchmarks.lr_bench import tasks
 from benchmarks.lr_bench.data import Split
-from benchmarks.lr_bench.fleet import Augment, Losses
 from benchmarks.lr_bench.flat_optimizers import ADAPTIVE, OptimizerSpec
+from benchmarks.lr_bench.fleet import Augment, Losses
 
 Group = Literal["long", "cheap", "small"]
 GROUPS: tuple[Group, ...] = ("long", "cheap", "small")

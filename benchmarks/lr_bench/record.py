@@ -406,8 +406,10 @@ def write(journal: Path) -> None:
         path = RECORDINGS / f"{group}.json"
         text = ",\n".join(json.dumps(task, separators=(",", ":")) for task in tasks)
         path.write_text(f"[\n{text}\n]\n")
-        print(f"{path}: {len(tasks)} tasks, {sum(len(task['seeds']) for task in tasks)} recordings, "
-              f"{path.stat().st_size / 1e6:.1f} MB")
+        print(
+            f"{path}: {len(tasks)} tasks, {sum(len(task['seeds']) for task in tasks)} recordings, "
+            f"{path.stat().st_size / 1e6:.1f} MB"
+        )
 
 
 def main() -> None:

@@ -10,6 +10,8 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
+from mxtorch.lr_finder.estimate import Estimate, estimate
+from mxtorch.lr_finder.heats import Heat
 from tqdm import tqdm
 
 import mxtorch
@@ -17,8 +19,6 @@ from benchmarks.lr_bench import peers
 from benchmarks.lr_bench.data import CACHE
 from benchmarks.lr_bench.oracle import USES
 from benchmarks.lr_bench.tasks import TASKS, Task
-from mxtorch.lr_finder.estimate import Estimate, estimate
-from mxtorch.lr_finder.heats import Heat
 
 Found = dict[tuple[str, str, int], dict[str, Any]]  # by task, finder, seed
 

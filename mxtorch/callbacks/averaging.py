@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn, update_bn
 
 from mxtorch.training.callback import Callback, current_run
-from mxtorch.training.trainer_view import TrainerView
 from mxtorch.training.modes import preserved_modes, set_training_mode
 from mxtorch.training.supervised import split_batch
+from mxtorch.training.trainer_view import TrainerView
 
 
 class _Averaging(Callback):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,8 +29,8 @@ _ELEMENTWISE = (
 _NUMBERS = ("step", "mu_product")
 
 
-class Part(Protocol):
-    """An object whose state a checkpoint holds (torch's `Stateful`)."""
+class Stateful(Protocol):
+    """An object whose state a checkpoint holds (the protocol of torch's `torch.distributed.checkpoint.stateful`)."""
 
     def state_dict(self) -> Any:
         """The state: tensors and plain values."""
@@ -38,101 +39,92 @@ class Part(Protocol):
         """Put back what `state_dict` gave."""
 
 
-class ModuleState:
+@dataclass(frozen=True)
+class Part:
+    """A `Stateful` made of functions.
+
+    Attributes:
+        state_dict: Gives the state.
+        load_state_dict: Puts it back.
+        check: Raises for a state that is not this part's own, before any part is loaded.
+    """
+
+    state_dict: Callable[[], Any]
+    load_state_dict: Callable[[Any], Any]
+    check: Callable[[Any], None] = lambda state_dict: None
+
+
+def module_part(module: nn.Module, what: str) -> Part:
     """Parameters and persistent buffers of a module; names and shapes are compared before anything is loaded."""
 
-    def __init__(self, module: nn.Module, what: str) -> None:
-        self._module, self._what = module, what
-
-    def state_dict(self) -> Any:
-        return self._module.state_dict()
-
-    def check(self, state_dict: Any) -> None:
+    def check(state_dict: Any) -> None:
         if not isinstance(state_dict, dict):
-            raise TypeError(f"the {self._what} is a {type(state_dict).__name__}, not a dictionary")
-        check_same_tensors(self._module.state_dict(), state_dict, self._what)
+            raise TypeError(f"the {what} is a {type(state_dict).__name__}, not a dictionary")
+        check_same_tensors(module.state_dict(), state_dict, what)
 
-    def load_state_dict(self, state_dict: Any) -> None:
-        self._module.load_state_dict(state_dict)
+    return Part(module.state_dict, module.load_state_dict, check)
 
 
-class TrainableFlags:
+def trainable_part(model: nn.Module) -> Part:
     """Which parameters of a model are trained: `requires_grad` of each, in their order."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-
-    def state_dict(self) -> list[bool]:
-        return [parameter.requires_grad for parameter in self._model.parameters()]
-
-    def load_state_dict(self, state_dict: list[bool]) -> None:
-        for parameter, flag in zip(self._model.parameters(), state_dict, strict=True):
+    def load(flags: list[bool]) -> None:
+        for parameter, flag in zip(model.parameters(), flags, strict=True):
             parameter.requires_grad_(bool(flag))
 
+    return Part(lambda: [parameter.requires_grad for parameter in model.parameters()], load)
 
-class OptimizerState:
-    """An optimizer with its schedule; what it would fail at in its next step only is refused."""
 
-    def __init__(self, optimizer: ScheduledOptim) -> None:
-        self._optimizer = optimizer
+def optimizer_part(optimizer: ScheduledOptim) -> Part:
+    """An optimizer with its schedule; a state that it would only fail at in its next step is refused."""
 
-    def state_dict(self) -> Any:
-        return self._optimizer.state_dict()
-
-    def check(self, state_dict: Any) -> None:
+    def check(state_dict: Any) -> None:
         if not isinstance(state_dict, dict):
             raise TypeError(f"the optimizer is a {type(state_dict).__name__}, not a dictionary")
-        _check_optimizer(self._optimizer, state_dict)
+        _check_optimizer(optimizer, state_dict)
 
-    def load_state_dict(self, state_dict: Any) -> None:
-        optimizer = self._optimizer
+    def load(state_dict: Any) -> None:
         settings = {name for group in optimizer.param_groups for name in group} - {"base_lr", "initial_lr"}
         optimizer.load_state_dict(state_dict)
         if any(lacking := settings - group.keys() for group in optimizer.param_groups):
             raise ValueError(f"the optimizer's settings lack {', '.join(sorted(lacking))}")
 
+    return Part(optimizer.state_dict, load, check)
 
-class OptimizerStates:
+
+def optimizers_part(optimizers: Mapping[str, ScheduledOptim]) -> Part:
     """Optimizers by name."""
+    parts = {name: optimizer_part(optimizer) for name, optimizer in optimizers.items()}
 
-    def __init__(self, optimizers: Mapping[str, ScheduledOptim]) -> None:
-        self._states = {name: OptimizerState(optimizer) for name, optimizer in optimizers.items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {name: state.state_dict() for name, state in self._states.items()}
-
-    def check(self, state_dict: Any) -> None:
-        if set(state_dict) != set(self._states):
+    def check(states: Any) -> None:
+        if set(states) != set(parts):
             raise ValueError(
-                f"it has other_optimizers named {sorted(state_dict)}, the trainer has {sorted(self._states)}; make the "
-                "trainer as the one that saved"
+                f"it has other_optimizers named {sorted(states)}, the trainer has {sorted(parts)}; make the trainer as "
+                "the one that saved"
             )
-        for name, state in self._states.items():
-            state.check(state_dict[name])
+        for name, part in parts.items():
+            part.check(states[name])
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for name, state in self._states.items():
-            state.load_state_dict(state_dict[name])
+    def load(states: dict[str, Any]) -> None:
+        for name, part in parts.items():
+            part.load_state_dict(states[name])
+
+    return Part(lambda: {name: part.state_dict() for name, part in parts.items()}, load, check)
 
 
-class RandomState:
+def random_part() -> Part:
     """The global random generators of Python, NumPy and torch."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return random_state()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        set_random_state(state_dict)
+    return Part(random_state, set_random_state)
 
 
 class Contents:
     """The parts of a checkpoint, by name.
 
     Args:
-        parts: Loaded in this order. A part with a method `check(state_dict)` is asked before any is loaded.
+        parts: Loaded in this order, after `check` of every `Part` among them.
     """
 
-    def __init__(self, parts: Mapping[str, Part]) -> None:
+    def __init__(self, parts: Mapping[str, Stateful]) -> None:
         self.parts = dict(parts)
 
     def collect(self) -> dict[str, Any]:
@@ -155,7 +147,7 @@ class Contents:
         if missing := [name for name in self.parts if name not in saved]:
             raise CheckpointError(f"it lacks {', '.join(missing)}, which every checkpoint of this trainer has")
         for name, part in self.parts.items():
-            if hasattr(part, "check"):
+            if isinstance(part, Part):
                 part.check(saved[name])
         return {name: part.load_state_dict(saved[name]) for name, part in self.parts.items()}
 
@@ -176,7 +168,7 @@ def read(path: str | Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def all_or_nothing(
-    path: str | Path, before: TrainingState, parts: Iterable[Part], objects: Iterable[object]
+    path: str | Path, before: TrainingState, parts: Iterable[Stateful], objects: Iterable[object]
 ) -> Iterator[None]:
     """Undo everything after an error in the block, and raise it as a CheckpointError.
 

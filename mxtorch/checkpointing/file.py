@@ -79,7 +79,7 @@ def write(path: str | Path, content: dict[str, Any] | bytes) -> None:
 
     Args:
         path: The file; its folder must exist.
-        content: Tensors and plain values, as `mxtorch.checkpointing.serialization` makes them; or what `packed` made of them.
+        content: Tensors and plain values, as `serialization` makes them; or what `packed` made of them.
 
     Raises:
         OSError: The file can't be written; what was there before is untouched.

@@ -83,6 +83,7 @@ def raw_random_state() -> dict[str, Any]:
 
 
 def set_raw_random_state(state: dict[str, Any]) -> None:
+    """Put back what `raw_random_state` returned."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])

@@ -73,7 +73,8 @@ def place_in(saved: dict[str, Any], path: str | Path) -> dict[str, Any]:
     fingerprint = place.get("fingerprint") if isinstance(place, dict) else None
     if not isinstance(fingerprint, dict) or type(place.get("ordinal")) is not int:
         raise CheckpointError(f"{path} is damaged: its place in the run is malformed")
-    return place
+    found: dict[str, Any] = place
+    return found
 
 
 class Rollback:
@@ -83,7 +84,7 @@ class Rollback:
         checkpoints: Where the run saves.
         load: Loads a checkpoint that was read: `load(saved, path)`.
         optimizer: Its base rate is halved.
-        step: Gives the step that was loaded.
+        position: Counts steps as `step`; loading sets it.
     """
 
     def __init__(
@@ -91,9 +92,9 @@ class Rollback:
         checkpoints: Sequence[CheckpointFolder],
         load: Callable[[dict[str, Any], Path], None],
         optimizer: ScheduledOptim,
-        step: Callable[[], int],
+        position: Any,
     ) -> None:
-        self._checkpoints, self._load, self._optimizer, self._step = checkpoints, load, optimizer, step
+        self._checkpoints, self._load, self._optimizer, self._position = checkpoints, load, optimizer, position
         self._times: Counter[int] = Counter()
 
     def __call__(self, error: FloatingPointError) -> None:
@@ -107,8 +108,8 @@ class Rollback:
             raise error
         path, saved = found
         self._load(saved, path)
-        self._times[self._step()] += 1
-        factor = 0.5 ** self._times[self._step()]
+        self._times[self._position.step] += 1
+        factor = 0.5 ** self._times[self._position.step]
         self._optimizer.scale_learning_rate(factor)
         warnings.warn(f"{error}. Rolled back to {path}, with the rate times {factor:g}.", stacklevel=3)
 

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from model_zoo.lookup import entry
+from mxtorch import model_zoo
 from mxtorch._version import __version__
 from mxtorch.exporting.facts import Facts, unwrapped
 from mxtorch.training.trainer_view import TrainerView
@@ -36,7 +36,7 @@ def _model(trainer: TrainerView, path: Path, facts: Facts) -> list[str]:
     count = sum(parameter.numel() for parameter in model.parameters())
     lines = [f"Network: {facts.zoo_name or type(model).__name__}, {count / 1e6:.2f} M parameters"]
     if facts.zoo_name:
-        card = entry(facts.zoo_name)
+        card = model_zoo.info(facts.zoo_name)
         weights = next((each for each in card.weights if each.tag == model.zoo_weights), None)
         if weights is None:
             lines.append("Began with random weights, or with weights from a file of the user")

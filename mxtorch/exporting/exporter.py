@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model_zoo import Preprocessing, preprocess
 from mxtorch._structure import describe
 from mxtorch.checkpointing.snapshot import TrainingState
-from mxtorch.optim.schedule_free import evaluation_point
-from mxtorch.training.modes import preserved_modes
-from mxtorch.training.supervised import split_batch
-from mxtorch.training.trainer_view import TrainerView
 from mxtorch.data.class_names import class_names
 from mxtorch.exporting import formats
 from mxtorch.exporting.card import model_card
 from mxtorch.exporting.facts import Facts, describe_transform, unwrapped
+from mxtorch.model_zoo import Preprocessing, preprocess
+from mxtorch.optim.schedule_free import evaluation_point
+from mxtorch.training.modes import preserved_modes
+from mxtorch.training.supervised import split_batch
+from mxtorch.training.trainer_view import TrainerView
 
 
 def export(

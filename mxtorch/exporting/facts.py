@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from model_zoo import Preprocessing
+from mxtorch.model_zoo import Preprocessing
 
 FORMAT = "mxtorch.export"
 FORMAT_VERSION = 1

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import model_zoo
-from model_zoo.preprocess import transforms_of
+from mxtorch import model_zoo
 from mxtorch._checks import closest
 from mxtorch.exporting.facts import KEY, Facts
 
@@ -74,7 +73,7 @@ class Predictor:
 
             with Image.open(picture) as opened:
                 picture = opened.convert("RGB")
-        prepared = transforms_of(self.preprocessing, channels=self._facts.channels)(picture)
+        prepared = self.preprocessing.transforms(channels=self._facts.channels)(picture)
         assert isinstance(prepared, Tensor)
         return prepared
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from mxtorch.training.modes import preserved_modes
 from mxtorch.fine_tuning.grouping import covers
+from mxtorch.training.modes import preserved_modes
 
 
 class CutError(ValueError):

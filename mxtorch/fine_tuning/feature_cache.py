@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mxtorch.callbacks.progress import progress_bar
 from mxtorch._checks import check_integer
+from mxtorch.callbacks.progress import progress_bar
 from mxtorch.fine_tuning import dataset_fingerprint, storage
 from mxtorch.fine_tuning.cut import Cut
 from mxtorch.fine_tuning.dataset_fingerprint import CacheError
-from mxtorch.training.trainer_view import TrainerView
 from mxtorch.fine_tuning.split_point import find_cut, unchanged
+from mxtorch.training.trainer_view import TrainerView
 
 # Samples in one pass of the frozen layers. On an accelerator enough to fill it. On a CPU few, so that activations are
 # small enough for the allocator to use their memory again: with 32 pictures of 224 pixels it asks the system for new

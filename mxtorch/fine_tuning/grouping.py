@@ -62,7 +62,9 @@ def layer_groups(
     elif head is not None:
         found = _thirds_and_head(model, head)
     elif hasattr(model, "zoo_name"):
-        from model_zoo import groups as groups_of_the_zoo  # on first use: a network of one's own does without the zoo
+        from mxtorch.model_zoo import (
+            groups as groups_of_the_zoo,  # on first use: a network of one's own does without the zoo
+        )
 
         found = groups_of_the_zoo(model)
     else:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from mxtorch import schedules
-from mxtorch._checks import positive_rate
-from mxtorch._checks import check_data, check_integer, length
+from mxtorch._checks import check_data, check_integer, length, positive_rate
 from mxtorch.fine_tuning import grouping, storage
 from mxtorch.fine_tuning.cut import CutError
 from mxtorch.fine_tuning.dataset_fingerprint import CacheError
@@ -22,8 +21,8 @@ from mxtorch.fine_tuning.feature_cache import FeatureCache
 from mxtorch.training.trainer_view import TrainerView
 
 if TYPE_CHECKING:
-    from mxtorch.training.history import History
     from mxtorch.lr_finder import LRFinderResult
+    from mxtorch.training.history import History
 
 Cache = Literal["auto", "memory", "file"] | bool | str | Path | FeatureCache
 
@@ -219,7 +218,7 @@ class _Run:
             found = self.trainer.find_lr(data, schedule=self.schedule, **options)
         self.result.found[phase] = found
         try:
-            rate = found.suggestion_for(self.schedule)
+            rate: float = found.suggestion_for(self.schedule)
         except ValueError as error:
             self.report(f"{phase}: {error} Going on with {name}, {fallback:.1e}; lr= sets another.")
             return fallback

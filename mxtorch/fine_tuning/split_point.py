@@ -17,11 +17,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._pytree import tree_leaves
 
-from mxtorch.checkpointing.snapshot import TrainingState
-from mxtorch.training.modes import set_training_mode
 from mxtorch._checks import closest
+from mxtorch.checkpointing.snapshot import TrainingState
 from mxtorch.fine_tuning.cut import Call, Cut, CutError
 from mxtorch.fine_tuning.grouping import covers
+from mxtorch.training.modes import set_training_mode
 
 # How far the outputs of the two ways may differ by rounding, relative to their scale.
 TOLERANCE = 1e-4

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mxtorch._structure import describe, to_host
-from mxtorch.training.supervised import split_batch
-from mxtorch.training.trainer_view import TrainerView
 from mxtorch._checks import check_data, check_integer
+from mxtorch._structure import describe, to_host
 from mxtorch.data.class_names import class_names
 from mxtorch.interpretation.result import Interpretation
+from mxtorch.training.supervised import split_batch
+from mxtorch.training.trainer_view import TrainerView
 
 
 def interpret(

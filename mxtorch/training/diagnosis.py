@@ -36,8 +36,8 @@ def not_finite_late(context: Context, window: Window | None, place: str, what: s
     """As `not_finite`, for a step that an accelerator reported only some steps later.
 
     Args:
-        context: It has taken further steps. A fused optimizer has held them back; any other one has written not-a-number
-            into the weights.
+        context: It has taken further steps. A fused optimizer has held them back; any other optimizer has spoilt the
+            weights.
         window: The batches of the step, read again; None where that is not possible.
         place: Where the step is, in words.
         what: The finding.

@@ -100,20 +100,20 @@ class Saving:
     def _parts(self) -> Contents:
         """The parts but the run, which `fit` has to make before it can be loaded."""
         context = self.context
-        parts: dict[str, contents.Part] = {"model": contents.ModuleState(context.model, "model")}
+        parts: dict[str, contents.Stateful] = {"model": contents.module_part(context.model, "model")}
         if isinstance(context.loss, nn.Module) and context.loss.state_dict():
-            parts["loss"] = contents.ModuleState(context.loss, "loss")
+            parts["loss"] = contents.module_part(context.loss, "loss")
         return Contents(
             parts
             | {
-                "trainable": contents.TrainableFlags(context.model),
+                "trainable": contents.trainable_part(context.model),
                 "attributes": self.attributes,
-                "optimizer": contents.OptimizerState(context.optimizer),
-                "other_optimizers": contents.OptimizerStates(context.other_optimizers),
+                "optimizer": contents.optimizer_part(context.optimizer),
+                "other_optimizers": contents.optimizers_part(context.other_optimizers),
                 "engine": context.engine,
                 "callbacks": self.callbacks,
                 "position": self.position,
-                "random": contents.RandomState(),
+                "random": contents.random_part(),
                 "history": self.history,
             }
         )

@@ -15,8 +15,8 @@ from torchmetrics import MeanSquaredError
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from mxtorch import Callback, Trainer
-from mxtorch.checkpointing.random_state import seed_everything
 from mxtorch.checkpointing.file import CheckpointError
+from mxtorch.checkpointing.random_state import seed_everything
 
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # by torchdata
 

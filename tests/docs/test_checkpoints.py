@@ -35,5 +35,4 @@ def test_the_script_runs_and_can_be_started_again(tmp_path, monkeypatch):
 def test_what_it_names_exists():
     for name in ("every", "keep", "monitor", "mode"):
         assert name in inspect.signature(Checkpoint).parameters
-    assert hasattr(snapshot, "_from_version_1")
     assert {"resume", "auto_accumulate"} <= inspect.signature(Trainer.fit).parameters.keys()

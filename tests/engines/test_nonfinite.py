@@ -8,8 +8,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from mxtorch import Trainer
-from mxtorch.engines.nonfinite import mark_bad_gradients
 from mxtorch.callbacks import Checkpoint
+from mxtorch.engines.nonfinite import mark_bad_gradients
 
 
 class Spoilt(nn.Module):

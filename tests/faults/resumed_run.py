@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from mxtorch import Callback, ScheduledOptim, Trainer
-from mxtorch.checkpointing.random_state import seed_everything
 from mxtorch.callbacks import Checkpoint
+from mxtorch.checkpointing.random_state import seed_everything
 
 TIMES = ("seconds", "samples_per_second")
 

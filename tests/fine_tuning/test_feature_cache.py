@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, SubsetRandomSa
 from torchvision.transforms import v2
 
 from mxtorch.checkpointing.random_state import seed_everything
-from mxtorch.training.modes import set_training_mode
 from mxtorch.fine_tuning import CacheError, FeatureCache
+from mxtorch.training.modes import set_training_mode
 
 
 @pytest.fixture

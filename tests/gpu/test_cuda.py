@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from mxtorch import Callback, ScheduledOptim, Trainer
-from mxtorch.checkpointing.random_state import seed_everything, values
+from mxtorch.checkpointing.random_state import seed_everything
 
 pytestmark = [
     pytest.mark.gpu,

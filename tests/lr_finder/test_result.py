@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader
 
 from mxtorch import ScheduledOptim, Trainer, schedules
 from mxtorch.lr_finder import LRFinderResult
-from mxtorch.lr_finder.trials import Heat
 from mxtorch.lr_finder.range_test import Sweep
+from mxtorch.lr_finder.trials import Heat
 
 
 def make(net, lr=0.1, **options):

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate
 
 from mxtorch import Trainer
-from mxtorch.checkpointing.random_state import seed_everything, values
+from mxtorch.checkpointing.random_state import seed_everything
 from mxtorch.training.supervised import StepOutput
 
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxtorch.lr_finder import estimate
-from mxtorch.lr_finder.trials import ONE_CYCLE_FACTOR, SHARE_OF_GUESS, Heat
 from mxtorch.lr_finder.range_test import geometric_rates
+from mxtorch.lr_finder.trials import ONE_CYCLE_FACTOR, SHARE_OF_GUESS, Heat
 
 RATES = geometric_rates(1e-6, 1, 100)
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -82,7 +83,7 @@ def test_wrong_arguments(tmp_path):
         model_zoo.resnet50(pretrained="IMAGENET1K")
     with pytest.raises(TypeError, match="pretrained: got 1"):
         model_zoo.resnet18(pretrained=1)
-    for wrong in (0, -1, True, 2.0, "7"):
+    for wrong in (0, -1, True, 2.0, "7", np.float64(3), np.bool_(True)):
         with pytest.raises(ValueError, match="num_classes: got"):
             model_zoo.resnet18(num_classes=wrong)
         with pytest.raises(ValueError, match="in_channels: got"):
@@ -91,6 +92,12 @@ def test_wrong_arguments(tmp_path):
         model_zoo.resnet18(pretrained=True, weights="a.pth")
     with pytest.raises(ValueError, match="several classifiers"):
         model_zoo.create("timm/deit_tiny_distilled_patch16_224")
+
+
+def test_integers_of_numpy():
+    net = model_zoo.create("resnet10t", num_classes=np.int64(7), in_channels=np.int32(1))
+    assert (net.fc.out_features, type(net.zoo_in_channels)) == (7, int)
+    assert model_zoo.preprocess(net, size=np.uint8(64)).transforms[1].size == (64, 64)
 
 
 def test_without_the_extra_the_error_says_how_to_get_it(monkeypatch):

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import re
 import warnings
+from typing import get_args
 
 import pytest
 import timm
 import torchvision
 from timm.models import get_pretrained_cfg
 
+import model_zoo
 from model_zoo.catalogue import ENTRIES
+from model_zoo.catalogue.names import ModelName, WeightTag
 from model_zoo.families import FAMILIES
 
 OF_TORCHVISION = [name for name, entry in ENTRIES.items() if entry.builder.startswith("torchvision")]
@@ -74,6 +77,14 @@ def test_pretrainedmodels():
                 assert [std * scale for std in ours.std] == pytest.approx(theirs["std"])
                 checked += 1
     assert checked >= len(OF_CADENE)
+
+
+def test_names_that_an_editor_completes_are_those_of_the_catalogue():
+    assert get_args(ModelName) == tuple(ENTRIES)
+    assert set(get_args(WeightTag)) == {weights.tag for entry in ENTRIES.values() for weights in entry.weights}
+    assert set(ENTRIES) <= set(model_zoo.__all__)
+    for name in ENTRIES:
+        assert getattr(model_zoo, name).__name__ == name
 
 
 def test_every_file_can_be_had_and_most_can_be_checked():

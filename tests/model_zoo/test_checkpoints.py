@@ -91,7 +91,7 @@ def test_torchvisions_own_files_of_densenet(tmp_path, agree):
 def test_class_counts(tmp_path):
     path = tmp_path / "mine.pth"
     torch.save(model_zoo.resnet10t(num_classes=5).state_dict(), path)
-    with pytest.raises(ValueError, match="tells 5 classes apart, num_classes is 7: give num_classes=5"):
+    with pytest.raises(ValueError, match="has 5 classes, num_classes is 7: give num_classes=5"):
         model_zoo.resnet10t(num_classes=7, weights=path)
     with pytest.raises(ValueError, match="num_classes is 1000: give num_classes=5"):
         model_zoo.resnet10t(weights=path)
@@ -112,7 +112,7 @@ def test_what_is_refused(tmp_path, monkeypatch):
     net = model_zoo.resnet10t()
     state = net.state_dict()
     torch.save(state, "good.pth")
-    with pytest.raises(ValueError, match=r"of another model: \d+ of 122 tensors do not fit .*conv1"):
+    with pytest.raises(ValueError, match=r"for another model: \d+ of 122 tensors do not fit .*conv1"):
         model_zoo.resnet18(weights="good.pth")
     torch.save({**state, "extra": torch.zeros(1)}, "extra.pth")
     with pytest.raises(ValueError, match="1 are unexpected"):

@@ -37,7 +37,7 @@ def test_fetch_and_verify(published, capsys):
     path = cache_folder() / "resnet10t-test.pth"
     assert capsys.readouterr().out.strip() == str(path)
     assert main(["verify", "resnet10t"]) == 0
-    assert "1 files here, 0 damaged" in capsys.readouterr().out
+    assert "1 files on this machine, 0 damaged" in capsys.readouterr().out
     path.write_bytes(b"damaged")
     assert main(["verify"]) == 1
     assert "damaged or another file" in capsys.readouterr().out

@@ -46,7 +46,7 @@ def test_other_weights_of_the_same_shape(published):
     served, _ = published
     torch.manual_seed(5)
     torch.save(model_zoo.resnet10t().state_dict(), served.folder / "resnet10t-test.pth")
-    with pytest.raises(model_zoo.WeightsError, match="not the file: its sha256 begins"):
+    with pytest.raises(model_zoo.WeightsError, match="the sha256 of what it sent begins"):
         model_zoo.resnet10t(pretrained=True)
     assert "resnet10t-test.pth" not in cached()
 
@@ -55,7 +55,9 @@ def test_other_weights_of_the_same_shape(published):
 def test_what_comes_in_place_of_a_file(published, content):
     served, _ = published
     (served.folder / "resnet10t-test.pth").write_text(content)
-    with pytest.raises(model_zoo.WeightsError, match=r"not the file but an HTML page" if content else "not the file"):
+    with pytest.raises(
+        model_zoo.WeightsError, match=r"did not send the file but an HTML page" if content else "did not send the file:"
+    ):
         model_zoo.resnet10t(pretrained=True)
     assert not [name for name in cached() if not name.endswith(".lock")]
 
@@ -90,7 +92,7 @@ def test_the_beginning_of_another_file_is_thrown_away(published, agree, ranges):
 def test_a_server_that_sends_nothing_whole(published):
     served, _ = published
     served.breaks = [10] * 20
-    with pytest.raises(model_zoo.WeightsError, match="what came is kept, call again"):
+    with pytest.raises(model_zoo.WeightsError, match="the part is kept, call again"):
         model_zoo.resnet10t(pretrained=True)
     assert len(served.requests) == download.ATTEMPTS
     assert "resnet10t-test.pth" not in cached()
@@ -104,7 +106,7 @@ def test_a_file_that_is_not_there(published):
 
 
 def test_plain_http_is_refused(tmp_path, published):
-    with pytest.raises(model_zoo.WeightsError, match="over https"):
+    with pytest.raises(model_zoo.WeightsError, match="over https only"):
         download.download("http://weights.invalid/a.pth", model_zoo.WeightFile("a.pth"), tmp_path)
     served, _ = published
     served.redirects["/resnet10t-test.pth"] = "http://weights.invalid/a.pth"

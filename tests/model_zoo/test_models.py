@@ -57,14 +57,14 @@ def test_one_way_for_all(name):
 
 
 def test_functions_say_what_they_are():
-    assert model_zoo.resnet50.__name__ == "resnet50"
+    assert (model_zoo.resnet50.__module__, model_zoo.resnet50.__qualname__) == ("model_zoo", "resnet50")
     assert "arXiv 1512.03385" in model_zoo.resnet50.__doc__
-    assert list(inspect.signature(model_zoo.vit_small).parameters) == [
-        "pretrained",
-        "num_classes",
-        "in_channels",
-        "weights",
-    ]
+    of_create = inspect.signature(model_zoo.create).parameters
+    of_model = inspect.signature(model_zoo.vit_small).parameters
+    assert list(of_model) == ["pretrained", "num_classes", "in_channels", "weights"]
+    assert all(of_model[name] == of_create[name] for name in of_model)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'classes'"):
+        model_zoo.resnet18(classes=3)
 
 
 # One of each kind of network; `python benchmarks/modes.py` tries them all.

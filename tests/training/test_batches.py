@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from mxtorch._structure import concatenate, describe, map_tensors, to_host
-from mxtorch.training.supervised import batch_size
 from mxtorch.training.data import windows
-from mxtorch.training.supervised import split_batch
+from mxtorch.training.supervised import batch_size, split_batch
 
 
 class Pair(NamedTuple):
@@ -69,9 +68,9 @@ def test_to_the_host_and_joined():
 
 def test_windows_know_their_samples():
     data = [(torch.ones(size, 1), torch.ones(size)) for size in (4, 4, 4, 4, 2)]
-    windows = list(windows(data, 2))
-    assert [window.sizes for window in windows] == [[4, 4], [4, 4], [2]]
-    assert [window.samples for window in windows] == [8, 8, 2]
+    found = list(windows(data, 2))
+    assert [window.sizes for window in found] == [[4, 4], [4, 4], [2]]
+    assert [window.samples for window in found] == [8, 8, 2]
     assert windows[2].batches == [data[4]]
     assert not list(windows([], 3))
 

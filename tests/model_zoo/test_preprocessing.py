@@ -46,5 +46,7 @@ def test_wrong_values():
     for wrong in (0, -3, 1.5, True):
         with pytest.raises(ValueError, match="size: got"):
             model_zoo.preprocess("resnet18", size=wrong)
+        with pytest.raises(ValueError, match="size: got"):
+            model_zoo.fuse(model_zoo.resnet10t(), size=wrong)
     with pytest.raises(ValueError, match="did you mean 'resnet18'"):
         model_zoo.preprocess("resnet_18")
