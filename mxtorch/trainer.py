@@ -506,6 +506,11 @@ class Trainer(SupervisedSteps):
     # ---------------------------------------------------------------- helpers
 
     @property
+    def optimizers(self) -> list[ScheduledOptim]:
+        """The trainer's optimizer and the other ones."""
+        return [self.optimizer, *self.other_optimizers.values()]
+
+    @property
     def context(self) -> Context:
         """The model with everything that computes and changes it, as steps and searches are given it."""
         return Context(

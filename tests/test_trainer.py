@@ -174,7 +174,7 @@ def test_a_loss_gone_bad_is_named(net, two_moons, make):
     poisoned = inputs.clone()
     poisoned[100] = math.nan
     with pytest.raises(
-        FloatingPointError, match=r"step 4 is not finite \(batch 3 of the epoch\): the loss is nan; the batch itself"
+        FloatingPointError, match=r"step 4 \(batch 3 of the epoch\) is not finite: the loss is nan; the batch itself"
     ):
         make(net).fit(DataLoader(TensorDataset(poisoned, labels), 32))
 

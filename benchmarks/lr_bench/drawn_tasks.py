@@ -17,7 +17,7 @@ from benchmarks.lr_bench.flat_optimizers import OptimizerSpec
 from benchmarks.lr_bench.long_networks import BasicBlock, TransformerBlock
 from benchmarks.lr_bench.recipes import Recipe, classification, squared_error
 
-SEED, COUNT = 15, 60
+SEED, COUNT = 15, 120
 
 
 # Data: bundled with scikit-learn, CIFAR-10, source text, or drawn

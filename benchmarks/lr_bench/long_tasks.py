@@ -315,18 +315,18 @@ RECIPES = (
         clip=1.0, bfloat16=True, optimizer=_spec("AdamW", weight_decay=0.1, betas=(0.9, 0.95)), features=LAYER,
     ),
     _long(
-        "source text, two-layer LSTM, dropout, clipped, SGD", 1500,
+        "source text, two-layer LSTM, dropout, clipped at 0.25, SGD", 1500,
         load=source_text, network=lambda: networks.LSTM(SYMBOLS, 128, 0.2), batch_size=32, clip=0.25,
-        optimizer=_spec("SGD"),
+        optimizer=_spec("SGD"), shift=4,
     ),
     _long(
         "shapes, U-Net, Adam", 1000,
         load=shapes, network=lambda: networks.UNet(8, 1, 4), batch_size=16, optimizer=_spec("Adam"), features=BATCH,
     ),
     _long(
-        "CIFAR-10, SimCLR with a ResNet, Nesterov with decay", 1000,
-        load=two_views, network=lambda: networks.TwoViews(12, 64), augment=make_two_views, losses=contrastive,
-        batch_size=256, optimizer=_spec("SGD", momentum=0.9, nesterov=True, weight_decay=1e-4), features=BATCH,
+        "CIFAR-10, SimCLR with a ResNet, Nesterov with decay", 800,
+        load=two_views, network=lambda: networks.TwoViews(8, 64), augment=make_two_views, losses=contrastive,
+        batch_size=128, optimizer=_spec("SGD", momentum=0.9, nesterov=True, weight_decay=1e-4), features=BATCH,
     ),
     _long(
         "CIFAR-10, denoising autoencoder, AdamW", 1500,

@@ -55,6 +55,7 @@ class Recipe:
         light: Whether one processor core is enough.
         features: What else is known: architecture, data, normalisation, pretrained.
         fixed_half: For the tasks that had a half before.
+        shift: Half-decades by which the grid of rates lies higher than usual.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Recipe:
     light: bool = False
     features: tuple[tuple[str, Any], ...] = ()
     fixed_half: str | None = None
+    shift: int = 0
 
     @property
     def half(self) -> str:
@@ -82,13 +84,8 @@ class Recipe:
     @property
     def rates(self) -> list[float]:
         """Half-decade steps: 1e-5 to 10 for the SGD kind, 1e-6 to 1 for the others (3 for Adagrad)."""
-        if self.optimizer.kind not in ADAPTIVE:
-            exponents = range(-10, 3)
-        elif self.optimizer.kind == "Adagrad":
-            exponents = range(-11, 2)
-        else:
-            exponents = range(-12, 1)
-        return [float(f"{10 ** (exponent / 2):.6g}") for exponent in exponents]
+        lowest = -10 if self.optimizer.kind not in ADAPTIVE else -11 if self.optimizer.kind == "Adagrad" else -12
+        return [float(f"{10 ** ((lowest + self.shift + index) / 2):.6g}") for index in range(13)]
 
 
 def recipes(group: Group) -> list[Recipe]:

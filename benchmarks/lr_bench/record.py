@@ -311,13 +311,18 @@ def record(options: argparse.Namespace) -> int:
         chosen = [recipe for recipe in chosen if any(text in recipe.name for text in options.only)]
     jobs: dict[bool, list[tuple[str, int, dict[str, Any]]]] = {True: [], False: []}
     limits = {"steps": 24} if options.trial else {}
-    for seed in options.seeds if options.seeds is not None else range(max(SEEDS.values())):
-        for recipe in chosen:
-            if options.seeds is None and seed >= SEEDS[recipe.group]:
-                continue
-            if not all((recipe.name, seed, part) in done for part in PARTS):
-                recipe.load(options.data)  # before the workers are forked, so that they share it
-                jobs[recipe.light or not options.gpus].append((recipe.name, seed, limits))
+    seeds = options.seeds if options.seeds is not None else range(max(SEEDS.values()))
+    wanted = [
+        (recipe, seed)
+        for seed in seeds
+        for recipe in chosen
+        if (seed in (options.seeds or ()) or seed < SEEDS[recipe.group])
+        and not all((recipe.name, seed, part) in done for part in PARTS)
+    ]
+    # The first seed of everything, then the second, of which the long ones come last.
+    for recipe, seed in sorted(wanted, key=lambda job: (job[1], job[0].group == "long" and job[1] > 0)):
+        recipe.load(options.data)  # before the workers are forked, so that they share it
+        jobs[recipe.light or not options.gpus].append((recipe.name, seed, limits))
     devices = [f"cuda:{index % options.gpus}" for index in range(options.gpus * options.gpu_workers)]
     devices += ["cpu"] * options.workers
     light, heavy, results = context.Queue(), context.Queue(), context.Queue()
@@ -367,7 +372,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
 
 
 def write(journal: Path) -> None:
-    """Turn the journal into one file for each group; seeds that lack a part are left out."""
+    """Turn the journal into one file for each group; seeds without a whole landscape are left out."""
     parts: dict[tuple[str, int], dict[str, Any]] = {}
     for line in read_journal(journal):
         parts.setdefault((line["task"], line["seed"]), {})[line["part"]] = line["content"]
@@ -377,7 +382,7 @@ def write(journal: Path) -> None:
             seeds = []
             for seed in range(max(SEEDS.values())):
                 found = parts.get((recipe.name, seed), {})
-                if set(PARTS) - {*found}:
+                if {"start", "one_cycle", "constant"} - {*found}:
                     continue
                 start = dict(found["start"])
                 features = start.pop("features")
@@ -386,8 +391,8 @@ def write(journal: Path) -> None:
                         "seed": seed,
                         **start,
                         "landscape": {use: found[use] for use in ("constant", "one_cycle")},
-                        "short": {use: found[f"short {use}"] for use in ("constant", "one_cycle")},
-                        "sweeps": found["sweeps"],
+                        "short": {use: found.get(f"short {use}", {}) for use in ("constant", "one_cycle")},
+                        "sweeps": found.get("sweeps", []),
                     }
                 )
             if seeds:

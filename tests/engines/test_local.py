@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from mxtorch import Trainer
+from mxtorch.engines import Engine, LocalEngine
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -39,7 +40,7 @@ def test_compile_keeps_names(loader, net, make):
 
 def test_several_processes_are_told_that_they_do_not_work_together(make, net, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.warns(UserWarning, match="each trains a network of its own"):
+    with pytest.warns(UserWarning, match="each of them trains a network of its own"):
         make(net)
 
 
@@ -91,3 +92,31 @@ def test_parameters_that_were_added_later_are_clipped_too(make, two_moons):
     trainer.fit([two_moons.tensors])
     norm = torch.cat([net.weight.grad.flatten(), net.bias.grad]).norm()
     assert float(norm) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_moving_puts_images_into_the_memory_format():
+    engine = LocalEngine("cpu", channels_last=True)
+    engine.prepare(nn.Conv2d(3, 4, 3), None)
+    moved = engine.move({"images": torch.ones(2, 3, 4, 4), "rows": torch.ones(3, 2), "name": "a"})
+    assert moved["images"].is_contiguous(memory_format=torch.channels_last)
+    assert (moved["rows"].shape, moved["name"]) == ((3, 2), "a")
+
+
+def test_the_protocol_is_what_a_trainer_takes(net, loader):
+    class Counting(LocalEngine):
+        asked = 0
+
+        def agree(self, flag):
+            type(self).asked += 1
+            return flag
+
+    engine = Counting("cpu")
+    assert isinstance(engine, Engine)
+    trainer = Trainer(net, nn.CrossEntropyLoss(), torch.optim.SGD(net.parameters(), 0.1), engine=engine, progress=False)
+    trainer.fit(loader)
+    assert trainer.engine is engine
+    assert Counting.asked >= 3 * trainer.step  # memory, bad numbers, interruption: each step asks all processes
+    with pytest.raises(ValueError, match="engine: it was given together with precision"):
+        Trainer(net, None, torch.optim.SGD(net.parameters(), 0.1), engine=engine, precision="bf16")
+    with pytest.raises(TypeError, match=r"engine: got .*methods of mxtorch.engines.Engine"):
+        Trainer(net, None, torch.optim.SGD(net.parameters(), 0.1), engine="ddp")

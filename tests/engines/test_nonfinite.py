@@ -41,7 +41,8 @@ def build(make, **options):
 def test_a_bad_loss_names_step_batch_and_layer(make):
     trainer = build(make)
     with pytest.raises(
-        FloatingPointError, match=r"step 4 .*\(batch 3 of the epoch\): the loss is nan; .*layer is 1 \(Spoilt\)"
+        FloatingPointError,
+        match=r"step 4 .*3 of the epoch\) is not finite: the loss is nan; .*layer is 1 \(Spoilt\)",
     ):
         trainer.fit(data(bad={3: 99}))
     assert trainer.step == 3
@@ -221,6 +222,8 @@ def test_on_an_accelerator_a_fused_optimizer_keeps_the_weights_and_the_layer_is_
         net[0].weight.copy_(torch.eye(8)), net[0].bias.zero_()
     net[0].requires_grad_(False)
     trainer = on_accelerator(net, OPTIMIZERS["fused"](net[2].parameters()))
-    with pytest.raises(FloatingPointError, match=r"step 4 .*\(batch 3 of the epoch\): the loss is nan; .*1 \(Spoilt\)"):
+    with pytest.raises(
+        FloatingPointError, match=r"step 4 .*3 of the epoch\) is not finite: the loss is nan; .*1 \(Spoilt\)"
+    ):
         trainer.fit(data(bad={3: 99}))
     assert all(torch.isfinite(parameter).all() for parameter in net.parameters())

@@ -8,7 +8,7 @@ from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from mxtorch import Trainer
-from mxtorch.training.supervised import predictions, supervised_step
+from mxtorch.training.supervised import checked_labels, predictions, supervised_step
 
 
 class Returning(nn.Module):
@@ -67,9 +67,10 @@ def test_labels_can_be_looked_at_before_the_loss_is(two_moons):
     inputs, labels = two_moons.tensors
     net, loss = nn.Linear(8, 2), nn.CrossEntropyLoss(ignore_index=7)
     ignored = torch.where(labels == 1, 7, labels)
-    assert supervised_step(net, loss, (inputs, ignored), check_labels=True).loss.ndim == 0
-    with pytest.raises(ValueError, match="labels: got 0 to 3"):
-        supervised_step(net, loss, (inputs, labels * 3), check_labels=True)
+    with checked_labels(True):
+        assert supervised_step(net, loss, (inputs, ignored)).loss.ndim == 0
+        with pytest.raises(ValueError, match="labels: got 0 to 3"):
+            supervised_step(net, loss, (inputs, labels * 3))
 
 
 def test_models_that_return_dictionaries_or_objects():
