@@ -10,16 +10,14 @@ import logging
 import math
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from mxtorch.lr_finder.heats import Use
 from torch.utils.data import DataLoader
 
 from benchmarks.lr_bench.tasks import Setup, Task
-from mxtorch import Trainer
 
 # Where a tool leaves the range to its user: 100 steps from 1e-7 to 10.
 LOWEST, HIGHEST, STEPS = 1e-7, 10.0, 100
@@ -34,6 +32,8 @@ def same_for_every_use(rate: float | None) -> Suggestions:
 
 def mxtorch(task: Task, setup: Setup, *, steps: int, validation: bool) -> Suggestions:
     """`Trainer.find_lr`."""
+    from mxtorch import Trainer
+
     trainer = Trainer(
         setup.model, setup.loss, setup.optimizer, progress=False, device="cpu", channels_last=False, log_every=10**6
     )
@@ -41,7 +41,7 @@ def mxtorch(task: Task, setup: Setup, *, steps: int, validation: bool) -> Sugges
     forwards = _Count(setup.model)
     found = trainer.find_lr(setup.train_loader, val_loader, num_steps=steps)
     training_steps = len(found.losses) + sum(heat.steps for heat in found.heats)
-    uses: tuple[Use, ...] = ("constant", "one_cycle")
+    uses = ("constant", "one_cycle")
     return {
         **{use: found.reading.suggestions.get(use) for use in uses},
         "intervals": {use: found.reading.intervals.get(use) for use in uses},
@@ -64,7 +64,12 @@ def default_rate(task: Task, setup: Setup) -> Suggestions:
 
 
 def fastai(task: Task, setup: Setup, *, rule: str) -> Suggestions:
-    """`Learner.lr_find(suggest_funcs=...)`: fastai brings its own rate to the optimizer, which stays the task's."""
+    """One rule of `Learner.lr_find(suggest_funcs=...)`."""
+    return same_for_every_use(fastai_rules(setup, (rule,))[rule])
+
+
+def fastai_rules(setup: Setup, rules: Sequence[str]) -> dict[str, float]:
+    """Several rules on the curve of one `lr_find`; fastai brings its own rate, the optimizer stays the task's."""
     from fastai.callback import schedule
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner
@@ -75,7 +80,10 @@ def fastai(task: Task, setup: Setup, *, rule: str) -> Suggestions:
     settings = {name: value for name, value in placeholder.defaults.items() if name in accepted and name != "lr"}
 
     def make_optimizer(parameters: Any, lr: float, **_: Any) -> OptimWrapper:
-        return OptimWrapper(parameters, type(placeholder), lr=lr, **settings)
+        made = OptimWrapper(parameters, type(placeholder), lr=lr, **settings)
+        for hook in placeholder._optimizer_step_pre_hooks.values():
+            made.opt.register_step_pre_hook(hook)
+        return made
 
     with tempfile.TemporaryDirectory() as folder:
         learner = Learner(
@@ -86,8 +94,9 @@ def fastai(task: Task, setup: Setup, *, rule: str) -> Suggestions:
             path=Path(folder),
         )
         with learner.no_bar(), learner.no_logging():
-            found = learner.lr_find(suggest_funcs=(getattr(schedule, rule),), show_plot=False)
-    return same_for_every_use(float(found[0]))
+            functions = [getattr(schedule, rule) for rule in rules]
+            found = learner.lr_find(suggest_funcs=functions, show_plot=False)
+    return dict(zip(rules, map(float, found), strict=True))
 
 
 def lightning(task: Task, setup: Setup) -> Suggestions:

@@ -37,6 +37,7 @@ def interpret(
             number of outputs; the number of names is wrong.
 
     Example:
+        >>> from torch import nn
         >>> from mxtorch import Trainer
         >>> net = nn.Linear(4, 2)
         >>> trainer = Trainer(net, nn.CrossEntropyLoss(), torch.optim.SGD(net.parameters(), lr=0.1), progress=False)

@@ -155,7 +155,7 @@ def test_a_full_disk(tmp_path, monkeypatch, fast, small):
     assert process.exitcode == 7
     assert not list((tmp_path / "run").glob(".*.tmp"))
     trainer = faulty_run.build(tmp_path / "run")
-    assert checkpoint_of(trainer).newest()[1]["step"] == 15
+    assert checkpoint_of(trainer).newest()[1]["position"]["step"] == 15
 
 
 def test_a_folder_that_can_not_be_written_is_told_before_training(tmp_path, monkeypatch):
@@ -285,7 +285,7 @@ def test_a_clock_that_jumps(broken, monkeypatch, tmp_path):
     monkeypatch.setattr(time, "time", backwards)
     trainer = fit(folder)
     assert faulty_run.same(result(trainer, tmp_path / "resumed.pt"), whole)
-    assert checkpoint_of(trainer).newest()[1]["step"] == faulty_run.STEPS
+    assert checkpoint_of(trainer).newest()[1]["position"]["step"] == faulty_run.STEPS
     assert all(row["seconds"] >= 0 for row in trainer.history.rows)
 
 

@@ -179,7 +179,7 @@ class Other:
     """Has of a trainer what `fine_tune` uses, and nothing else."""
 
     def __init__(self, trainer) -> None:
-        for name in ("model", "optimizer", "engine", "history", "accumulate", "progress", "fit", "find_lr"):
+        for name in ("model", "optimizer", "engine", "history", "settings", "progress", "fit", "find_lr"):
             setattr(self, name, getattr(trainer, name))
 
 

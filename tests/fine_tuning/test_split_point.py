@@ -48,7 +48,7 @@ def trained(net, *names):
 
 def check(net, cut, inputs):
     """In two parts as in one, in both modes, with the same random numbers and gradients."""
-    from mxtorch import state
+    from mxtorch.training.modes import set_training_mode
 
     features = cut.features(inputs)
     assert not features.requires_grad
@@ -56,7 +56,7 @@ def check(net, cut, inputs):
         results = []
         for parts in (False, True):
             torch.manual_seed(5)
-            state.set_training_mode(net) if train else net.eval()
+            set_training_mode(net) if train else net.eval()
             net.zero_grad()
             outputs = cut.outputs(features) if parts else net(inputs)
             outputs.square().sum().backward()
