@@ -66,7 +66,7 @@ def names(monkeypatch):
 
 @pytest.mark.usefixtures("names")
 def test_register_a_function_and_a_class():
-    @init.register("sevens")
+    @init.register("sevens_again")
     def sevens(tensor):
         nn.init.constant_(tensor, 7)
 
@@ -75,7 +75,7 @@ def test_register_a_function_and_a_class():
         def fill(self, tensor, generator, place):
             tensor.fill_(8)
 
-    assert init.get("sevens")(torch.empty(2)).tolist() == [7, 7]
+    assert init.get("sevens_again")(torch.empty(2)).tolist() == [7, 7]
     assert init.get("eights")(torch.empty(2)).tolist() == [8, 8]
     assert init.get("eights") == Eights()
 
