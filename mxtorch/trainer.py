@@ -303,49 +303,73 @@ class Trainer(SupervisedSteps):
         train_data: Iterable[Any],
         val_data: Iterable[Any] | None = None,
         *,
-        start_lr: float = 1e-7,
-        end_lr: float = 10.0,
-        num_steps: int = 100,
-        schedule: str | schedules.Schedule = "constant",
+        schedule: schedules.ScheduleName | schedules.Schedule | Callable[[int], float] = "constant",
+        epochs: int | None = None,
+        steps_per_epoch: int | None = None,
         training_steps: int | None = None,
+        budget: float | None = None,
+        num_steps: int | None = None,
+        method: Literal["trials", "sweep"] = "trials",
+        start_lr: float | None = None,
+        end_lr: float | None = None,
         optimizer: str | Optimizer | None = None,
         watch: Callable[[], float | Tensor] | None = None,
     ) -> LRFinderResult:
-        """Find a learning rate: the range test of Smith (2015, arXiv 1506.01186, section 3.3), then short trainings.
+        """Find a learning rate for a training, by short trainings at several rates.
 
-        The rate rises from `start_lr` to `end_lr`, evenly in its logarithm, over real optimizer steps, while the loss
-        on held-out samples is watched. With 300 steps or more the sweep takes 80; the others go to heats: seven short
-        trainings from the same state, on the same batches, judged by held-out samples (docs/lr-finder.md).
-        Afterwards, also after an error or Ctrl-C, everything is bit for bit what it was: parameters, buffers,
-        gradients, optimizer, scaler, random generators, modes, the loader's order. No file is written, except
-        to `log_dir`.
+        Each short training begins from the same state, sees the same batches and runs the schedule that is asked for,
+        squeezed into its steps; the best rates go on to longer ones (docs/lr-finder.md). Give the same `schedule` and
+        `epochs` as to `fit`. By default a search takes 20% of the training's steps or about 20 seconds, whichever is
+        more, so that a training of seconds is tried whole. Afterwards, also after an error or Ctrl-C, everything is bit
+        for bit what it was: parameters, buffers, gradients, optimizer, scaler, random generators, modes, the loader's
+        order. No file is written, except to `log_dir`.
 
         Args:
-            train_data: What `fit` will be given. A loader shorter than the sweep is begun again.
+            train_data: What `fit` will be given. A loader shorter than a short training is begun again.
             val_data: Where held-out samples come from. Without it a part of the training data, at most a third of a
-                pass, is set aside for the search. Neither is used where `training_step` alone was overridden.
-            start_lr: The first rate, of the first parameter group; the other groups keep their ratios to it.
-            end_lr: The last rate. The sweep ends sooner when the loss diverges.
-            num_steps: Optimizer steps to spend: 100 sweep the rate; 500 give the surest answer.
-            schedule: What the rate is for: a constant rate and the peak of a one-cycle are not the same.
-            training_steps: Optimizer steps of the training that the rate is for: longer ones bear lower rates. Only
-                heats use it; None means 300.
-            optimizer: The one whose rate is swept, of `other_optimizers`, by name; the others keep theirs. The
+                pass, is set aside for the search.
+            schedule: What the rate is for: a schedule, its name, or a function of the step. A constant rate and the
+                peak of a one-cycle are not the same, and neither can be computed from the other.
+            epochs: Of the training, as for `fit`. Without it, and without `training_steps`, 300 steps are assumed.
+            steps_per_epoch: As for `fit`, for data without a length.
+            training_steps: Optimizer steps of the training, in place of `epochs`.
+            budget: Steps to spend, as a part of the training's steps: 0.2 is a fifth of the training.
+            num_steps: Steps to spend; in place of `budget`. `found.num_steps` of an earlier search repeats it exactly.
+            method: `"trials"`, or `"sweep"` for the range test of Smith (2015, arXiv 1506.01186, section 3.3): the rate
+                rises from step to step, and the suggestion is a guess that is read off the curve.
+            start_lr: No lower rate is tried. The rates are those of the first parameter group; the other groups keep
+                their ratios to it. Left out, the rates reach from a hundredth of the optimizer's usual rate to a
+                thousand times it; a sweep begins at 1e-7.
+            end_lr: No higher rate is tried. A sweep ends at 10 when left out, or sooner when the loss diverges.
+            optimizer: The one whose rate is searched, of `other_optimizers`, by name; the others keep theirs. The
                 trainer's own when left out.
-            watch: Gives the loss to draw after each step, where it is not the one that `training_step` returns.
+            watch: Gives the loss to judge by after each step, where it is not the one that `training_step` returns.
 
         Returns:
-            The curve, the suggestion with its interval and status, and what other rules would have said.
+            The suggestion with its interval and its status, a promise or a guess, and the data behind them.
 
         Raises:
-            ValueError: An argument is off, the first batch can't be trained on, or `training_step` never steps the
+            ValueError: An argument is wrong, the first batch can't be trained on, or `training_step` never steps the
                 optimizer.
         """
         check_data(train_data, "train_data", passes=2)  # the data must still be there for fit
         if val_data is not None:
             check_data(val_data, "val_data", passes=2)
-        swept = chosen_optimizer(self.optimizer, self.other_optimizers, optimizer)
-        request = search.Request.checked(start_lr, end_lr, num_steps, schedule, training_steps, swept, watch)
+        request = search.Request.checked(
+            train_data,
+            self.settings.accumulate,
+            chosen_optimizer(self.optimizer, self.other_optimizers, optimizer),
+            method=method,
+            schedule=schedule,
+            epochs=epochs,
+            steps_per_epoch=steps_per_epoch,
+            training_steps=training_steps,
+            num_steps=num_steps,
+            budget=budget,
+            start_lr=start_lr,
+            end_lr=end_lr,
+            watch=watch,
+        )
         result = search.find_lr(self.context, self.settings, train_data, val_data, request, progress=self._reports)
         self.callbacks.call("on_lr_found", result)
         return result

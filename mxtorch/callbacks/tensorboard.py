@@ -73,10 +73,12 @@ class TensorBoard(Callback):
         result.plot(figure.subplots())
         self.writer.add_figure("lr_finder/curve", figure, trainer.step)
         self.writer.add_text("lr_finder/result", str(result), trainer.step)
-        for row in result.rows():
-            position = _position(row["learning_rate"])
-            self.writer.add_scalar("lr_finder/loss", row["loss"], position)
-            self.writer.add_scalar("lr_finder/smoothed_loss", row["smoothed"], position)
+        for trial in result.trials:
+            if math.isfinite(trial.loss):
+                self.writer.add_scalar(f"lr_finder/loss_after_{trial.steps}_steps", trial.loss, _position(trial.rate))
+        for rate, loss, smoothed in zip(result.rates, result.losses, result.smoothed, strict=False):
+            self.writer.add_scalar("lr_finder/loss", loss, _position(rate))
+            self.writer.add_scalar("lr_finder/smoothed_loss", smoothed, _position(rate))
         for rate, loss in result.held_out:
             self.writer.add_scalar("lr_finder/held_out_loss", loss, _position(rate))
         self.writer.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -16,6 +17,14 @@ from mxtorch.optim.scheduled import ScheduledOptim
 @runtime_checkable
 class RateSuggestion(Protocol):
     """A search for a learning rate that can say the rate for a schedule; `find_lr` returns one."""
+
+    @property
+    def status(self) -> str:
+        """`"ok"` where the rate can be trusted."""
+
+    @property
+    def advice(self) -> str:
+        """What the rate rests on."""
 
     def suggestion_for(self, schedule: Any) -> float:
         """The rate for a schedule: its constant value, or its peak. ValueError where there is none."""
@@ -81,7 +90,12 @@ def set_run_schedule(
 def _base_rate(lr: float | RateSuggestion | Literal["keep"], schedule: Any) -> float | None:
     """The rate to set, for the use that the schedule makes of it; None to leave what there is."""
     if isinstance(lr, RateSuggestion):
-        return lr.suggestion_for(schedule if isinstance(schedule, schedules.Schedule) else "constant")
+        rate = lr.suggestion_for("constant" if schedule is None else schedule)
+        if lr.status != "ok":
+            warnings.warn(
+                f"fit trains with a rate of {rate:.1e} that is no more than a guess. {lr.advice}", stacklevel=4
+            )
+        return rate
     if lr is None:  # what `found.suggestion` is where nothing was found: not to be taken for "as it is"
         raise ValueError(
             "lr: got None; find_lr may have found no rate (see its status). Give a rate, or 'keep' to leave the rates "
