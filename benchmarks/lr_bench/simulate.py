@@ -26,6 +26,14 @@ from mxtorch.lr_finder.trials import Plan, Trial, try_rates
 STEPS_OF_DEFAULT = {"long": 2000, "cheap": 4000, "small": 4000}
 
 
+RUNS: dict[str, Callable[[Task], int]] = {
+    "100 steps": lambda task: 100,
+    "400 steps": lambda task: 400,
+    "20%": lambda task: round(0.2 * task.steps),
+    "default": lambda task: max(round(0.2 * task.steps), STEPS_OF_DEFAULT[task.group]),
+}
+
+
 @dataclass(frozen=True)
 class Found:
     """One simulated search."""
@@ -132,22 +140,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--half", choices=("development", "reporting"))
     parser.add_argument("--show", action="store_true", help="list the searches with a regret above .1")
-    half = parser.parse_args().half
-    tasks = load(half=half)
-    runs: dict[str, Callable[[Task], int]] = {
-        "100 steps": lambda task: 100,
-        "400 steps": lambda task: 400,
-        "20%": lambda task: round(0.2 * task.steps),
-        "default": lambda task: max(round(0.2 * task.steps), STEPS_OF_DEFAULT[task.group]),
-    }
-    for label, steps_of in runs.items():
+    options = parser.parse_args()
+    tasks = load(half=options.half)
+    for label, steps_of in RUNS.items():
         found = run_all(tasks, steps_of)
         print(table(label, found))
-        if parser.parse_args().show:
-            for one in found:
-                if one.regret > 0.1 and label in ("20%", "default"):
-                    print(f"    {one.task.name[:60]:60} {one.use:10} {one.reading.status:6} {one.reading.suggestion} best "
-                          f"{one.task.best(one.use)[0]:.2g} regret {one.regret:.2f}")
+        for one in found if options.show else ():
+            if one.regret > 0.1:
+                best = one.task.best(one.use)[0]
+                print(
+                    f"    {one.task.name[:60]:60} {one.use:10} {one.reading.status:6} {one.reading.suggestion}", end=" "
+                )
+                print(f"best {best:.2g} regret {one.regret:.2f}")
 
 
 if __name__ == "__main__":
