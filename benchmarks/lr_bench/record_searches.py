@@ -70,7 +70,7 @@ def record(options: argparse.Namespace) -> None:
             budget,
             options.data,
             devices[count % len(devices)] if group == "long" else "cpu",
-            deadline,
+            end,
         )
         for seed in range(options.seeds)
         for group in options.group
