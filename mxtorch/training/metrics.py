@@ -14,7 +14,7 @@ from mxtorch.engines.nonfinite import BadNumberError
 
 # A call of torchmetrics costs about as much as a training step of a small network, however long its input is. Several
 # batches are therefore joined for one call. The bounds keep what is held back small.
-MOST_BUFFERED_BATCHES = 32
+MOST_BUFFERED_BATCHES = 128
 MOST_BUFFERED_ELEMENTS = 1_000_000
 
 
