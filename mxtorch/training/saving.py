@@ -48,7 +48,11 @@ class Saving:
             TypeError: A callback, scheduler or loader has a state that no file can hold; its place is named.
         """
         content = self._parts().collect()
-        content["run"] = None if run is None else frozen(run.state_dict(), "run")
+        if run is None:
+            return content | {"run": None}
+        place = run.state_dict()
+        fingerprint = place.pop("fingerprint")  # plain, and the same all through the run: it needs no copy
+        content["run"] = {**frozen(place, "run"), "fingerprint": fingerprint}
         return content
 
     def load(self, path: str | Path) -> None:
