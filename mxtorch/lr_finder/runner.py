@@ -34,6 +34,8 @@ PROBE_BATCHES = 2
 TIMED_STEPS = 5
 # A training is given up once its loss is no number; that is looked at this many times within it.
 LOOKS = 4
+# So many steps of training_step in a row without one of the optimizer: it is not stepped there at all.
+MOST_WITHOUT_A_STEP = 40
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
@@ -74,6 +76,8 @@ class SearchRunner:
         self._probed: list[Any] = []
         self._uses_batch_statistics = True
         self._labels_are_known = False
+        self._has_stepped = False
+        self._without_a_step = 0
         # A training_step of the user's own is judged by itself where no evaluation_step goes with it.
         own_alone = context.has_own_training_step and not context.has_own_evaluation_step
         self._judged_step = context.training_step if own_alone else context.evaluation_step
@@ -101,13 +105,17 @@ class SearchRunner:
         if self._watch is not None or steps_itself:
             self.note = "" if self._watch is not None else "training_step steps optimizers itself: its loss is judged"
             return
-        data = HeldOutData(train_data, val_data, self._accumulate, JUDGED_SAMPLES, MOST_JUDGED_BATCHES)
+        normalises = any(isinstance(module, _BATCH_NORM) for module in self._context.model.modules())
+        data = HeldOutData(
+            train_data, val_data, self._accumulate, JUDGED_SAMPLES, MOST_JUDGED_BATCHES, needs_mixed=normalises
+        )
         self._held_out = [self._context.engine.move(batch) for batch in data.batches]
         self._uses_batch_statistics = all(batch_size(batch) != 1 for batch in self._held_out)
         self.windows = data.windows
         self.note = data.note
         if self._held_out and not self._can_judge():
             self._held_out = []
+            self.windows = lambda: windows(train_data, self._accumulate)  # none need be held out
         self._probed = self._few_samples()
 
     def _can_judge(self) -> bool:
@@ -118,10 +126,17 @@ class SearchRunner:
                 self.note = "evaluation_step gives no loss, so training losses are judged"
             return has_loss
         try:
-            return self._first_output().loss is not None
+            has_loss = self._first_output().loss is not None
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
-            self.note = f"training_step can't be run without gradients ({type(error).__name__}: {error})"
+            cause = error if error.__cause__ is None else error.__cause__
+            self.note = (
+                f"training_step can't be run without gradients ({type(cause).__name__}: {cause}), so training losses "
+                "are judged"
+            )
             return False
+        return has_loss
 
     def _few_samples(self) -> list[Any]:
         """What a range test looks at; a compiled model would be compiled anew for a batch of another size."""
@@ -154,7 +169,10 @@ class SearchRunner:
         loss, _ = self._runner.step(window)
         assert loss is not None  # none is left out in a search
         watched = loss if self._watch is None else torch.as_tensor(self._watch())
-        return self._context.engine.read_later(watched), self._optimizer.current_steps > steps_before
+        taken = self._optimizer.current_steps > steps_before
+        self._without_a_step += not taken
+        self._has_stepped = self._has_stepped or taken
+        return self._context.engine.read_later(watched), taken
 
     def train(
         self, rate: float, steps: int, rung: int, multiplier: Callable[[int], float], loss_before: float, *, whole: bool
@@ -180,6 +198,8 @@ class SearchRunner:
             set_rate(rate * multiplier(step))
             read, _ = self.step(next(dealt))
             self._advance()
+            if self._without_a_step >= MOST_WITHOUT_A_STEP:
+                self.check_stepped()
             if step >= first_of_tail:
                 tail.append(read)
             if (step + 1) % look_every == 0 and not math.isfinite(read()):
@@ -190,6 +210,11 @@ class SearchRunner:
             return Trial(rate, steps, math.inf, loss_before, rung)
         loss = self.judge(whole=whole) if self._held_out else statistics.fmean(read() for read in tail)
         return Trial(rate, steps, loss if math.isfinite(loss) else math.inf, loss_before, rung)
+
+    def check_stepped(self) -> None:
+        """Raise where the optimizer took no step at all; fp16 may have skipped them all."""
+        if not self._has_stepped and self._context.engine.precision != "fp16":
+            raise ValueError("optimizer: training_step took no step with it; call its step() there, or search another")
 
     def loss_at_start(self) -> float:
         """The loss before any step: held-out, or of the first window in training."""

@@ -69,6 +69,8 @@ class Request:
             raise ValueError(f"method: got {method!r}{closest(str(method), ('trials', 'sweep'))}")
         start_lr = None if start_lr is None else positive_rate(start_lr, "start_lr")
         end_lr = None if end_lr is None else positive_rate(end_lr, "end_lr")
+        if method == "sweep":
+            start_lr, end_lr = start_lr or SWEEP_RANGE[0], end_lr or SWEEP_RANGE[1]
         if start_lr is not None and end_lr is not None and start_lr >= end_lr:
             raise ValueError(f"start_lr: got {start_lr}, which is not below end_lr, {end_lr}; give a lower start_lr")
         num_steps, budget = budgets.checked_budget(num_steps, budget)
@@ -113,7 +115,7 @@ def _trials(runner: SearchRunner, context: Context, request: Request, reporter: 
     constant = is_constant(request.schedule)
     usual = budgets.usual_rate(request.optimizer.optimizer, constant)
     seconds: float | None = None
-    if request.num_steps is None and request.budget is None:
+    if reporter.shows or (request.num_steps is None and request.budget is None):
         seconds = runner.seconds_per_step(usual / 100)
     steps = budgets.steps_of(request.num_steps, request.budget, request.training_steps, seconds)
     plan = Plan.of(steps, request.training_steps, usual, request.start_lr or 0.0, request.end_lr or float("inf"))
@@ -131,6 +133,7 @@ def _trials(runner: SearchRunner, context: Context, request: Request, reporter: 
             return runner.train(rate, length, rung, multiplier, before, whole=whole)
 
         trials = try_rates(run, plan, on_rung=reporter.on_rung)
+        runner.check_stepped()
         reading = read_trials(
             trials,
             plan,
@@ -152,15 +155,18 @@ def _trials(runner: SearchRunner, context: Context, request: Request, reporter: 
 
 def _sweep(runner: SearchRunner, context: Context, request: Request, reporter: _Reporter) -> LRFinderResult:
     """The range test of the article."""
-    steps = request.num_steps or SWEEP_STEPS
-    start, end = request.start_lr or SWEEP_RANGE[0], request.end_lr or SWEEP_RANGE[1]
+    assert request.start_lr is not None
+    assert request.end_lr is not None
+    steps = SWEEP_STEPS
+    if request.num_steps is not None or request.budget is not None:
+        steps = max(budgets.steps_of(request.num_steps, request.budget, request.training_steps, None), 2)
     reporter.begin(steps, None)
     runner.begin()
     swept = range_test(
         runner.step,
         runner.windows,
         request.optimizer,
-        geometric_rates(start, end, steps),
+        geometric_rates(request.start_lr, request.end_lr, steps),
         probe=runner.probe if runner.is_held_out else None,
         read_lag=2 if context.engine.asynchronous else 0,
         on_step=lambda step, loss: reporter.advance(),
@@ -169,8 +175,8 @@ def _sweep(runner: SearchRunner, context: Context, request: Request, reporter: _
     if runner.is_held_out:
         runner.begin()
         exchanged = runner.exchanged_loss()
-    if swept.stop_reason == "overflow" and context.engine.precision != "fp16":  # no step was seen at all
-        raise ValueError("optimizer: training_step took no step with it; call its step() there, or search another")
+    if swept.stop_reason == "overflow":  # no step was seen at all
+        runner.check_stepped()
     reading = read_sweep(
         swept.rates,
         swept.losses,
@@ -202,13 +208,13 @@ class _Reporter:
     """Says how long a search will take, and how far it is: a bar in a terminal, a line a rung in a log file."""
 
     def __init__(self, shows: bool) -> None:
-        self._shows = shows
+        self.shows = shows
         self._bar: Any = None
         self.advance: Callable[[], Any] = lambda: self._bar.update(1) if self._bar is not None else None
 
     def begin(self, steps: int, seconds_per_step: float | None) -> None:
         """Open the bar."""
-        if not self._shows:
+        if not self.shows:
             return
         takes = "" if seconds_per_step is None else f", about {max(steps * seconds_per_step, 1):.0f} s"
         self._say(f"find_lr: up to {steps} steps{takes}")
@@ -216,7 +222,7 @@ class _Reporter:
 
     def on_rung(self, rates: Sequence[float], steps: int) -> None:
         """Show what comes next."""
-        if not self._shows or not rates:
+        if not self.shows or not rates:
             return
         words = f"{len(rates)} trainings of {steps} steps, rates {min(rates):.1e} to {max(rates):.1e}"
         if self._bar is None or self._bar.disable:

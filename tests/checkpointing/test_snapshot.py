@@ -113,8 +113,13 @@ def assert_same(first, second):
 
 
 def find(trainer, loader):
-    found = trainer.find_lr(loader, start_lr=1e-4, end_lr=1, num_steps=12)
+    found = trainer.find_lr(loader, method="sweep", start_lr=1e-4, end_lr=1, num_steps=12)
     assert len(found.losses) >= 5
+
+
+def find_by_trials(trainer, loader):
+    found = trainer.find_lr(loader, loader, schedule="one_cycle", training_steps=12, num_steps=36)
+    assert len(found.trials) >= 5
 
 
 def interrupted(error):
