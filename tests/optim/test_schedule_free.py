@@ -179,7 +179,7 @@ def test_find_lr_leaves_no_trace(kind, trained, method, num_steps, train, net, l
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = trainer.find_lr(loader, method=method, start_lr=1e-4, end_lr=1.0, num_steps=num_steps)
-    assert len(found.losses if method == "sweep" else found.trials) >= 8
+    assert len(found.losses if method == "sweep" else found.trials) > 4
     weights, held, generator = everything()
     assert all(torch.equal(weights[name], value) for name, value in before[0].items())
     assert held == before[1]
