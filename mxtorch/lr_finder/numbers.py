@@ -106,8 +106,8 @@ class SweepNumbers:
 # For each use: by the part of the training that the longest short trainings took (at most so much), the decades below
 # and above a suggestion between which the best rate lay in 80 of 100 recordings of the development half.
 INTERVALS: dict[str, tuple[tuple[float, float, float], ...]] = {
-    "constant": ((0.06, -1.75, 0.25), (0.12, -1.5, 0.25), (0.25, -1.0, 0.25), (0.9, -0.75, 0.3), (9.9, -0.4, 0.4)),
-    "one_cycle": ((0.06, -2.0, 0.5), (0.12, -1.5, 0.5), (0.25, -1.0, 0.5), (0.9, -0.6, 0.4), (9.9, -0.3, 0.3)),
+    "constant": ((0.06, -1.75, 0.6), (0.12, -1.5, 0.6), (0.9, -1.0, 0.6), (9.9, -0.25, 0.6)),
+    "one_cycle": ((0.06, -1.75, 1.1), (0.12, -1.5, 1.1), (0.5, -1.0, 1.0), (0.9, -1.0, 0.6), (9.9, -0.25, 1.1)),
 }
 
 # The usual constant rates, by the class of the optimizer; for others the default of its `lr` argument.

@@ -28,6 +28,8 @@ from mxtorch.training.supervised import StepOutput, as_step_output, batch_size, 
 # A held-out loss of this many samples has a standard error small enough to tell rates apart; more cost time.
 JUDGED_SAMPLES = 512
 MOST_JUDGED_BATCHES = 16
+# A forward pass costs about a third of a step, so that with this many batches a step judging adds a tenth to the time.
+BATCHES_PER_STEP = 0.3
 # A range test looks at the held-out loss often, so at fewer samples.
 PROBE_SAMPLES = 64
 PROBE_BATCHES = 2
@@ -75,6 +77,7 @@ class SearchRunner:
         self._held_out: list[Any] = []
         self._probed: list[Any] = []
         self._uses_batch_statistics = True
+        self._losses_before: dict[int, float] = {}
         self._labels_are_known = False
         self._has_stepped = False
         self._without_a_step = 0
@@ -174,9 +177,7 @@ class SearchRunner:
         self._has_stepped = self._has_stepped or taken
         return self._context.engine.read_later(watched), taken
 
-    def train(
-        self, rate: float, steps: int, rung: int, multiplier: Callable[[int], float], loss_before: float, *, whole: bool
-    ) -> Trial:
+    def train(self, rate: float, steps: int, rung: int, multiplier: Callable[[int], float], *, whole: bool) -> Trial:
         """Train from the snapshot with a schedule.
 
         Args:
@@ -184,9 +185,10 @@ class SearchRunner:
             steps: Optimizer steps.
             rung: For the record.
             multiplier: The schedule, squeezed into the steps.
-            loss_before: The loss that `judge` gives for the snapshot.
             whole: The training is of full length: it is judged as a validation would, by running statistics.
         """
+        count = max(round(min(BATCHES_PER_STEP * steps, len(self._held_out))), 1)
+        loss_before = self.loss_before(count)
         self.begin()
         set_rate = rate_setter(self._optimizer)
         dealt = endless(self.windows)
@@ -208,7 +210,7 @@ class SearchRunner:
         dealt.close()
         if not finite:
             return Trial(rate, steps, math.inf, loss_before, rung)
-        loss = self.judge(whole=whole) if self._held_out else statistics.fmean(read() for read in tail)
+        loss = self._judge(count, whole=whole) if self._held_out else statistics.fmean(read() for read in tail)
         return Trial(rate, steps, loss if math.isfinite(loss) else math.inf, loss_before, rung)
 
     def check_stepped(self) -> None:
@@ -216,11 +218,14 @@ class SearchRunner:
         if not self._has_stepped and self._context.engine.precision != "fp16":
             raise ValueError("optimizer: training_step took no step with it; call its step() there, or search another")
 
-    def loss_at_start(self) -> float:
-        """The loss before any step: held-out, or of the first window in training."""
-        self.begin()
-        if self._held_out:
-            return self.judge()
+    def loss_before(self, count: int) -> float:
+        """The loss before any step: on so many held-out batches, or of the first windows in training."""
+        if count not in self._losses_before:
+            self.begin()
+            self._losses_before[count] = self._judge(count) if self._held_out else self._training_loss_before()
+        return self._losses_before[count]
+
+    def _training_loss_before(self) -> float:
         rate_setter(self._optimizer)(1e-12)
         dealt = endless(self.windows)
         losses = [self.step(next(dealt))[0]() for _ in range(LOOKS)]
@@ -231,14 +236,15 @@ class SearchRunner:
         """A function that reads the held-out loss that a range test looks at."""
         return self._mean_loss(self._probed, self._uses_batch_statistics)
 
-    def judge(self, *, whole: bool = False) -> float:
-        """The mean loss on all held-out batches.
+    def _judge(self, count: int, *, whole: bool = False) -> float:
+        """The mean loss on held-out batches.
 
         Args:
+            count: On the first so many.
             whole: Use running statistics of batch normalisation. In short trainings these lag behind the weights, so
                 those of the batch are used.
         """
-        return self._mean_loss(self._held_out, self._uses_batch_statistics and not whole)()
+        return self._mean_loss(self._held_out[:count], self._uses_batch_statistics and not whole)()
 
     @torch.no_grad()
     def _mean_loss(self, held_out: list[Any], uses_batch_statistics: bool) -> Callable[[], float]:

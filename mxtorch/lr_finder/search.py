@@ -124,13 +124,13 @@ def _trials(runner: SearchRunner, context: Context, request: Request, reporter: 
     if steps < NUMBERS.fewest_steps:
         reading = rule_of_thumb(plan)
     else:
-        before = runner.loss_at_start()
+        runner.begin()
         knows_something = runner.knows_something(SWEEP.knows_something)
 
         def run(rate: float, length: int, rung: int) -> Trial:
             whole = length >= NUMBERS.whole * plan.training_steps
             multiplier = squeezed(request.schedule, plan.training_steps, length)
-            return runner.train(rate, length, rung, multiplier, before, whole=whole)
+            return runner.train(rate, length, rung, multiplier, whole=whole)
 
         trials = try_rates(run, plan, on_rung=reporter.on_rung)
         runner.check_stepped()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mxtorch.lr_finder.numbers import INTERVALS, NUMBERS, SearchNumbers
-from mxtorch.lr_finder.trials import Plan, Trial, has_moved, lowest_loss
+from mxtorch.lr_finder.trials import Plan, Trial, choose, has_moved
 
 Status = Literal[
     "ok", "guess", "no_signal", "noise", "already_trained", "range_too_short", "too_few_steps", "not_finite"
@@ -83,7 +83,7 @@ def read_trials(
         return Reading("not_finite", "Every training ended in numbers that are not finite: look at data and model.")
     if not has_moved(last, numbers):
         return _unmoved(last, plan, part, knows_something, numbers)
-    chosen = _chosen(last, trials, is_constant and part < numbers.whole, numbers)
+    chosen = choose(last, numbers)
     low, high = _interval(chosen.rate, part, is_constant)
     reasons = _doubts(chosen, last, plan, is_held_out, numbers)
     compared = f"{len(last)} trainings of {steps} steps"
@@ -98,23 +98,6 @@ def read_trials(
     return Reading("ok", f"{compared}, the whole length, were compared.", chosen.rate, (low, high))
 
 
-def _chosen(last: Sequence[Trial], trials: Sequence[Trial], prefers_low: bool, numbers: SearchNumbers) -> Trial:
-    """The training whose rate is taken: that with the lowest loss, unless a lower rate is as good and safer."""
-    best = lowest_loss(last)
-    enough = best.fall - numbers.close * abs(best.fall)
-    lower = [trial for trial in last if trial.rate < best.rate and trial.fall >= enough]
-    if not lower:
-        return best
-    if prefers_low:
-        return min(lower, key=lambda trial: trial.rate)
-    # A peak that wins by a hair next to one that diverged may diverge in the long run.
-    above = [trial for trial in trials if trial.rate > best.rate * 1.01]
-    next_above = min(above, key=lambda trial: (trial.rate, -trial.steps), default=None)
-    if next_above is not None and next_above.fall < 0:
-        return max(lower, key=lambda trial: trial.rate)
-    return best
-
-
 def _doubts(chosen: Trial, last: Sequence[Trial], plan: Plan, is_held_out: bool, numbers: SearchNumbers) -> list[str]:
     """Why a rate is a guess, apart from the length of the trainings."""
     doubts = []
@@ -122,8 +105,8 @@ def _doubts(chosen: Trial, last: Sequence[Trial], plan: Plan, is_held_out: bool,
         doubts.append("no held-out samples could be judged, only training losses")
     if chosen.rate <= plan.lowest * 1.01 or chosen.rate >= plan.highest / 1.01:
         doubts.append("the rate is at the end of the range; widen start_lr and end_lr")
-    elif len(last) < 2 or chosen.rate in (min(t.rate for t in last), max(t.rate for t in last)):
-        doubts.append("the next rate beyond it was not tried as long; give more steps")
+    elif len(last) < 2:
+        doubts.append("no other rate was tried as long; give more steps")
     near = [trial for trial in last if trial is not chosen and trial.fall >= 0.9 * chosen.fall]
     if not near:
         doubts.append("no rate beside it is nearly as good, so it may be luck; repeat with another seed")

@@ -103,9 +103,8 @@ class Plan:
 
     def within(self, rates: Iterable[float]) -> list[float]:
         """The rates that are allowed, rising; those that differ in the last digits only once."""
-        tolerance = 1 + 1e-9
-        allowed = [rate for rate in sorted(rates) if self.lowest / tolerance <= rate <= self.highest * tolerance]
-        return [rate for index, rate in enumerate(allowed) if index == 0 or rate > allowed[index - 1] * tolerance]
+        allowed = [rate for rate in sorted(rates) if self.lowest / 1.01 <= rate <= self.highest * 1.01]
+        return [rate for index, rate in enumerate(allowed) if index == 0 or not same(rate, allowed[index - 1])]
 
 
 def try_rates(
@@ -147,12 +146,14 @@ def try_rates(
     if moved:
         last = rung(by_closeness(neighbours(best, plan, 1), best), 2)
     else:
-        steady = [trial for trial in second if trial.fall >= -numbers.movement * abs(trial.loss_before)] or second
-        last = rung(sorted((trial.rate for trial in steady), reverse=True)[: numbers.rates_of_last_rung], 2)
+        # A deep network that learns late learns at a high rate only, which is steady all the same.
+        steady = [trial.rate for trial in second if trial.fall >= -numbers.movement * abs(trial.loss_before)]
+        highest = max(steady, default=best)
+        last = rung(sorted(neighbours(highest, plan, 2), reverse=True)[2 : 2 + numbers.rates_of_last_rung], 2)
     while last and left >= plan.lengths[2]:
-        best = lowest_loss(last).rate
         tried = [trial.rate for trial in last]
-        beyond = [rate for rate in neighbours(best, plan, 1) if not any(math.isclose(rate, one) for one in tried)]
+        around = [*neighbours(lowest_loss(last).rate, plan, 1), *neighbours(choose(last, numbers).rate, plan, 1)]
+        beyond = [rate for rate in around if not any(same(rate, one) for one in tried)]
         if not beyond:
             break
         last += rung(beyond[:1], 2)
@@ -164,14 +165,30 @@ def neighbours(rate: float, plan: Plan, count: int) -> list[float]:
     return plan.within(rate * 10 ** (SPACING * index) for index in range(-count, count + 1))
 
 
+def same(rate: float, other: float) -> bool:
+    """Whether two rates are the same but for rounding."""
+    return math.isclose(rate, other, rel_tol=0.01)
+
+
 def by_closeness(rates: Sequence[float], best: float) -> list[float]:
     """The rates with the best first, then the lower ones: if steps run out, a rate too high costs more."""
-    return sorted(rates, key=lambda rate: (not math.isclose(rate, best), rate))
+    return sorted(rates, key=lambda rate: (not same(rate, best), rate))
 
 
 def lowest_loss(trials: Sequence[Trial]) -> Trial:
     """The training with the lowest loss; of equal ones that with the lowest rate."""
     return min(trials, key=lambda trial: (trial.loss, trial.rate))
+
+
+def choose(trials: Sequence[Trial], numbers: SearchNumbers = NUMBERS) -> Trial:
+    """The training whose rate is taken: of those about as good as the best, that with the lowest rate.
+
+    Below the best rate a loss changes slowly, and above it there may be a cliff; on little data lower rates overfit
+    less, which short trainings do not see.
+    """
+    best = lowest_loss(trials)
+    enough = best.fall - numbers.close * abs(best.fall)
+    return min((trial for trial in trials if trial.fall >= enough), key=lambda trial: trial.rate)
 
 
 def has_moved(trials: Sequence[Trial], numbers: SearchNumbers = NUMBERS) -> bool:
