@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
@@ -26,7 +25,7 @@ def last_rung(*losses, steps=100, rates=RATES):
     return [Trial(rate, steps, loss, UNTRAINED, 2) for rate, loss in zip(rates, losses, strict=False)]
 
 
-BOWL = (1.5, 0.7, 0.5, 0.7, 1.5)
+BOWL = (1.5, 0.7, 0.5, 0.55, 1.5)
 
 
 def read(trials, plan=None, **options):
@@ -36,7 +35,7 @@ def read(trials, plan=None, **options):
 def test_whole_trainings_that_were_judged_by_held_out_samples_are_ok():
     found = read(last_rung(*BOWL))
     assert found.status == "ok"
-    assert found.suggestion in (1e-2, 10**-2.5)
+    assert found.suggestion == 1e-2
     assert "5 trainings of 100 steps, the whole length" in found.advice
 
 
@@ -48,8 +47,7 @@ def test_whole_trainings_that_were_judged_by_held_out_samples_are_ok():
         ("30% of the training", {}, last_rung(*BOWL, steps=30)),
         ("at the end of the range", {"plan": plan_of(lowest=1e-2)}, last_rung(0.5, 0.6, 1.5, rates=RATES[2:])),
         ("at the end of the range", {"plan": plan_of(highest=1e-2)}, last_rung(1.5, 0.6, 0.5)),
-        ("next rate beyond it was not tried", {}, last_rung(1.5, 0.9, 0.5)),
-        ("next rate beyond it was not tried", {}, last_rung(0.5)),
+        ("no other rate was tried", {}, last_rung(0.5)),
         ("may be luck", {}, last_rung(1.9, 1.9, 0.5, 1.9, 1.9)),
     ],
 )
@@ -62,7 +60,7 @@ def test_a_guess_says_why(why, options, trials):
 
 def test_a_guess_says_all_reasons():
     advice = read(last_rung(1.9, 1.9, 0.5, steps=10), is_held_out=False).advice
-    assert all(why in advice for why in ("training losses", "not tried", "luck", "10% of the training"))
+    assert all(why in advice for why in ("training losses", "luck", "10% of the training"))
 
 
 def test_a_guess_of_short_trainings_names_a_budget_that_compares_longer_ones():
@@ -80,21 +78,16 @@ def test_intervals_are_narrower_for_longer_trainings(is_constant):
         low, high = found.interval
         assert low < found.suggestion < high
         widths.append(high / low)
-    assert all(earlier >= later for earlier, later in itertools.pairwise(widths))
+    assert widths == sorted(widths, reverse=True)
     assert widths[-1] < widths[0]
 
 
-def test_a_constant_rate_of_short_trainings_is_the_lower_of_two_that_are_as_good():
-    trials = last_rung(1.5, 0.501, 0.5, 0.9, 1.5, steps=20)
-    assert read(trials).suggestion == RATES[1]
-    assert read(trials, is_constant=False).suggestion == RATES[2]
-
-
-def test_a_peak_next_to_one_that_diverged_has_to_win_clearly():
-    hair = last_rung(1.5, 0.501, 0.5, math.inf)
-    assert read(hair, is_constant=False).suggestion == RATES[1]
-    clear = last_rung(1.5, 0.8, 0.5, math.inf)
-    assert read(clear, is_constant=False).suggestion == RATES[2]
+@pytest.mark.parametrize("is_constant", [True, False])
+def test_of_rates_that_are_about_as_good_the_lowest_is_taken(is_constant):
+    """Above it there may be a cliff, and on little data it overfits less."""
+    assert read(last_rung(1.5, 0.501, 0.5, 0.9, 1.5), is_constant=is_constant).suggestion == RATES[1]
+    assert read(last_rung(1.5, 0.501, 0.5, math.inf), is_constant=is_constant).suggestion == RATES[1]
+    assert read(last_rung(1.5, 0.8, 0.5, math.inf), is_constant=is_constant).suggestion == RATES[2]
 
 
 def test_where_nothing_was_learnt_there_is_no_rate_or_a_rule_of_thumb():
@@ -134,8 +127,10 @@ LOSSES = st.one_of(st.floats(-10, 10), st.sampled_from([UNTRAINED, 0.0, math.inf
     st.integers(2, 20_000),
     st.integers(1, 20_000),
     st.sampled_from([(0.0, math.inf), (1e-4, 1e-1), (1e-2, math.inf), (0.0, 1e-3)]),
-    st.fixed_dictionaries(dict.fromkeys(("is_constant", "is_held_out", "length_is_known", "knows_something"), st.booleans())),
-    st.one_of(st.just(UNTRAINED), LOSSES),
+    st.fixed_dictionaries(
+        dict.fromkeys(("is_constant", "is_held_out", "length_is_known", "knows_something"), st.booleans())
+    ),
+    st.one_of(st.just(UNTRAINED), LOSSES, st.just(math.nan)),
     st.data(),
 )
 def test_any_search_gives_a_rate_that_was_tried_or_says_why_not(steps, training_steps, limits, options, before, data):
@@ -148,7 +143,7 @@ def test_any_search_gives_a_rate_that_was_tried_or_says_why_not(steps, training_
         return
     low, high = found.interval
     assert 0 < low <= found.suggestion <= high < math.inf
-    assert limits[0] * 0.999 <= found.suggestion <= limits[1] * 1.001
+    assert limits[0] / 1.011 <= found.suggestion <= limits[1] * 1.011
     assert found.suggestion in [trial.rate for trial in trials] or "rule of thumb" in found.advice
     if found.status == "ok":
         assert options["is_held_out"]

@@ -59,7 +59,7 @@ def test_whatever_the_losses_no_more_steps_and_no_rate_outside(steps, training_s
     assert sum(trial.steps for trial in trials) <= plan.most_steps <= steps
     low, high = limits
     for trial in trials:
-        assert low * 0.999 <= trial.rate <= high * 1.001
+        assert low / 1.011 <= trial.rate <= high * 1.011
         assert 1 <= trial.steps <= training_steps
     assert [rung.steps for rung in trials] == sorted(rung.steps for rung in trials), "ever longer"
     announced = [(rate, steps) for rates, steps in rungs for rate in rates]
@@ -106,13 +106,13 @@ def test_the_best_at_the_end_of_a_rung_is_followed_beyond_it():
     assert max(falling) > 10 * max(Plan.of(20_000, 1000, 1e-2).window()) / 10**1.01
     plan = Plan.of(20_000, 1000, 1e-2, highest=0.1)
     held = [trial.rate for trial in search(plan, lambda rate, part: 1.0 - 0.01 * rate)[0]]
-    assert max(held) <= 0.1 * 1.001
+    assert max(held) <= 0.1 * 1.011
 
 
 def test_while_nothing_moves_no_rate_is_thrown_away():
     """A loss that rests on its plateau until the trainings are long enough."""
     best = bowl(1e-3)
-    trials, rungs = search(Plan.of(3000, 1000, 1e-2), lambda rate, part: UNTRAINED if part < 0.05 else best(rate, part))
+    trials, rungs = search(Plan.of(3000, 1000, 1e-2), lambda rate, part: UNTRAINED if part < 0.1 else best(rate, part))
     assert not has_moved([trial for trial in trials if trial.rung == 0])
     assert rungs[1][0] == rungs[0][0], "the same rates, for longer"
     assert abs(math.log10(lowest(trials).rate / 1e-3)) <= 1
@@ -122,7 +122,13 @@ def test_where_nothing_ever_moves_the_highest_steady_rates_are_trained_longest()
     trials, _ = search(Plan.of(3000, 1000, 1e-2), lambda rate, part: UNTRAINED if rate < 0.5 else math.inf)
     last = [trial.rate for trial in trials if trial.rung == trials[-1].rung]
     assert max(last) < 0.5
-    assert max(last) == max(trial.rate for trial in trials if trial.rate < 0.5)
+    assert max(last) == pytest.approx(max(trial.rate for trial in trials if trial.rate < 0.5))
+
+
+def test_where_nothing_ever_moves_up_to_the_end_of_the_range_its_end_is_trained_longest():
+    trials, _ = search(Plan.of(3000, 1000, 1e-2, highest=1e-1), lambda rate, part: UNTRAINED)
+    assert trials[-1].rung == 2
+    assert max(trial.rate for trial in trials if trial.rung == 2) == pytest.approx(1e-1)
 
 
 def test_where_everything_diverges_the_search_ends():
@@ -130,7 +136,9 @@ def test_where_everything_diverges_the_search_ends():
     assert all(trial.loss == math.inf for trial in trials)
 
 
-@pytest.mark.parametrize("limits", [(1e-4, math.inf), (0.0, 1e-1), (1e-3, 1e-1), (2e-2, 2.5e-2), (50, math.inf), (0.0, 1e-8)])
+@pytest.mark.parametrize(
+    "limits", [(1e-4, math.inf), (0.0, 1e-1), (1e-3, 1e-1), (2e-2, 2.5e-2), (50, math.inf), (0.0, 1e-8)]
+)
 def test_the_window_is_inside_of_what_is_allowed(limits):
     window = Plan.of(3000, 1000, 1e-2, *limits).window()
     assert window
