@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mxtorch.checkpointing.snapshot import TrainingState
 from mxtorch.lr_finder.held_out import HeldOutData
+from mxtorch.lr_finder.numbers import SWEEP
 from mxtorch.lr_finder.range_test import endless, rate_setter
 from mxtorch.lr_finder.trials import Trial
 from mxtorch.optim.schedule_free import set_training_point
@@ -259,13 +260,17 @@ class SearchRunner:
         return self._context.engine.read_later(total / sum(sizes))
 
     @torch.no_grad()
-    def knows_something(self, least: float) -> bool:
-        """Whether the loss at the start is far below what it is with the targets of other samples."""
+    def knowledge(self) -> tuple[bool, bool]:
+        """Whether the network has learnt something, and whether there is nothing left to learn.
+
+        The loss is compared with what it is with the targets of other samples.
+        """
         exchanged = self.exchanged_loss()
-        if exchanged is None:
-            return False
-        loss = self._first_output().loss
-        return loss is not None and exchanged - float(loss) > least * abs(exchanged)
+        loss = None if exchanged is None else self._first_output().loss
+        if exchanged is None or loss is None:
+            return False, False
+        knows = exchanged - float(loss) > SWEEP.knows_something * abs(exchanged)
+        return knows, knows and 0 <= float(loss) < SWEEP.nothing_left * exchanged
 
     @torch.no_grad()
     def exchanged_loss(self) -> float | None:

@@ -14,11 +14,11 @@ from mxtorch import schedules
 from mxtorch._checks import closest, positive_rate
 from mxtorch.callbacks.progress import progress_bar
 from mxtorch.lr_finder import budget as budgets
-from mxtorch.lr_finder.numbers import NUMBERS, SWEEP
+from mxtorch.lr_finder.numbers import NUMBERS
 from mxtorch.lr_finder.range_test import geometric_rates, range_test
 from mxtorch.lr_finder.result import LRFinderResult, is_constant
 from mxtorch.lr_finder.runner import SearchRunner
-from mxtorch.lr_finder.suggestion import read_trials, rule_of_thumb
+from mxtorch.lr_finder.suggestion import ALREADY_TRAINED, Reading, read_trials, rule_of_thumb
 from mxtorch.lr_finder.sweep_reading import read_sweep
 from mxtorch.lr_finder.trials import Plan, Trial, try_rates
 from mxtorch.optim.schedule_free import warn_of_sweep
@@ -121,11 +121,13 @@ def _trials(runner: SearchRunner, context: Context, request: Request, reporter: 
     plan = Plan.of(steps, request.training_steps, usual, request.start_lr or 0.0, request.end_lr or float("inf"))
     reporter.begin(min(steps, plan.most_steps), seconds)
     trials: list[Trial] = []
-    if steps < NUMBERS.fewest_steps:
+    runner.begin()
+    knows_something, nothing_left = runner.knowledge()
+    if nothing_left:  # what the loss does then is in its last digits
+        reading = Reading("already_trained", ALREADY_TRAINED)
+    elif steps < NUMBERS.fewest_steps:
         reading = rule_of_thumb(plan)
     else:
-        runner.begin()
-        knows_something = runner.knows_something(SWEEP.knows_something)
 
         def run(rate: float, length: int, rung: int) -> Trial:
             whole = length >= NUMBERS.whole * plan.training_steps
