@@ -209,11 +209,10 @@ def test_a_first_batch_that_fails_leaves_no_trace(net, case, use):
     trainer = Trainer(net, loss, optimizer, device="cpu", progress=False)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    trained = {"lr": 0.5, "schedule": "one_cycle"} if use == "fit" else {"method": use, "num_steps": 40}
+    use = trainer.fit if use == "fit" else trainer.find_lr
     with pytest.raises((ValueError, TypeError), match=message):
-        if use == "fit":
-            trainer.fit([batch], lr=0.5, schedule="one_cycle")
-        else:
-            trainer.find_lr([batch], method=use, num_steps=40)
+        use([batch], **trained)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert (np.random.get_state()[1] == numpy_state).all()

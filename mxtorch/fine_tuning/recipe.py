@@ -220,10 +220,15 @@ class _Run:
         except ValueError as error:
             self.report(f"{phase}: {error} Going on with {name}, {fallback:.1e}; lr= sets another.")
             return fallback
-        if HEAD in self.result.rates and all(trial.rate != rate for trial in found.trials):
-            # A rule of thumb knows nothing of a network that is trained already; the head's rate does.
-            self.report(f"{phase}: {found.advice} Going on with {name}, {fallback:.1e}; lr= sets another.")
-            return fallback
+        if found.is_rule_of_thumb:
+            if HEAD in self.result.rates:  # which knows nothing of a network that is trained already
+                rate, name = fallback, f"{name}, {fallback:.1e}"
+            else:
+                name = f"the optimizer's usual rate, {rate:.1e}"
+            self.report(
+                f"{phase}: {found.num_steps} steps of a search show no rate. Going on with {name}; lr= sets another."
+            )
+            return rate
         likely = "" if found.interval is None else f" (likely {found.interval[0]:.1e} to {found.interval[1]:.1e})"
         doubt = "" if found.status == "ok" else f" {found.advice}"
         self.report(f"{phase}: found a rate of {rate:.1e}{likely}.{doubt}")

@@ -19,7 +19,7 @@ from mxtorch.lr_finder.numbers import NUMBERS
 from mxtorch.lr_finder.plot import plot_search
 from mxtorch.lr_finder.range_test import Sweep
 from mxtorch.lr_finder.suggestion import Reading, Status
-from mxtorch.lr_finder.trials import Trial
+from mxtorch.lr_finder.trials import Trial, has_moved
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,6 +79,12 @@ class LRFinderResult:
     def status(self) -> Status:
         """`ok`, a promise with a number; `guess`; or why there is no suggestion. See docs/lr-finder.md."""
         return self.reading.status
+
+    @property
+    def is_rule_of_thumb(self) -> bool:
+        """Whether the suggestion is the optimizer's usual rate, as no training was run or learnt anything."""
+        longest = [trial for trial in self.trials if trial.rung == self.trials[-1].rung]
+        return self.method == "trials" and self.suggestion is not None and not (longest and has_moved(longest))
 
     @property
     def advice(self) -> str:

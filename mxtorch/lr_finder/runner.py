@@ -153,7 +153,7 @@ class SearchRunner:
         return split(Window(first, sizes, sum(sizes)), sizes[0] // PROBE_SAMPLES).batches[:1]
 
     def seconds_per_step(self, rate: float) -> float:
-        """The median time of a step, at a rate that changes little."""
+        """The mean time of a step, with that of opening the data again, at a rate that changes little."""
         self.begin()
         rate_setter(self._optimizer)(rate)
         dealt = endless(self.windows)
@@ -165,7 +165,7 @@ class SearchRunner:
             loss.item()  # waits for the device
             seconds.append(time.perf_counter() - started)
         dealt.close()
-        return statistics.median(seconds[1:])  # the first one makes kernels, buffers and the optimizer's state
+        return statistics.fmean(seconds[1:])  # the first one makes kernels, buffers and the optimizer's state
 
     def step(self, window: Window) -> tuple[Callable[[], float], bool]:
         """One optimizer step; returns a function that reads the loss, and whether the step was taken."""

@@ -46,6 +46,11 @@ class Request:
     optimizer: ScheduledOptim
     watch: Callable[[], float | Tensor] | None
 
+    @property
+    def has_budget(self) -> bool:
+        """Whether the steps to spend are given, so that no time is measured for them."""
+        return self.num_steps is not None or self.budget is not None
+
     @classmethod
     def checked(
         cls,
@@ -114,10 +119,10 @@ def _trials(runner: SearchRunner, context: Context, request: Request, reporter: 
     """Short trainings at several rates."""
     constant = is_constant(request.schedule)
     usual = budgets.usual_rate(request.optimizer.optimizer, constant)
-    seconds: float | None = None
-    if reporter.shows or (request.num_steps is None and request.budget is None):
-        seconds = runner.seconds_per_step(usual / 100)
+    seconds = None if request.has_budget else runner.seconds_per_step(usual / 100)
     steps = budgets.steps_of(request.num_steps, request.budget, request.training_steps, seconds)
+    if reporter.shows and seconds is None and steps >= NUMBERS.fewest_steps:
+        seconds = runner.seconds_per_step(usual / 100)
     plan = Plan.of(steps, request.training_steps, usual, request.start_lr or 0.0, request.end_lr or float("inf"))
     reporter.begin(min(steps, plan.most_steps), seconds)
     trials: list[Trial] = []
@@ -160,7 +165,7 @@ def _sweep(runner: SearchRunner, context: Context, request: Request, reporter: _
     assert request.start_lr is not None
     assert request.end_lr is not None
     steps = SWEEP_STEPS
-    if request.num_steps is not None or request.budget is not None:
+    if request.has_budget:
         steps = max(budgets.steps_of(request.num_steps, request.budget, request.training_steps, None), 2)
     reporter.begin(steps, None)
     runner.begin()
@@ -226,7 +231,8 @@ class _Reporter:
         """Show what comes next."""
         if not self.shows or not rates:
             return
-        words = f"{len(rates)} trainings of {steps} steps, rates {min(rates):.1e} to {max(rates):.1e}"
+        which = f"rates {min(rates):.1e} to {max(rates):.1e}" if len(rates) > 1 else f"rate {rates[0]:.1e}"
+        words = f"{len(rates)} training{'s' * (len(rates) > 1)} of {steps} step{'s' * (steps > 1)}, {which}"
         if self._bar is None or self._bar.disable:
             self._say(f"find_lr: {words}")
         else:
