@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, IterableDataset
 
 from mxtorch._checks import length
@@ -19,8 +21,10 @@ from mxtorch.training.supervised import batch_size
 # Of training data without validation data, at most one window in so many, and so many in all, are held out.
 LARGEST_SHARE = 3
 MOST_WINDOWS = 12
-# Of data whose samples can't be asked for by their index, so many batches are read at most, to mix samples from them.
-MOST_BATCHES_READ = 64
+# Of data whose samples can't be asked for by their index, so many batches from all over a pass are mixed, and so many
+# are read for them at most: reading costs time, keeping costs memory.
+MOST_BATCHES_MIXED = 64
+MOST_BATCHES_READ = 1024
 
 
 class HeldOutData:
@@ -38,6 +42,8 @@ class HeldOutData:
         accumulate: Batches to a window.
         samples: How many samples to hold out, about.
         most_batches: In how many batches at most.
+        needs_mixed: Whether batches of one class mislead, as they do batch normalisation: where those of `val_data`
+            can't be mixed, training data are held out instead.
 
     Attributes:
         batches: The held-out batches.
@@ -51,6 +57,8 @@ class HeldOutData:
         accumulate: int,
         samples: int,
         most_batches: int,
+        *,
+        needs_mixed: bool = False,
     ) -> None:
         self.note = ""
         self._data = train_data
@@ -61,10 +69,12 @@ class HeldOutData:
             order = LoaderSnapshot(val_data)
             order.set_workers_aside()
             try:
-                self.batches = self._from_validation(val_data, samples, most_batches)
+                batches = self._from_validation(val_data, samples, most_batches, needs_mixed)
             finally:
                 order.restore()
-            return
+            if batches is not None:
+                self.batches = batches
+                return
         first = self._first_windows(samples, most_batches)
         self._order.restore()
         self._left_out = len(first)
@@ -84,21 +94,27 @@ class HeldOutData:
         now.restore_global_generators()
         return itertools.chain(first, rest)
 
-    def _from_validation(self, val_data: Iterable[Any], samples: int, most_batches: int) -> list[Any]:
-        """Batches of samples from all over the validation data."""
+    def _from_validation(
+        self, val_data: Iterable[Any], samples: int, most_batches: int, needs_mixed: bool
+    ) -> list[Any] | None:
+        """Batches of samples from all over the validation data; None where there are none to judge by."""
         loader = _spread_loader(val_data, samples, most_batches)
         if loader is not None:
             return list(loader)
-        count = length(val_data)
-        read = MOST_BATCHES_READ if count is None else min(count, MOST_BATCHES_READ)
-        wanted = _evenly(count, read) if count is not None else set(range(read))
-        limit = max(wanted, default=0) + 1
-        batches = [batch for index, batch in enumerate(itertools.islice(val_data, limit)) if index in wanted]
+        batches, read_all = _from_all_over(val_data)
+        if not read_all:
+            self.note = f"only the first {MOST_BATCHES_READ} batches of val_data were looked at"
         mixed = _mixed(batches, samples, most_batches)
-        if mixed is None:
-            self.note = "the batches of val_data can't be mixed, so the first ones are judged as they come"
-            return batches[:most_batches]
-        return mixed
+        if mixed is not None:
+            return mixed
+        if needs_mixed:
+            self.note = (
+                "the batches of val_data can't be mixed, and batches of one class mislead batch normalisation, so "
+                "training data are held out"
+            )
+            return None
+        self.note = "the batches of val_data can't be mixed, so whole ones from all over are judged"
+        return [batches[place] for place in _one_of_each_stretch(len(batches), min(most_batches, len(batches)))]
 
     def _first_windows(self, samples: int, most_batches: int) -> list[Window]:
         """The windows to hold out: the first ones, a third of a pass at most."""
@@ -119,17 +135,39 @@ class HeldOutData:
 
 def _spread_loader(val_data: Iterable[Any], samples: int, most_batches: int) -> DataLoader[Any] | None:
     """A loader of samples from all over the data, mixed; None where samples can't be asked for by their index."""
-    if not isinstance(val_data, DataLoader) or val_data.batch_size is None:
-        return None
-    if isinstance(val_data.dataset, IterableDataset):
+    if not isinstance(val_data, DataLoader) or isinstance(val_data.dataset, IterableDataset):
         return None
     # The sampler tells which samples are for validation: the data set may hold those for training too.
-    there = list(itertools.islice(val_data.sampler, len(val_data.dataset)))  # type: ignore[arg-type]
-    wanted = min(samples, most_batches * val_data.batch_size, len(there))
+    count = len(val_data.dataset)  # type: ignore[arg-type]
+    if val_data.batch_size is not None:
+        size, there = val_data.batch_size, list(itertools.islice(val_data.sampler, count))
+    elif val_data.batch_sampler is not None:
+        groups = [list(group) for group in itertools.islice(val_data.batch_sampler, count)]
+        size, there = max(map(len, groups), default=1), [index for group in groups for index in group]
+    else:
+        return None  # the data set gives whole batches
+    wanted = min(samples, most_batches * size, len(there))
     chosen = [there[place] for place in _one_of_each_stretch(len(there), wanted)]
-    batch_count = -(-len(chosen) // val_data.batch_size)
+    batch_count = -(-len(chosen) // size)
     dealt = [chosen[start::batch_count] for start in range(batch_count)]  # of nearly the same size
     return DataLoader(val_data.dataset, batch_sampler=dealt, collate_fn=val_data.collate_fn)
+
+
+def _from_all_over(data: Iterable[Any]) -> tuple[list[Any], bool]:
+    """Batches chosen at random, the same ones every time, from a pass; and whether the pass was read to its end.
+
+    Reservoir sampling (Vitter 1985, algorithm R), since the data may have no length.
+    """
+    chance = random.Random(0)
+    kept: list[Any] = []
+    read = 0
+    for index, batch in enumerate(itertools.islice(data, MOST_BATCHES_READ)):
+        read = index + 1
+        if len(kept) < MOST_BATCHES_MIXED:
+            kept.append(batch)
+        elif (place := chance.randrange(read)) < MOST_BATCHES_MIXED:
+            kept[place] = batch
+    return kept, read < MOST_BATCHES_READ or length(data) == MOST_BATCHES_READ
 
 
 def _one_of_each_stretch(count: int, wanted: int) -> list[int]:
@@ -141,10 +179,6 @@ def _one_of_each_stretch(count: int, wanted: int) -> list[int]:
     lots = torch.rand(wanted, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     starts, ends = edges[:-1].long(), edges[1:].long()
     return [int(place) for place in (starts + (lots * (ends - starts)).long()).tolist()]
-
-
-def _evenly(count: int, wanted: int) -> set[int]:
-    return set(_one_of_each_stretch(count, wanted))
 
 
 def _mixed(batches: Sequence[Any], samples: int, most_batches: int) -> list[Any] | None:
@@ -163,7 +197,7 @@ def _mixed(batches: Sequence[Any], samples: int, most_batches: int) -> list[Any]
     except (RuntimeError, ValueError, KeyError):  # shapes or structures differ: padded to the longest of a batch
         return None
     total = sum(size or 0 for size in sizes)
-    if any(len(tensor) != total for tensor in tensors_in(joined)) or _has_lists(batches[0]):
+    if any(len(tensor) != total for tensor in tensors_in(joined)) or _has_other_leaves(batches[0]):
         return None
     chosen = torch.tensor(_one_of_each_stretch(total, min(samples, total)))
     usual = max(size or 1 for size in sizes)
@@ -176,7 +210,6 @@ def _mixed(batches: Sequence[Any], samples: int, most_batches: int) -> list[Any]
     return [part(start) for start in range(count)]
 
 
-def _has_lists(batch: Any) -> bool:
+def _has_other_leaves(batch: Any) -> bool:
     """Whether something beside tensors has an entry a sample, as names of files, which `concatenate` nests."""
-    leaves = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, (tuple, list)) else ()
-    return any(not isinstance(leaf, Tensor) for leaf in leaves)
+    return any(not isinstance(leaf, Tensor) for leaf in tree_leaves(batch))

@@ -47,7 +47,7 @@ def plot_search(axes: Axes | None, *, title: str, reading: Reading, trials: Sequ
 def _draw_trials(axes: Axes, trials: Sequence[Trial]) -> None:
     if not trials:
         return
-    axes.axhline(trials[0].loss_before, color="#888888", linewidth=1, linestyle=":", label="loss before training")
+    axes.axhline(trials[-1].loss_before, color="#888888", linewidth=1, linestyle=":", label="loss before training")
     for rung in sorted({trial.rung for trial in trials}):
         shown = sorted((t.rate, t.loss) for t in trials if t.rung == rung and math.isfinite(t.loss))
         steps = next(trial.steps for trial in trials if trial.rung == rung)
@@ -73,7 +73,7 @@ def _draw_sweep(axes: Axes, sweep: Sweep, smoothed: Sequence[float]) -> None:
 def _limits(trials: Sequence[Trial], sweep: Sweep, smoothed: Sequence[float]) -> tuple[float, float] | None:
     """Losses to show: a diverged end would squeeze the part that is of interest into a line."""
     if trials:
-        start, low = trials[0].loss_before, min(trial.loss for trial in trials)
+        start, low = trials[-1].loss_before, min(trial.loss for trial in trials)
     else:
         curve = [loss for _, loss in sweep.held_out if math.isfinite(loss)] or list(smoothed)
         if not curve:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +19,7 @@ from mxtorch.lr_finder.numbers import NUMBERS
 from mxtorch.lr_finder.plot import plot_search
 from mxtorch.lr_finder.range_test import Sweep
 from mxtorch.lr_finder.suggestion import Reading, Status
-from mxtorch.lr_finder.trials import Trial
+from mxtorch.lr_finder.trials import Trial, has_moved
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,6 +79,12 @@ class LRFinderResult:
     def status(self) -> Status:
         """`ok`, a promise with a number; `guess`; or why there is no suggestion. See docs/lr-finder.md."""
         return self.reading.status
+
+    @property
+    def is_rule_of_thumb(self) -> bool:
+        """Whether the suggestion is the optimizer's usual rate, as no training was run or learnt anything."""
+        longest = [trial for trial in self.trials if trial.rung == self.trials[-1].rung]
+        return self.method == "trials" and self.suggestion is not None and not (longest and has_moved(longest))
 
     @property
     def advice(self) -> str:
@@ -144,7 +151,7 @@ class LRFinderResult:
         warnings.warn(
             f"find_lr searched with schedule={self.use!r}, and the rate is to be used for {kind}: {rate:.1e} is a "
             "guess. Give find_lr the schedule that fit is given.",
-            stacklevel=3,
+            stacklevel=_level_of_user(),
         )
         return rate
 
@@ -240,6 +247,14 @@ class LRFinderResult:
         figure.savefig(buffer, format="png", bbox_inches="tight")
         picture = base64.b64encode(buffer.getvalue()).decode()
         return f'<p>{escape(str(self))}</p><img alt="loss over learning rate" src="data:image/png;base64,{picture}">'
+
+
+def _level_of_user() -> int:
+    """For a warning of the calling function: how many callers up the first one outside of this package is."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("mxtorch."):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _finite(value: Any) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mxtorch.checkpointing.snapshot import TrainingState
 from mxtorch.lr_finder.held_out import HeldOutData
+from mxtorch.lr_finder.numbers import SWEEP
 from mxtorch.lr_finder.range_test import endless, rate_setter
 from mxtorch.lr_finder.trials import Trial
 from mxtorch.optim.schedule_free import set_training_point
@@ -36,6 +37,8 @@ PROBE_BATCHES = 2
 TIMED_STEPS = 5
 # A training is given up once its loss is no number; that is looked at this many times within it.
 LOOKS = 4
+# So many steps of training_step in a row without one of the optimizer: it is not stepped there at all.
+MOST_WITHOUT_A_STEP = 40
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
@@ -77,6 +80,8 @@ class SearchRunner:
         self._uses_batch_statistics = True
         self._losses_before: dict[int, float] = {}
         self._labels_are_known = False
+        self._has_stepped = False
+        self._without_a_step = 0
         # A training_step of the user's own is judged by itself where no evaluation_step goes with it.
         own_alone = context.has_own_training_step and not context.has_own_evaluation_step
         self._judged_step = context.training_step if own_alone else context.evaluation_step
@@ -104,13 +109,17 @@ class SearchRunner:
         if self._watch is not None or steps_itself:
             self.note = "" if self._watch is not None else "training_step steps optimizers itself: its loss is judged"
             return
-        data = HeldOutData(train_data, val_data, self._accumulate, JUDGED_SAMPLES, MOST_JUDGED_BATCHES)
+        normalises = any(isinstance(module, _BATCH_NORM) for module in self._context.model.modules())
+        data = HeldOutData(
+            train_data, val_data, self._accumulate, JUDGED_SAMPLES, MOST_JUDGED_BATCHES, needs_mixed=normalises
+        )
         self._held_out = [self._context.engine.move(batch) for batch in data.batches]
         self._uses_batch_statistics = all(batch_size(batch) != 1 for batch in self._held_out)
         self.windows = data.windows
         self.note = data.note
         if self._held_out and not self._can_judge():
             self._held_out = []
+            self.windows = lambda: windows(train_data, self._accumulate)  # none need be held out
         self._probed = self._few_samples()
 
     def _can_judge(self) -> bool:
@@ -121,10 +130,17 @@ class SearchRunner:
                 self.note = "evaluation_step gives no loss, so training losses are judged"
             return has_loss
         try:
-            return self._first_output().loss is not None
+            has_loss = self._first_output().loss is not None
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
-            self.note = f"training_step can't be run without gradients ({type(error).__name__}: {error})"
+            cause = error if error.__cause__ is None else error.__cause__
+            self.note = (
+                f"training_step can't be run without gradients ({type(cause).__name__}: {cause}), so training losses "
+                "are judged"
+            )
             return False
+        return has_loss
 
     def _few_samples(self) -> list[Any]:
         """What a range test looks at; a compiled model would be compiled anew for a batch of another size."""
@@ -137,7 +153,7 @@ class SearchRunner:
         return split(Window(first, sizes, sum(sizes)), sizes[0] // PROBE_SAMPLES).batches[:1]
 
     def seconds_per_step(self, rate: float) -> float:
-        """The median time of a step, at a rate that changes little."""
+        """The mean time of a step, with that of opening the data again, at a rate that changes little."""
         self.begin()
         rate_setter(self._optimizer)(rate)
         dealt = endless(self.windows)
@@ -149,7 +165,7 @@ class SearchRunner:
             loss.item()  # waits for the device
             seconds.append(time.perf_counter() - started)
         dealt.close()
-        return statistics.median(seconds[1:])  # the first one makes kernels, buffers and the optimizer's state
+        return statistics.fmean(seconds[1:])  # the first one makes kernels, buffers and the optimizer's state
 
     def step(self, window: Window) -> tuple[Callable[[], float], bool]:
         """One optimizer step; returns a function that reads the loss, and whether the step was taken."""
@@ -157,7 +173,10 @@ class SearchRunner:
         loss, _ = self._runner.step(window)
         assert loss is not None  # none is left out in a search
         watched = loss if self._watch is None else torch.as_tensor(self._watch())
-        return self._context.engine.read_later(watched), self._optimizer.current_steps > steps_before
+        taken = self._optimizer.current_steps > steps_before
+        self._without_a_step += not taken
+        self._has_stepped = self._has_stepped or taken
+        return self._context.engine.read_later(watched), taken
 
     def train(self, rate: float, steps: int, rung: int, multiplier: Callable[[int], float], *, whole: bool) -> Trial:
         """Train from the snapshot with a schedule.
@@ -182,6 +201,8 @@ class SearchRunner:
             set_rate(rate * multiplier(step))
             read, _ = self.step(next(dealt))
             self._advance()
+            if self._without_a_step >= MOST_WITHOUT_A_STEP:
+                self.check_stepped()
             if step >= first_of_tail:
                 tail.append(read)
             if (step + 1) % look_every == 0 and not math.isfinite(read()):
@@ -192,6 +213,11 @@ class SearchRunner:
             return Trial(rate, steps, math.inf, loss_before, rung)
         loss = self._judge(count, whole=whole) if self._held_out else statistics.fmean(read() for read in tail)
         return Trial(rate, steps, loss if math.isfinite(loss) else math.inf, loss_before, rung)
+
+    def check_stepped(self) -> None:
+        """Raise where the optimizer took no step at all; fp16 may have skipped them all."""
+        if not self._has_stepped and self._context.engine.precision != "fp16":
+            raise ValueError("optimizer: training_step took no step with it; call its step() there, or search another")
 
     def loss_before(self, count: int) -> float:
         """The loss before any step: on so many held-out batches, or of the first windows in training."""
@@ -234,13 +260,17 @@ class SearchRunner:
         return self._context.engine.read_later(total / sum(sizes))
 
     @torch.no_grad()
-    def knows_something(self, least: float) -> bool:
-        """Whether the loss at the start is far below what it is with the targets of other samples."""
+    def knowledge(self) -> tuple[bool, bool]:
+        """Whether the network has learnt something, and whether there is nothing left to learn.
+
+        The loss is compared with what it is with the targets of other samples.
+        """
         exchanged = self.exchanged_loss()
-        if exchanged is None:
-            return False
-        loss = self._first_output().loss
-        return loss is not None and exchanged - float(loss) > least * abs(exchanged)
+        loss = None if exchanged is None else self._first_output().loss
+        if exchanged is None or loss is None:
+            return False, False
+        knows = exchanged - float(loss) > SWEEP.knows_something * abs(exchanged)
+        return knows, knows and 0 <= float(loss) < SWEEP.nothing_left * exchanged
 
     @torch.no_grad()
     def exchanged_loss(self) -> float | None:

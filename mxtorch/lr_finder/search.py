@@ -14,11 +14,11 @@ from mxtorch import schedules
 from mxtorch._checks import closest, positive_rate
 from mxtorch.callbacks.progress import progress_bar
 from mxtorch.lr_finder import budget as budgets
-from mxtorch.lr_finder.numbers import NUMBERS, SWEEP
+from mxtorch.lr_finder.numbers import NUMBERS
 from mxtorch.lr_finder.range_test import geometric_rates, range_test
 from mxtorch.lr_finder.result import LRFinderResult, is_constant
 from mxtorch.lr_finder.runner import SearchRunner
-from mxtorch.lr_finder.suggestion import read_trials, rule_of_thumb
+from mxtorch.lr_finder.suggestion import ALREADY_TRAINED, Reading, read_trials, rule_of_thumb
 from mxtorch.lr_finder.sweep_reading import read_sweep
 from mxtorch.lr_finder.trials import Plan, Trial, try_rates
 from mxtorch.optim.schedule_free import warn_of_sweep
@@ -46,6 +46,11 @@ class Request:
     optimizer: ScheduledOptim
     watch: Callable[[], float | Tensor] | None
 
+    @property
+    def has_budget(self) -> bool:
+        """Whether the steps to spend are given, so that no time is measured for them."""
+        return self.num_steps is not None or self.budget is not None
+
     @classmethod
     def checked(
         cls,
@@ -69,6 +74,8 @@ class Request:
             raise ValueError(f"method: got {method!r}{closest(str(method), ('trials', 'sweep'))}")
         start_lr = None if start_lr is None else positive_rate(start_lr, "start_lr")
         end_lr = None if end_lr is None else positive_rate(end_lr, "end_lr")
+        if method == "sweep":
+            start_lr, end_lr = start_lr or SWEEP_RANGE[0], end_lr or SWEEP_RANGE[1]
         if start_lr is not None and end_lr is not None and start_lr >= end_lr:
             raise ValueError(f"start_lr: got {start_lr}, which is not below end_lr, {end_lr}; give a lower start_lr")
         num_steps, budget = budgets.checked_budget(num_steps, budget)
@@ -112,18 +119,20 @@ def _trials(runner: SearchRunner, context: Context, request: Request, reporter: 
     """Short trainings at several rates."""
     constant = is_constant(request.schedule)
     usual = budgets.usual_rate(request.optimizer.optimizer, constant)
-    seconds: float | None = None
-    if request.num_steps is None and request.budget is None:
-        seconds = runner.seconds_per_step(usual / 100)
+    seconds = None if request.has_budget else runner.seconds_per_step(usual / 100)
     steps = budgets.steps_of(request.num_steps, request.budget, request.training_steps, seconds)
+    if reporter.shows and seconds is None and steps >= NUMBERS.fewest_steps:
+        seconds = runner.seconds_per_step(usual / 100)
     plan = Plan.of(steps, request.training_steps, usual, request.start_lr or 0.0, request.end_lr or float("inf"))
     reporter.begin(min(steps, plan.most_steps), seconds)
     trials: list[Trial] = []
-    if steps < NUMBERS.fewest_steps:
+    runner.begin()
+    knows_something, nothing_left = runner.knowledge()
+    if nothing_left:  # what the loss does then is in its last digits
+        reading = Reading("already_trained", ALREADY_TRAINED)
+    elif steps < NUMBERS.fewest_steps:
         reading = rule_of_thumb(plan)
     else:
-        runner.begin()
-        knows_something = runner.knows_something(SWEEP.knows_something)
 
         def run(rate: float, length: int, rung: int) -> Trial:
             whole = length >= NUMBERS.whole * plan.training_steps
@@ -131,6 +140,7 @@ def _trials(runner: SearchRunner, context: Context, request: Request, reporter: 
             return runner.train(rate, length, rung, multiplier, whole=whole)
 
         trials = try_rates(run, plan, on_rung=reporter.on_rung)
+        runner.check_stepped()
         reading = read_trials(
             trials,
             plan,
@@ -152,15 +162,18 @@ def _trials(runner: SearchRunner, context: Context, request: Request, reporter: 
 
 def _sweep(runner: SearchRunner, context: Context, request: Request, reporter: _Reporter) -> LRFinderResult:
     """The range test of the article."""
-    steps = request.num_steps or SWEEP_STEPS
-    start, end = request.start_lr or SWEEP_RANGE[0], request.end_lr or SWEEP_RANGE[1]
+    assert request.start_lr is not None
+    assert request.end_lr is not None
+    steps = SWEEP_STEPS
+    if request.has_budget:
+        steps = max(budgets.steps_of(request.num_steps, request.budget, request.training_steps, None), 2)
     reporter.begin(steps, None)
     runner.begin()
     swept = range_test(
         runner.step,
         runner.windows,
         request.optimizer,
-        geometric_rates(start, end, steps),
+        geometric_rates(request.start_lr, request.end_lr, steps),
         probe=runner.probe if runner.is_held_out else None,
         read_lag=2 if context.engine.asynchronous else 0,
         on_step=lambda step, loss: reporter.advance(),
@@ -169,8 +182,8 @@ def _sweep(runner: SearchRunner, context: Context, request: Request, reporter: _
     if runner.is_held_out:
         runner.begin()
         exchanged = runner.exchanged_loss()
-    if swept.stop_reason == "overflow" and context.engine.precision != "fp16":  # no step was seen at all
-        raise ValueError("optimizer: training_step took no step with it; call its step() there, or search another")
+    if swept.stop_reason == "overflow":  # no step was seen at all
+        runner.check_stepped()
     reading = read_sweep(
         swept.rates,
         swept.losses,
@@ -202,13 +215,13 @@ class _Reporter:
     """Says how long a search will take, and how far it is: a bar in a terminal, a line a rung in a log file."""
 
     def __init__(self, shows: bool) -> None:
-        self._shows = shows
+        self.shows = shows
         self._bar: Any = None
         self.advance: Callable[[], Any] = lambda: self._bar.update(1) if self._bar is not None else None
 
     def begin(self, steps: int, seconds_per_step: float | None) -> None:
         """Open the bar."""
-        if not self._shows:
+        if not self.shows:
             return
         takes = "" if seconds_per_step is None else f", about {max(steps * seconds_per_step, 1):.0f} s"
         self._say(f"find_lr: up to {steps} steps{takes}")
@@ -216,9 +229,10 @@ class _Reporter:
 
     def on_rung(self, rates: Sequence[float], steps: int) -> None:
         """Show what comes next."""
-        if not self._shows or not rates:
+        if not self.shows or not rates:
             return
-        words = f"{len(rates)} trainings of {steps} steps, rates {min(rates):.1e} to {max(rates):.1e}"
+        which = f"rates {min(rates):.1e} to {max(rates):.1e}" if len(rates) > 1 else f"rate {rates[0]:.1e}"
+        words = f"{len(rates)} training{'s' * (len(rates) > 1)} of {steps} step{'s' * (steps > 1)}, {which}"
         if self._bar is None or self._bar.disable:
             self._say(f"find_lr: {words}")
         else:

@@ -99,7 +99,9 @@ class Plan:
         inside = self.within(rates)
         if inside:
             return inside
-        return [math.sqrt(self.lowest * self.highest)] if 0 < self.lowest < self.highest < math.inf else [self.usual]
+        if 0 < self.lowest < self.highest < math.inf:
+            return [math.sqrt(self.lowest * self.highest)]
+        return [min(max(self.usual, self.lowest), self.highest)]
 
     def within(self, rates: Iterable[float]) -> list[float]:
         """The rates that are allowed, rising; those that differ in the last digits only once."""
@@ -149,7 +151,8 @@ def try_rates(
         # A deep network that learns late learns at a high rate only, which is steady all the same.
         steady = [trial.rate for trial in second if trial.fall >= -numbers.movement * abs(trial.loss_before)]
         highest = max(steady, default=best)
-        last = rung(sorted(neighbours(highest, plan, 2), reverse=True)[2 : 2 + numbers.rates_of_last_rung], 2)
+        down = plan.within(highest * 10 ** (-SPACING * index) for index in range(numbers.rates_of_last_rung))
+        last = rung(down[::-1], 2)
     while last and left >= plan.lengths[2]:
         tried = [trial.rate for trial in last]
         around = [*neighbours(lowest_loss(last).rate, plan, 1), *neighbours(choose(last, numbers).rate, plan, 1)]
@@ -187,6 +190,8 @@ def choose(trials: Sequence[Trial], numbers: SearchNumbers = NUMBERS) -> Trial:
     less, which short trainings do not see.
     """
     best = lowest_loss(trials)
+    if not math.isfinite(best.fall):  # neither the loss before nor that after need be a number
+        return best
     enough = best.fall - numbers.close * abs(best.fall)
     return min((trial for trial in trials if trial.fall >= enough), key=lambda trial: trial.rate)
 

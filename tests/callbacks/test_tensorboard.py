@@ -35,8 +35,9 @@ def server(tmp_path, net, loader):
         progress=False,
         log_every=4,
     )
-    found = trainer.find_lr(loader, start_lr=1e-4, end_lr=1000, schedule="one_cycle")
-    trainer.fit(loader, loader, epochs=3, lr=found, schedule="one_cycle")
+    found = trainer.find_lr(loader, method="sweep", start_lr=1e-4, end_lr=1000, schedule="one_cycle")
+    tried = trainer.find_lr(loader, num_steps=60, schedule="one_cycle")
+    trainer.fit(loader, loader, epochs=3, lr=found.suggestion, schedule="one_cycle")
     trainer.close()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -68,12 +69,12 @@ def server(tmp_path, net, loader):
             except OSError:
                 pass
             time.sleep(0.25)
-        yield ask, trainer, found
+        yield ask, trainer, found, tried
         process.terminate()
 
 
 def test_a_server_shows_everything(server):
-    ask, trainer, found = server
+    ask, trainer, found, tried = server
     tags = ask("plugin/scalars/tags")
     assert list(tags) == ["moons"], "one run, hparams included"
     assert set(tags["moons"]) >= {
@@ -101,6 +102,9 @@ def test_a_server_shows_everything(server):
     assert [value for _, _, value in curve] == pytest.approx(found.losses, rel=1e-5)
     held_out = scalars("lr_finder/held_out_loss")
     assert [value for _, _, value in held_out] == pytest.approx([loss for _, loss in found.held_out], rel=1e-5)
+    last = tried.trials[-1]
+    losses = scalars(f"lr_finder/loss_after_{last.steps}_steps")
+    assert [value for _, _, value in losses if value == pytest.approx(last.loss, rel=1e-5)]
     assert "lr_finder/curve" in ask("plugin/images/tags")["moons"]
     experiment = ask.post("plugin/hparams/experiment", {"experimentName": ""})
     names = {entry["name"] for entry in experiment["hparamInfos"]}

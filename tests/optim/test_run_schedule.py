@@ -51,15 +51,36 @@ def test_a_rate_that_was_not_found_is_no_rate(make, net, loader):
     assert trainer.optimizer.learning_rate == 0.1
 
 
+class Found:
+    """What a search found for a constant rate."""
+
+    def __init__(self, status="ok"):
+        self.status, self.advice = status, "It rests on little."
+        self.asked_for = []
+
+    def suggestion_for(self, schedule):
+        self.asked_for.append(schedule)
+        return 0.03
+
+
 def test_what_was_found_is_taken_for_the_schedule_in_force(make, net, loader):
-    trainer = make(net)
-    found = trainer.find_lr(loader, start_lr=1e-5)
-    for schedule, use in ((None, "constant"), ("one_cycle", "one_cycle"), ("cosine_annealing", "constant")):
+    trainer, found = make(net), Found()
+    one_cycle = schedules.OneCycle(1000)
+    for schedule in (None, "one_cycle", one_cycle):
         trainer.fit(loader, lr=found, schedule=schedule)
-        assert trainer.optimizer.base_learning_rate == pytest.approx(found.suggestion_for(use))
-    trainer.optimizer.schedule = schedules.OneCycle(1000)
+        assert trainer.optimizer.base_learning_rate == 0.03
+    trainer.optimizer.schedule = one_cycle
     trainer.fit(loader, lr=found)
-    assert trainer.optimizer.base_learning_rate == pytest.approx(found.suggestion_for("one_cycle"))
+    names = [one if isinstance(one, str) else schedules.name_of(one) for one in found.asked_for]
+    assert names == ["constant", "one_cycle", "one_cycle", "one_cycle"]
+
+
+def test_a_guess_is_trained_with_and_a_warning_says_so(make, net, loader):
+    trainer = make(net)
+    with pytest.warns(UserWarning, match=r"3\.0e-02 that is no more than a guess\. It rests on little") as warned:
+        trainer.fit(loader, lr=Found("guess"))
+    assert trainer.optimizer.base_learning_rate == 0.03
+    assert warned[0].filename == __file__
 
 
 def test_a_schedule_can_be_a_function_but_no_class(make, net, loader):

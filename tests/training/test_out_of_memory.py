@@ -27,8 +27,9 @@ class Small(nn.Module):
 def test_it_is_told_with_the_batch_size_and_what_to_try(make, loader):
     with pytest.raises(torch.OutOfMemoryError, match=r"step 1 .* batch of 32 samples \(CUDA out of memory.*batch_size"):
         make(Small(16)).fit(loader)
-    with pytest.raises(torch.OutOfMemoryError, match="batch of 32 samples"):
-        make(Small(16)).find_lr(loader)
+    for method in ("trials", "sweep"):
+        with pytest.raises(torch.OutOfMemoryError, match="batch of 32 samples"):
+            make(Small(16)).find_lr(loader, method=method, num_steps=60)
 
 
 @pytest.mark.parametrize("most", [16, 9, 1])
