@@ -101,6 +101,22 @@ def set_raw_random_state(state: dict[str, Any]) -> None:
         torch.mps.set_rng_state(state["mps"])
 
 
+def changed_generators(before: dict[str, Any]) -> list[str]:
+    """The names of the global generators that have drawn since `raw_random_state` gave `before`."""
+    now = raw_random_state()
+    return [name for name, state in before.items() if name not in now or _differ(state, now[name])]
+
+
+def _differ(first: Any, second: Any) -> bool:
+    if isinstance(first, dict):
+        return any(_differ(value, second[name]) for name, value in first.items())
+    if isinstance(first, Tensor):
+        return not torch.equal(first, second)
+    if isinstance(first, list):
+        return any(map(_differ, first, second))
+    return bool(np.any(first != second)) if isinstance(first, np.ndarray) else bool(first != second)
+
+
 def is_generator(part: Any) -> bool:
     """Whether it is a random number generator of torch, Python or NumPy whose state can be read.
 

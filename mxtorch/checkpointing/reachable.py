@@ -3,7 +3,7 @@
 It follows attributes (`__dict__` and `__slots__`), containers, keys, closures, partial functions, bound methods, and
 what the classes and functions of a program, not of a library, hold themselves. Depth has no limit. Long containers of
 plain data (numbers, text, tensors) are not searched element by element, so that the cost does not follow the size of a
-data set.
+data set. Functions that are registered as hooks watch a training, and their closures are not followed.
 """
 
 from __future__ import annotations
@@ -63,9 +63,11 @@ _WITHOUT_WAY_BACK = (
 )
 _PLAIN_DICTS = (dict, OrderedDict, defaultdict, Counter)
 ATOMS: frozenset[type] = frozenset(
-    (type(None), bool, int, float, complex, str, bytes, range, slice, type(Ellipsis), type(NotImplemented))
-    + (torch.Size, torch.dtype, torch.device, torch.layout, torch.memory_format, types.ModuleType, re.Pattern)
-    + (types.BuiltinFunctionType, types.CodeType, type, weakref.ref, operator.itemgetter, operator.attrgetter)
+    (
+        *(type(None), bool, int, float, complex, str, bytes, range, slice, type(Ellipsis), type(NotImplemented)),
+        *(torch.Size, torch.dtype, torch.device, torch.layout, torch.memory_format, types.ModuleType, re.Pattern),
+        *(types.BuiltinFunctionType, types.CodeType, type, weakref.ref, operator.itemgetter, operator.attrgetter),
+    )
 )
 
 
@@ -284,7 +286,8 @@ class Walk:
             self._push_items(attributes.items(), trail, True)
 
     def _function(self, function: types.FunctionType, trail: Trail) -> None:
-        if _of_library(function.__module__):
+        is_hook = trail[0] is not None and str(trail[0][1]).endswith("_hooks")
+        if is_hook or _of_library(function.__module__):  # hooks watch: what they note of a search is to stay
             return
         self._globals(function)
         if function.__closure__:
@@ -367,9 +370,13 @@ def name_of(trail: Trail) -> str:
     return "".join(reversed(parts))
 
 
-@functools.cache
 def slots_of(kind: type) -> tuple[str, ...]:
     """The names in `__slots__` of a type and its bases, as they are stored."""
+    return _slots_of(kind)
+
+
+@functools.cache
+def _slots_of(kind: type) -> tuple[str, ...]:
     return tuple(
         name
         for base in kind.__mro__

@@ -166,10 +166,10 @@ class TrainingState:
         for tensor, trained in self._trained:
             if tensor.requires_grad != trained:
                 tensor.requires_grad_(trained)
-        for tensor, gradient, values in self._gradients:
+        for tensor, gradient, gradient_values in self._gradients:
             tensor.grad = gradient
-            if gradient is not None and values is not None:
-                gradient.copy_(values)
+            if gradient is not None and gradient_values is not None:
+                gradient.copy_(gradient_values)
         if self._restore_engine is not None:
             self._restore_engine()
         for generator, state in self._generators:
