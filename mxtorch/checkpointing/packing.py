@@ -29,12 +29,12 @@ import torch
 from torch import Tensor, nn
 
 from mxtorch.checkpointing.random_state import is_generator, packed_generator, set_packed_generator
-from mxtorch.checkpointing.reachable import is_plain_object, slots_of
+from mxtorch.checkpointing.reachable import bytes_of, is_plain_object, slots_of
 
 Packed = dict[str, Any]
 
 VALUES: frozenset[type] = frozenset(
-    (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)  # all readable as they are
+    (type(None), bool, int, float, complex, str, torch.dtype, torch.device)  # all readable as they are
 )
 _CONTAINERS = {one.__name__: one for one in (list, tuple, set, frozenset, deque, torch.Size)}
 _MAPPINGS = {one.__name__: one for one in (dict, OrderedDict, defaultdict, Counter)}
@@ -43,7 +43,8 @@ _FACTORIES = {one.__name__: one for one in (int, float, str, list, dict, set, tu
 _CONSTANTS: dict[str, tuple[type, Callable[[Any], tuple[Any, ...]], Callable[..., Any]]] = {
     "range": (range, lambda one: (one.start, one.stop, one.step), range),
     "slice": (slice, lambda one: (one.start, one.stop, one.step), slice),
-    "bytearray": (bytearray, lambda one: (bytes(one),), bytearray),
+    "bytes": (bytes, lambda one: (one.decode("latin-1"),), lambda one: one.encode("latin-1")),
+    "bytearray": (bytearray, lambda one: (one.decode("latin-1"),), lambda one: bytearray(one, "latin-1")),
     "Ellipsis": (type(Ellipsis), lambda one: (), lambda: Ellipsis),
     "path": (pathlib.Path, lambda one: (str(one),), pathlib.Path),
     "pure path": (pathlib.PurePosixPath, lambda one: (str(one),), pathlib.PurePosixPath),
@@ -197,7 +198,7 @@ class Packer:
             return {"same": None}
         if before is not None and "tensor" in before and _unchanged(tensor, before["tensor"]):
             return before
-        self._count_bytes(tensor.nbytes)
+        self._count_bytes(bytes_of(tensor))
         trained = tensor.requires_grad and tensor.is_leaf
         return {"tensor": [tensor.detach().clone(), isinstance(tensor, nn.Parameter), trained]}
 
@@ -247,7 +248,9 @@ class Packer:
 def _unchanged(tensor: Tensor, kept: list[Any]) -> bool:
     old = kept[0]
     return (
-        tensor.shape == old.shape
+        tensor.layout is torch.strided
+        and tensor.layout is old.layout
+        and tensor.shape == old.shape
         and tensor.dtype == old.dtype
         and tensor.device == old.device
         and torch.equal(tensor.detach(), old)

@@ -61,12 +61,14 @@ _WITHOUT_WAY_BACK = (
     *("multiprocessing.queues", "multiprocessing.connection", "multiprocessing.process", "multiprocessing.pool"),
     *("multiprocessing.managers", "wandb", "mlflow"),
 )
+# Others of this form are made by decorators, as those of dataclasses, and hold nothing that changes.
+_SEARCHED_METHODS = ("__call__", "__getitem__", "__getitems__", "__iter__", "__len__", "__next__")
 _PLAIN_DICTS = (dict, OrderedDict, defaultdict, Counter)
 ATOMS: frozenset[type] = frozenset(
     (
         *(type(None), bool, int, float, complex, str, bytes, range, slice, type(Ellipsis), type(NotImplemented)),
         *(torch.Size, torch.dtype, torch.device, torch.layout, torch.memory_format, types.ModuleType, re.Pattern),
-        *(types.BuiltinFunctionType, types.CodeType, type, weakref.ref, operator.itemgetter, operator.attrgetter),
+        *(types.CodeType, type, weakref.ref, operator.itemgetter, operator.attrgetter),
     )
 )
 
@@ -185,7 +187,7 @@ class Walk:
             (tuple(ATOMS), None),
             ((tuple, frozenset, types.MappingProxyType), self._constant),
             (types.FunctionType, self._function),
-            (types.MethodType, self._method),
+            ((types.MethodType, types.BuiltinFunctionType, types.MethodWrapperType), self._method),
             (functools.partial, self._partial),
             (types.CellType, self._cell),
             ((bytearray, array.array, ctypes._SimpleCData, ctypes.Array, ctypes.Structure), self._buffer),
@@ -290,7 +292,7 @@ class Walk:
         if is_hook or _of_library(function.__module__):  # hooks watch: what they note of a search is to stay
             return
         self._globals(function)
-        if function.__closure__:
+        if function.__closure__ and function.__code__.co_freevars != ("__class__",):
             self.functions.append((function, trail))
             names = function.__code__.co_freevars
             for name, cell in zip(names, function.__closure__, strict=True):
@@ -309,9 +311,11 @@ class Walk:
             return
         self._push(content, trail)
 
-    def _method(self, method: types.MethodType, trail: Trail) -> None:
+    def _method(self, method: Any, trail: Trail) -> None:
+        """A method, of a class written in C as well: `random.Random(0).random`."""
         self._push(method.__self__, (trail, "__self__", True))
-        self._push(method.__func__, trail)
+        if isinstance(method, types.MethodType):
+            self._push(method.__func__, trail)
 
     def _partial(self, partial: functools.partial[Any], trail: Trail) -> None:
         for name in ("func", "args", "keywords"):
@@ -344,7 +348,7 @@ class Walk:
                 function = getattr(value, "__func__", getattr(value, "fget", value))
                 if isinstance(function, types.FunctionType):
                     self._globals(function)
-                    if function.__closure__ or function.__defaults__:
+                    if not name.startswith("__") or name in _SEARCHED_METHODS:
                         self._push(function, (trail, name, True))
                 elif not name.startswith("__") and not isinstance(value, types.MemberDescriptorType):
                     self._push(value, (trail, name, True))
@@ -368,6 +372,13 @@ def name_of(trail: Trail) -> str:
         parts.append(str(name) if holder is None else f".{name}" if is_attribute else f"[{name!r}]")
         step = holder
     return "".join(reversed(parts))
+
+
+def bytes_of(value: Any) -> int:
+    """The size of a tensor or an array; 0 of a sparse tensor, which holds few numbers, and of other objects."""
+    if isinstance(value, Tensor):
+        return value.nbytes if value.layout is torch.strided else 0
+    return value.nbytes if isinstance(value, np.ndarray) else 0
 
 
 def slots_of(kind: type) -> tuple[str, ...]:

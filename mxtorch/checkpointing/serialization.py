@@ -19,10 +19,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from mxtorch.checkpointing.packing import VALUES, Packer, Unpacker, attributes_of, is_plain
+from mxtorch.checkpointing.packing import Packer, Unpacker, attributes_of, is_plain
 from mxtorch.checkpointing.random_state import is_generator, packed_generator, set_packed_generator
-from mxtorch.checkpointing.reachable import ATOMS, LONG_CONTAINER, Walk, is_plain_object, name_of, slots_of
+from mxtorch.checkpointing.reachable import ATOMS, LONG_CONTAINER, Walk, bytes_of, is_plain_object, name_of, slots_of
 
+_PLAIN = frozenset((type(None), bool, int, float, str, complex, torch.dtype, torch.device))
 # Bytes of tensors and arrays of a loader that are compared and saved, each and in all: orders and counts, not data.
 LARGEST_SAVED_OF_LOADER = 2**24
 MOST_SAVED_OF_LOADER = 2**26
@@ -53,8 +54,10 @@ def frozen(value: Any, where: str = "content", memo: dict[int, Tensor] | None = 
             source = value.detach()
             memo[id(value)] = source.clone() if source.device.type == "cpu" else source.cpu()
         return memo[id(value)]
-    if type(value) in VALUES:
+    if type(value) in _PLAIN:
         return value
+    if type(value) is bytes:
+        return value or bytearray()  # equal, and readable, which empty bytes are not
     if isinstance(value, torch.Size):
         return tuple(value)
     if isinstance(value, np.generic) and value.dtype.kind in "biufcSU":
@@ -63,7 +66,7 @@ def frozen(value: Any, where: str = "content", memo: dict[int, Tensor] | None = 
         return torch.from_numpy(value.copy())
     if isinstance(value, Mapping):
         copied = {
-            frozen(key, where): item if type(item) in VALUES else frozen(item, f"{where}[{key!r}]", memo)
+            frozen(key, where): item if type(item) in _PLAIN else frozen(item, f"{where}[{key!r}]", memo)
             for key, item in value.items()
         }
         if isinstance(value, OrderedDict):  # a module's state_dict, with the versions of its parts
@@ -73,7 +76,7 @@ def frozen(value: Any, where: str = "content", memo: dict[int, Tensor] | None = 
         return copied
     if type(value) in (list, tuple, set, deque):
         items = [
-            item if type(item) in VALUES else frozen(item, f"{where}[{index}]", memo)
+            item if type(item) in _PLAIN else frozen(item, f"{where}[{index}]", memo)
             for index, item in enumerate(value)
         ]
         return tuple(items) if isinstance(value, tuple) else set(items) if isinstance(value, set) else items
@@ -131,6 +134,8 @@ class Attributes:
         packer = Packer(name_for, self._types, registered=self._registered())
         changed: dict[str, dict[str, Any]] = {}
         for name, part in parts.items():
+            if type(self._parts.get(name)) is not type(part):
+                continue  # made meanwhile: what refers to it is refused
             initial = self._initial.get(name, {})
             for key, value in self._state_of(part).items():
                 packed = packer.pack(value, f"{name}.{key}", initial.get(key))
@@ -313,7 +318,7 @@ def _loader_state_of(part: Any) -> dict[str, Any]:
     return {
         name: value
         for name, value in attributes_of(part).items()
-        if name not in left_out and not is_generator(value) and getattr(value, "nbytes", 0) <= LARGEST_SAVED_OF_LOADER
+        if name not in left_out and not is_generator(value) and bytes_of(value) <= LARGEST_SAVED_OF_LOADER
     }
 
 
@@ -339,4 +344,5 @@ def _order_of(now: Any, elements: list[Any]) -> dict[str, Tensor] | None:
 
 
 def _kinds(objects: Mapping[str, Any]) -> list[str]:
-    return [type(part).__name__ for part in itertools.islice(objects.values(), _COMPARED_PARTS)]
+    parts = [part for part in itertools.islice(objects.values(), _COMPARED_PARTS) if not isinstance(part, FunctionType)]
+    return [type(part).__name__ for part in parts]

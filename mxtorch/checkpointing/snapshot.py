@@ -32,7 +32,7 @@ from mxtorch.checkpointing.random_state import (
     set_generator_state,
     set_raw_random_state,
 )
-from mxtorch.checkpointing.reachable import Trail, Walk, name_of, slots_of
+from mxtorch.checkpointing.reachable import Trail, Walk, bytes_of, name_of, slots_of
 
 # Bytes of tensors and arrays that are copied of a loader, each and in all: orders of samplers, counts, small data. Of
 # others it is noted whether they change.
@@ -189,10 +189,10 @@ class TrainingState:
         """A tensor or array of a loader: its values, or a fingerprint where it is large."""
         if isinstance(value, Tensor) and is_lazy(value):
             return
-        if value.nbytes > min(LARGEST_COPIED_OF_DATA, self._bytes_left) or isinstance(value, np.memmap):
+        if bytes_of(value) > min(LARGEST_COPIED_OF_DATA, self._bytes_left) or isinstance(value, np.memmap):
             self._not_copied.append((value, _fingerprint(value), trail))
             return
-        self._bytes_left -= value.nbytes
+        self._bytes_left -= bytes_of(value)
         if isinstance(value, Tensor):
             self._tensors.append(_values_of(value))
         else:
