@@ -7,6 +7,7 @@ the start, make the iterator, take the same batches again, restore the states of
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import warnings
 import zlib
@@ -18,7 +19,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from mxtorch.checkpointing.file import CheckpointError
-from mxtorch.checkpointing.random_state import random_state, set_random_state
+from mxtorch.checkpointing.random_state import changed_generators, random_state, raw_random_state, set_random_state
+from mxtorch.checkpointing.reachable import Walk
 from mxtorch.checkpointing.serialization import LoaderPartStates
 from mxtorch.training.supervised import Batch, batch_size
 
@@ -75,14 +77,17 @@ class Feed:
         self._start: dict[str, Any] | None = None
         self._saved: dict[str, Any] | None = None
         # Persistent workers carry their random states from epoch to epoch, so the way back leads through all of them.
-        self._persistent = _persistent_workers(data)
+        persistent = _with_persistent_workers(data)
+        self._persistent = bool(persistent)
         self._past: list[dict[str, Any]] = []
-        if self._persistent:
-            vars(data)["_iterator"] = None  # workers of an earlier run have a past that no checkpoint knows
+        self._over = False  # whether the epoch's last batch was taken, and the data have said so
+        for loader in persistent:
+            vars(loader)["_iterator"] = None  # workers of an earlier run have a past that no checkpoint knows
 
     def open(self) -> Iterator[Batch]:
         """The batches of an epoch, or of what is left of the one that was loaded."""
         saved, self._saved = self._saved, None
+        self._over = False
         if saved is None:
             if self._persistent and self._start is not None:
                 self._past.append({**self._start, "batches": self.batches})
@@ -95,6 +100,7 @@ class Feed:
             try:
                 batch = next(iterator)
             except StopIteration:
+                self._over = True
                 return
             except Exception:
                 self._interrupted()
@@ -148,6 +154,7 @@ class Feed:
         return {
             "start": self._start if within_epoch else None,
             "batches": self.batches if within_epoch else 0,
+            "over": self._over,
             "past": list(past),
             "now": self._parts.state_dict(),
             "own": self.data.state_dict() if _has_state(self.data) else None,  # type: ignore[attr-defined]
@@ -186,7 +193,8 @@ class Feed:
         self._start, self.batches = saved["start"], saved["batches"]
         self._replay_past()
         if saved["own"] is not None and _has_state(self.data):
-            iterator = iter(self.data)
+            # Data that had ended would begin anew; the state makes the iterator of the epoch that is over instead.
+            iterator = iter(()) if saved["over"] and self.data.state_dict() else iter(self.data)  # type: ignore[attr-defined]
         else:
             self._set_states(saved["start"])
             iterator = iter(self.data)
@@ -203,19 +211,28 @@ class Feed:
 
     def _take_again(self, iterator: Iterator[Batch], saved: dict[str, Any]) -> None:
         count = saved["batches"]
-        try:
-            if _draws_indices_alone(self.data):
-                for _ in range(count - 1):
-                    iterator._next_index()  # type: ignore[attr-defined]  # the samples themselves are not needed
-            else:
-                for _ in range(count - 1):
-                    next(iterator)
-            before = digest(self._states())
-            batch = next(iterator) if count else None
-        except StopIteration:
-            raise CheckpointError(
-                f"train_data: it ended before batch {count}, where the checkpoint was written; give the same data"
-            ) from None
+        with _draws_noted(iterator) as draws:
+            try:
+                if _draws_indices_alone(self.data):
+                    for _ in range(count - 1):
+                        iterator._next_index()  # type: ignore[attr-defined]  # the samples themselves are not needed
+                else:
+                    for _ in range(count - 1):
+                        next(iterator)
+                before = digest(self._states())
+                batch = next(iterator) if count else None
+            except StopIteration:
+                raise CheckpointError(
+                    f"train_data: it ended before batch {count}, where the checkpoint was written; give the same data"
+                ) from None
+        if draws:
+            warnings.warn(
+                "Whether the run goes on exactly can't be told: train_data's sampler draws random numbers from a "
+                f"global generator ({', '.join(draws)}) for each batch, and they depend on what the model drew in "
+                "between. Draw all of an epoch's when the sampler's __iter__ begins, or give it a generator of its "
+                "own.",
+                stacklevel=2,
+            )
         if digest(batch) == saved["last"]:
             return
         if before == digest(self._states()):
@@ -239,7 +256,7 @@ class Feed:
         set_random_state(saved["random"])
         self._parts.load_state_dict(saved["loader"])
 
-    def _set_loader(self, saved: list[dict[str, Any]]) -> None:
+    def _set_loader(self, saved: dict[str, Any]) -> None:
         if not self._parts.load_state_dict(saved):
             warnings.warn(
                 "The run may not go on exactly: the loader's samplers, data set or transforms are not of the kinds "
@@ -284,5 +301,32 @@ def _has_state(data: Any) -> bool:
     return not _has_indices(data) or hasattr(data.dataset, "load_state_dict")
 
 
-def _persistent_workers(data: Any) -> bool:
-    return isinstance(data, DataLoader) and data.num_workers > 0 and data.persistent_workers
+def _with_persistent_workers(data: Any) -> list[DataLoader[Any]]:
+    """The loaders in the data, which may be the data themselves, whose workers live on from epoch to epoch."""
+    return [loader for loader in Walk().search([(data, "data")]).loaders if loader.persistent_workers]
+
+
+@contextlib.contextmanager
+def _draws_noted(iterator: Any) -> Iterator[list[str]]:
+    """The global generators that a DataLoader's sampler draws from after its first batch."""
+    found: list[str] = []
+    draw = getattr(iterator, "_next_index", None)
+    if draw is None:
+        yield found
+        return
+    is_first = getattr(iterator, "_send_idx", 0) == 0  # workers are given the first ones when they start
+
+    def noted() -> Any:
+        nonlocal is_first
+        before = raw_random_state()
+        indices = draw()
+        if not is_first:
+            found.extend(name for name in changed_generators(before) if name not in found)
+        is_first = False
+        return indices
+
+    iterator._next_index = noted
+    try:
+        yield found
+    finally:
+        del iterator._next_index

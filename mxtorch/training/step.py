@@ -78,6 +78,7 @@ class StepRunner:
         self._first_batch = True
         self._skips_in_a_row = 0
         self._kept_buffers: KeptBuffers | None = None
+        self._skips = False
         self._engine, self._optimizer = context.engine, context.optimizer
         self._training_step, self._agree = context.training_step, context.engine.agree
         self._clips = {"clip_grad_norm": settings.clip_grad_norm, "clip_grad_value": settings.clip_grad_value}
@@ -90,7 +91,11 @@ class StepRunner:
         """Look closely at the next batch, as the first of a pass."""
         self._first_batch = True
         skips = self.settings.on_nonfinite == "skip" and not self._trial
-        self._kept_buffers = KeptBuffers(self.context.modules) if skips else None
+        self._skips = skips
+        self._kept_buffers = None
+        if skips or not (self._trial or self._engine.asynchronous):
+            kept = KeptBuffers(self.context.modules, statistics_only=not skips)
+            self._kept_buffers = kept if len(kept) else None
 
     def step(self, window: Window, *, measure_norm: bool = False) -> tuple[Tensor | None, StepResult]:
         """Take a step, in parts where the memory is too small, or leave it out.
@@ -142,7 +147,7 @@ class StepRunner:
         else:
             loss = self._accumulate(window, compared)
         result = engine.step(optimizer, measure_norm=measure_norm, on_nonfinite=self._on_nonfinite, **self._clips)
-        if result.bad is not None and self._kept_buffers is not None:
+        if result.bad is not None and self._kept_buffers is not None and self._skips:
             self._kept_buffers.restore(result.bad)
         if compared:
             assert self.metrics is not None
@@ -234,12 +239,13 @@ class StepRunner:
         """Leave a bad step out, or raise what is wrong with it."""
         reason = "a number of another process is not finite" if error is None else str(error)
         too_many = self._skips_in_a_row + 1 >= MOST_SKIPS_IN_A_ROW
-        if self._kept_buffers is None or too_many:
+        if self._kept_buffers is not None:
+            self._kept_buffers.restore()
+        if not self._skips or too_many:
             if too_many:
                 reason = f"{reason}, as in the {self._skips_in_a_row} steps before it"
             message = diagnosis.not_finite(self.context, window, self._place(window), reason)
             raise FloatingPointError(message) from None
-        self._kept_buffers.restore()
         self.context.engine.zero_grad(self.context.optimizer)
         self.skipped_steps += 1
         self._skips_in_a_row += 1
