@@ -213,7 +213,8 @@ class Trainer(SupervisedSteps):
                 goes on with the optimizer's own.
             schedule_every: For a torch scheduler, and required there: whether `step()` is meant for every
                 optimizer step or for every epoch.
-            steps_per_epoch: Optimizer steps in an epoch, for data without a length; a longer epoch is cut there.
+            steps_per_epoch: Optimizer steps in an epoch, for data without a length. Longer data are cut there, and the
+                next epoch goes on where this one was cut; when they end, it begins them again.
             resume: A checkpoint of this run, from which it goes on bit for bit, in mid-epoch too; or `"auto"`: the
                 newest whole checkpoint in the folder of the `Checkpoint` callback; where there is none the run begins.
                 See docs/checkpoints.md.
@@ -232,13 +233,14 @@ class Trainer(SupervisedSteps):
             KeyboardInterrupt: Likewise after Ctrl-C; a second Ctrl-C raises it at once.
         """
         epochs = check_integer(epochs, "epochs")
-        check_data(train_data, "train_data", passes=epochs)
+        check_data(train_data, "train_data", passes=epochs if steps_per_epoch is None else 1)
         if val_data is not None:
             check_data(val_data, "val_data", passes=epochs)
         context, position, settings, saving = self.context, self._position, self.settings, self._saving
         checkpoints = [one for one in self.callbacks.callbacks if isinstance(one, Checkpoint)]
         check_arguments(checkpoints, resume, settings.on_nonfinite, schedule)
-        steps_per_epoch = steps_in_epoch(train_data, settings.accumulate, steps_per_epoch)
+        most_steps = None if steps_per_epoch is None else check_integer(steps_per_epoch, "steps_per_epoch")
+        steps_per_epoch = steps_in_epoch(train_data, settings.accumulate, most_steps)
         total_steps = None if steps_per_epoch is None else epochs * steps_per_epoch
         # training_step steps other optimizers itself, so with them the first failed step has changed weights.
         before = context.capture(train_data, before_first_step=not self.other_optimizers)
@@ -253,7 +255,7 @@ class Trainer(SupervisedSteps):
             feed = Feed(train_data, interruption.check)
             validation = None if val_data is None else Feed(val_data)
             run = Run(position, position.fits, epochs, steps_per_epoch, feed, validation, scheduler)
-            run.resumes = resume is not None
+            run.resumes, run.most_steps = resume is not None, most_steps
             run.fingerprint = fingerprint(run, context, settings, lr, schedule)
             self.run = run
             runner = StepRunner(
@@ -523,6 +525,7 @@ class Trainer(SupervisedSteps):
             self.prediction_step,
             self.other_optimizers,
             owner=self,
+            count_samples=self.count_samples,
         )
 
     @property

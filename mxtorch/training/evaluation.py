@@ -13,9 +13,16 @@ from mxtorch._structure import concatenate, describe, to_host
 from mxtorch.optim import schedule_free
 from mxtorch.training.callback import CallbackList
 from mxtorch.training.context import Context
+from mxtorch.training.loss_weight import Weight, mean_loss
 from mxtorch.training.metrics import MetricBuffer
 from mxtorch.training.modes import preserved_modes
-from mxtorch.training.supervised import StepOutput, batch_size, checked_labels, explain_first_batch, split_batch
+from mxtorch.training.supervised import (
+    StepOutput,
+    checked_labels,
+    explain_first_batch,
+    split_batch,
+    weight_of,
+)
 
 Augmentations = Literal["flip"] | Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor]]
 
@@ -30,7 +37,7 @@ def evaluate(
     *,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Loss (the mean over samples) and metrics of `evaluation_step` on data; see `Trainer.evaluate`.
+    """Loss (that of all batches as one large batch) and metrics of `evaluation_step`; see `Trainer.evaluate`.
 
     Args:
         context: The model with everything that computes it.
@@ -44,7 +51,7 @@ def evaluate(
     engine = context.engine
     buffer = None if metrics is None else MetricBuffer(metrics)
     losses: list[Tensor] = []
-    sizes: list[int] = []
+    weights: list[Weight] = []
     first = True
     with (
         preserved_modes(context.model),
@@ -69,14 +76,13 @@ def evaluate(
             first = False
             if output.loss is not None:
                 losses.append(output.loss)
-                sizes.append(batch_size(host_batch) or 1)
+                weight = weight_of(output)
+                weights.append((context.count_samples(host_batch) or 1) if weight is None else weight)
     if first:
         raise ValueError("data: got a loader that yields no batches; give it at least one")
     figures: dict[str, float] = {}
     if losses:
-        weights = torch.tensor(sizes, dtype=torch.float64)
-        values = torch.stack(losses).to("cpu", torch.float64)
-        figures[f"{prefix}/loss"] = float((values * weights).sum() / weights.sum())
+        figures[f"{prefix}/loss"] = mean_loss(losses, weights)
     return figures | ({} if buffer is None else buffer.compute(prefix))
 
 
