@@ -17,6 +17,7 @@ from mxtorch.training.loss_weight import Weight, mean_loss
 from mxtorch.training.metrics import MetricBuffer
 from mxtorch.training.modes import preserved_modes
 from mxtorch.training.supervised import (
+    BatchError,
     StepOutput,
     checked_labels,
     explain_first_batch,
@@ -65,8 +66,9 @@ def evaluate(
             try:
                 with engine.autocast(), checked_labels(first and engine.asynchronous):
                     output = context.evaluation_step(batch)
-                if isinstance(output, Tensor):
-                    output = StepOutput(output)
+                output = StepOutput(output) if output is None or isinstance(output, Tensor) else output
+                if output.loss is None and buffer is None and not losses:
+                    raise BatchError(nothing_to_report(context))
                 if buffer is not None:
                     buffer.update(output.outputs, output.targets)
             except Exception as error:
@@ -84,6 +86,20 @@ def evaluate(
     if losses:
         figures[f"{prefix}/loss"] = mean_loss(losses, weights)
     return figures | ({} if buffer is None else buffer.compute(prefix))
+
+
+def nothing_to_report(context: Context) -> str:
+    """What to do where `evaluation_step` gives no loss, and there are no metrics."""
+    if context.has_own_evaluation_step or not context.has_own_training_step:
+        return (
+            "evaluation_step: it gives no loss and there are no metrics, so there is nothing to report; return a loss, "
+            "or StepOutput(loss, outputs, targets), or give the Trainer metrics"
+        )
+    return (
+        "evaluation_step: training_step is overridden and evaluation_step is not, so validation has no loss; override "
+        "evaluation_step too (`return self.training_step(batch)`, if that computes a loss and steps nothing), give the "
+        "Trainer a loss or metrics, or leave val_data out"
+    )
 
 
 @torch.no_grad()

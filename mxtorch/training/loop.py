@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from mxtorch.training.history import History
 from mxtorch.training.interruption import Interrupted, Interruption
 from mxtorch.training.metrics import LossMeter
 from mxtorch.training.modes import set_training_mode
+from mxtorch.training.rehearsal import first_look
 from mxtorch.training.run import Run
 from mxtorch.training.step import StepRunner, StepSettings
 
@@ -56,7 +58,11 @@ class Loop:
     def run_epochs(self) -> None:
         """Train and validate until all epochs are over, or a callback stops the run."""
         run, agree = self.run, self.context.engine.agree
-        try:
+        with contextlib.ExitStack() as ends:
+            ends.callback(run.feed.release)
+            if run.epochs_done == 0 and run.meter is None and run.figures is None:  # not resumed
+                look = first_look(self.context, run.feed.data, self.train_metrics)
+                self.runner.first_look = ends.enter_context(look)
             while run.epochs_done < run.epochs and not agree(run.stopping):
                 run.begin_epoch()
                 try:
@@ -66,8 +72,6 @@ class Loop:
                     if self.roll_back is None:
                         raise
                     self.roll_back(error)
-        finally:
-            run.feed.release()
 
     def _run_epoch(self) -> None:
         """Train, validate, write the epoch's row, tell the callbacks."""

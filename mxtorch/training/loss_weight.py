@@ -74,6 +74,15 @@ def weigher_of(loss: Any) -> Weigher | None:
     return None if rule is None else functools.partial(rule, loss)
 
 
+def base_of(loss: Any) -> Any:
+    """The class of torch that a loss is an instance of, or whose function it is; None for another loss."""
+    function = loss.func if isinstance(loss, functools.partial) else loss
+    for module, plain in (*_BY_LABELS, *_BY_ROWS, *_BY_ELEMENTS):
+        if isinstance(loss, module) or function is plain:
+            return module
+    return None
+
+
 def as_scalar(weight: Weight) -> float | Tensor:
     """The weight as a number or a scalar tensor; 1 for a loss that is a sum."""
     if isinstance(weight, CountedTargets):

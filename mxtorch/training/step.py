@@ -19,7 +19,14 @@ from mxtorch.training.context import Context
 from mxtorch.training.data import Window
 from mxtorch.training.loss_weight import Weight, as_scalar
 from mxtorch.training.metrics import MetricBuffer
-from mxtorch.training.supervised import Batch, StepOutput, check_loss, checked_labels, explain_first_batch
+from mxtorch.training.supervised import (
+    Batch,
+    StepOutput,
+    check_loss,
+    checked_labels,
+    explain_first_batch,
+    raise_with_advice,
+)
 from mxtorch.training.window_sums import WindowSums
 
 NonfinitePolicy = Literal["raise", "skip", "rollback"]
@@ -59,6 +66,7 @@ class StepRunner:
         metrics: The training metrics that the steps of this pass update, or None.
         micro_batches: The parts in which each batch is taken, for want of memory.
         skipped_steps: Steps that were left out because a number was not finite, or no batch had a loss.
+        first_look: Called once, with what the first batch of all gave, before its gradients; None for nothing.
         weight: What the loss of the last step weighs beside those of other steps.
     """
 
@@ -76,6 +84,7 @@ class StepRunner:
         self.metrics: MetricBuffer | None = None
         self.micro_batches = 1
         self.skipped_steps = 0
+        self.first_look: Callable[[StepOutput], None] | None = None
         self.weight: Weight | None = None
         self._trial = trial
         self._auto_accumulate = auto_accumulate and not trial
@@ -124,6 +133,8 @@ class StepRunner:
                 taken = self._take(window, measure_norm)
             except BadNumberError as error:
                 bad = error
+            except ValueError as error:
+                raise_with_advice(error, self._place(window))
             except torch.OutOfMemoryError as error:
                 # The traceback holds the activations, which would keep the memory full.
                 full = error.with_traceback(None) if self._auto_accumulate else error
@@ -244,6 +255,9 @@ class StepRunner:
         except Exception as error:
             explain_first_batch(error, batch, "training_step")
         self._first_batch = False
+        if self.first_look is not None:
+            look, self.first_look = self.first_look, None
+            look(as_output)
         return output
 
     def _closure_step(self, window: Window, measure_norm: bool) -> tuple[Tensor | None, StepResult]:

@@ -258,6 +258,16 @@ def explain_first_batch(error: Exception, batch: Batch, step: str) -> NoReturn:
     ) from error
 
 
+def raise_with_advice(error: ValueError, place: str) -> NoReturn:
+    """Raise an error of a step again; where batch normalisation had a batch of one sample, with what to do."""
+    if "more than 1 value per channel" not in str(error):
+        raise error
+    raise ValueError(
+        f"{place}: a batch of one sample, of which batch normalisation can compute no variance; give the DataLoader "
+        f"drop_last=True or another batch_size ({str(error).splitlines()[-1]})"
+    ) from error
+
+
 def _check_class_labels(loss: Any, outputs: Any, targets: Any) -> None:
     if not isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) or not isinstance(targets, Tensor):
         return
