@@ -6,11 +6,11 @@ import difflib
 import math
 import operator
 import warnings
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.utils.data import Dataset, IterableDataset
 
@@ -51,7 +51,9 @@ def positive_rate(value: Any, argument: str) -> float:
     """
     rate = number(value)
     if rate is None:
-        raise TypeError(f"{argument}: got {value!r}; give a finite positive number")
+        several = isinstance(value, (slice, tuple, list, Mapping))
+        hint = "; for a rate for each layer group, give the optimizer parameter groups, each with an 'lr'"
+        raise TypeError(f"{argument}: got {value!r}; give a finite positive number{hint if several else ''}")
     if not (math.isfinite(rate) and rate > 0):
         raise ValueError(f"{argument}: got {rate}; give a finite positive number")
     return rate
@@ -117,7 +119,7 @@ def check_parameters(
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer: got {optimizer!r}; give a ScheduledOptim or another torch optimizer")
     named = dict(model.named_parameters())
-    lazy = [name for name, parameter in named.items() if isinstance(parameter, UninitializedParameter)]
+    lazy = [name for name, tensor in (*named.items(), *model.named_buffers()) if is_lazy(tensor)]
     if lazy:
         raise ValueError(
             f"model: {lazy[0]} has no shape yet; pass one batch through the model, then make the optimizer"

@@ -66,6 +66,7 @@ class StepRunner:
         metrics: The training metrics that the steps of this pass update, or None.
         micro_batches: The parts in which each batch is taken, for want of memory.
         skipped_steps: Steps that were left out because a number was not finite, or no batch had a loss.
+        has_loss: Whether `training_step` has returned anything but None; None before its first call.
         first_look: Called once, with what the first batch of all gave, before its gradients; None for nothing.
         weight: What the loss of the last step weighs beside those of other steps.
     """
@@ -84,6 +85,7 @@ class StepRunner:
         self.metrics: MetricBuffer | None = None
         self.micro_batches = 1
         self.skipped_steps = 0
+        self.has_loss: bool | None = None
         self.first_look: Callable[[StepOutput], None] | None = None
         self.weight: Weight | None = None
         self._trial = trial
@@ -249,12 +251,13 @@ class StepRunner:
             with context.engine.autocast(), checked_labels(context.engine.asynchronous):
                 output = context.training_step(batch)
             if output is None:
+                self.has_loss = bool(self.has_loss)
                 return None
             as_output = StepOutput(output) if isinstance(output, Tensor) else output
             check_loss(as_output, wants_outputs=self.metrics is not None)
         except Exception as error:
             explain_first_batch(error, batch, "training_step")
-        self._first_batch = False
+        self._first_batch, self.has_loss = False, True
         if self.first_look is not None:
             look, self.first_look = self.first_look, None
             look(as_output)
