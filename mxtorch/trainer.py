@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from mxtorch import schedules
-from mxtorch._checks import check_data, check_integer, check_parameters, closest, positive_rate
+from mxtorch._checks import check_data, check_integer, check_loss_function, check_parameters, closest, positive_rate
 from mxtorch.callbacks import Checkpoint, ProgressBar, TensorBoard
 from mxtorch.checkpointing import file
 from mxtorch.checkpointing.contents import undone_without_a_step
@@ -38,6 +38,7 @@ from mxtorch.training.interruption import Interruption
 from mxtorch.training.loop import Loop, place_of_next
 from mxtorch.training.metrics import as_collection
 from mxtorch.training.modes import preserved_modes
+from mxtorch.training.rehearsal import rehearse_validation
 from mxtorch.training.run import Position, Run, steps_in_epoch
 from mxtorch.training.saving import Saving, fingerprint
 from mxtorch.training.step import NonfinitePolicy, StepRunner, StepSettings
@@ -143,11 +144,10 @@ class Trainer(SupervisedSteps):
         )
         if on_nonfinite not in _POLICIES:
             raise ValueError(f"on_nonfinite: got {on_nonfinite!r}{closest(str(on_nonfinite), _POLICIES)}")
-        if loss is not None and not callable(loss):
-            raise TypeError(f"loss: got {loss!r}; give a function or module of (outputs, targets), or None")
+        check_loss_function(loss)
         loss_module = loss if isinstance(loss, nn.Module) else None
         others = as_scheduled(other_optimizers)
-        check_parameters(model, loss_module, optimizer, others.values())
+        left_out = check_parameters(model, loss_module, optimizer, others.values())
         optimizer = optimizer if isinstance(optimizer, ScheduledOptim) else ScheduledOptim(optimizer)
         schedule_free.warn_of_norms(model, [optimizer, *others.values()])
         metric_collection = as_collection(metrics, "metrics")
@@ -177,6 +177,7 @@ class Trainer(SupervisedSteps):
         self.progress = progress
         self.history = History()
         self.run: Run | None = None
+        self._left_out = left_out
         self._position = Position()
         self._attributes = Attributes({"model": model} | ({} if loss_module is None else {"loss": loss_module}))
 
@@ -213,7 +214,8 @@ class Trainer(SupervisedSteps):
                 goes on with the optimizer's own.
             schedule_every: For a torch scheduler, and required there: whether `step()` is meant for every
                 optimizer step or for every epoch.
-            steps_per_epoch: Optimizer steps in an epoch, for data without a length; a longer epoch is cut there.
+            steps_per_epoch: Optimizer steps in an epoch, for data without a length. Longer data are cut there, and the
+                next epoch goes on where this one was cut; when they end, it begins them again.
             resume: A checkpoint of this run, from which it goes on bit for bit, in mid-epoch too; or `"auto"`: the
                 newest whole checkpoint in the folder of the `Checkpoint` callback; where there is none the run begins.
                 See docs/checkpoints.md.
@@ -232,13 +234,17 @@ class Trainer(SupervisedSteps):
             KeyboardInterrupt: Likewise after Ctrl-C; a second Ctrl-C raises it at once.
         """
         epochs = check_integer(epochs, "epochs")
-        check_data(train_data, "train_data", passes=epochs)
+        check_data(train_data, "train_data", passes=epochs if steps_per_epoch is None else 1)
         if val_data is not None:
             check_data(val_data, "val_data", passes=epochs)
+        loss_module = self.loss if isinstance(self.loss, nn.Module) else None
+        others = self.other_optimizers.values()
+        self._left_out = check_parameters(self.model, loss_module, self.optimizer, others, known=self._left_out)
         context, position, settings, saving = self.context, self._position, self.settings, self._saving
         checkpoints = [one for one in self.callbacks.callbacks if isinstance(one, Checkpoint)]
         check_arguments(checkpoints, resume, settings.on_nonfinite, schedule)
-        steps_per_epoch = steps_in_epoch(train_data, settings.accumulate, steps_per_epoch)
+        most_steps = None if steps_per_epoch is None else check_integer(steps_per_epoch, "steps_per_epoch")
+        steps_per_epoch = steps_in_epoch(train_data, settings.accumulate, most_steps)
         total_steps = None if steps_per_epoch is None else epochs * steps_per_epoch
         # training_step steps other optimizers itself, so with them the first failed step has changed weights.
         before = context.capture(train_data, before_first_step=not self.other_optimizers)
@@ -248,12 +254,21 @@ class Trainer(SupervisedSteps):
             undone_without_a_step(before, position),
             schedule_free.evaluated_afterwards(context.optimizers),
         ):
+            figures: list[str] | None = []
+            if val_data is not None:
+                wants_trial = resume is None or resume == "auto"
+                figures = (
+                    rehearse_validation(context, val_data, self.metrics, self.callbacks, before)
+                    if wants_trial
+                    else None
+                )
             scheduler = set_run_schedule(self.optimizer, lr, schedule, schedule_every, total_steps)
             position.fits += 1
             feed = Feed(train_data, interruption.check)
             validation = None if val_data is None else Feed(val_data)
             run = Run(position, position.fits, epochs, steps_per_epoch, feed, validation, scheduler)
-            run.resumes = resume is not None
+            run.resumes, run.most_steps = resume is not None, most_steps
+            run.expect(figures, train_metrics=self.train_metrics is not None)
             run.fingerprint = fingerprint(run, context, settings, lr, schedule)
             self.run = run
             runner = StepRunner(
@@ -547,6 +562,7 @@ class Trainer(SupervisedSteps):
             self.prediction_step,
             self.other_optimizers,
             owner=self,
+            count_samples=self.count_samples,
         )
 
     @property

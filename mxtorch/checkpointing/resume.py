@@ -25,7 +25,7 @@ REFUSED = ("optimizer", "parameter groups", "precision", "accumulate", "batches"
 WARNED = ("clip_grad_norm", "num_workers", "prefetch_factor", "persistent_workers", "device", "validation")
 # Settings of a parameter group that a schedule or a user changes during a run.
 _CHANGING = (
-    *("params", "param_names", "lr", "base_lr", "initial_lr"),
+    *("params", "param_names", "lr", "base_lr", "initial_lr", "schedule_position"),
     *("max_lr", "min_lr", "max_momentum", "base_momentum"),
 )
 

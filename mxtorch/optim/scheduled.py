@@ -19,6 +19,9 @@ Multiplier = Callable[[int], float]
 # Between the kernels of a step a schedule's formula is not in the processor's cache and costs ten times what it costs
 # in a loop, so multipliers are computed for this many steps at once.
 STEPS_AHEAD = 128
+# torch.distributed.checkpoint saves of a state_dict what belongs to parameters and groups, and nothing beside them; its
+# flattened form loads only the settings that a group has already. So each group carries the position, too.
+_POSITION = "schedule_position"
 
 
 class ScheduledOptim(Optimizer):
@@ -149,6 +152,7 @@ class ScheduledOptim(Optimizer):
             set_group_rate(group, base * multiplier)
         self._schedule = schedule
         self._upcoming = (0, [])
+        self._mark_groups()
         schedule_free.warn_of_schedule(self.optimizer, schedule)
 
     @property
@@ -172,12 +176,17 @@ class ScheduledOptim(Optimizer):
 
         Without a schedule the groups' rates are left alone: they belong to the user, or to a torch scheduler.
 
+        `torch.distributed.checkpoint` steps an optimizer without state once, with gradients and rates of zero, to have
+        it make its state. That step keeps these rates and is not counted.
+
         Args:
             closure: Computes the loss anew, for optimizers such as LBFGS.
 
         Returns:
             What the wrapped optimizer returns: the closure's loss, or None.
         """
+        if not self.optimizer.state and self._only_makes_state():
+            return self.optimizer.step()
         if self._schedule is not None:
             self._apply(self._next_multiplier(self._schedule))
         result = self.optimizer.step() if closure is None else self.optimizer.step(closure)
@@ -211,6 +220,7 @@ class ScheduledOptim(Optimizer):
         multiplier = _multiplier(self._schedule, self._current_steps)
         self.optimizer.add_param_group(param_group)
         self.optimizer.param_groups[-1]["base_lr"] = base
+        self._mark_groups()
         self._apply(multiplier)
 
     @property
@@ -244,7 +254,8 @@ class ScheduledOptim(Optimizer):
         """The wrapped optimizer's state_dict with the schedule and its position beside it.
 
         A plain torch optimizer can load it. A schedule of `mxtorch.schedules` is saved by its fields; of any other
-        function the position alone is saved.
+        function the position alone is saved. Each parameter group has the position, too, so it passes through
+        `torch.distributed.checkpoint`.
         """
         schedule = self._schedule
         saved = schedule.to_dict() if schedules.is_savable(schedule) else None
@@ -253,13 +264,16 @@ class ScheduledOptim(Optimizer):
             "schedule": saved,
             "has_schedule": schedule is not None,
         }
-        return {**self.optimizer.state_dict(), "schedule": position}
+        content = self.optimizer.state_dict()
+        content["param_groups"] = [{**group, _POSITION: self._current_steps} for group in content["param_groups"]]
+        return {**content, "schedule": position}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` gave, here or on a plain torch optimizer.
 
         Where it was saved with a function as the schedule, the schedule that is set here stays and takes over the
-        position. A plain optimizer's rates become the base rates, at the position that is set here.
+        position. So it does with what `torch.distributed.checkpoint` saved, which holds a position and no schedule. A
+        plain optimizer's rates become the base rates, at the position that is set here.
 
         Raises:
             ValueError: It was saved with a function as the schedule, and none is set here; or it does not fit the
@@ -279,8 +293,11 @@ class ScheduledOptim(Optimizer):
                     "state_dict: it was saved with a function as the schedule, which a file can't hold; set "
                     "optimizer.schedule to that function, then load"
                 )
+        elif content.get("param_groups") and _POSITION in content["param_groups"][0]:
+            steps = int(content["param_groups"][0][_POSITION])
         self.optimizer.load_state_dict(content)
         self._schedule, self._current_steps, self._upcoming = schedule, steps, (0, [])
+        self._mark_groups()
         if position is None and schedule is not None:
             self._apply(_multiplier(schedule, steps))
 
@@ -319,6 +336,24 @@ class ScheduledOptim(Optimizer):
         for name, value in vars(self.optimizer).items():
             if name.startswith("_optimizer_") and name.endswith("_hooks"):
                 self.__dict__[name] = value
+
+    def _only_makes_state(self) -> bool:
+        """Whether a first step can do no more than make the optimizer's state: no rate, and no gradient, is above 0."""
+        groups = self.optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        if any(rate.device.type != "cpu" if isinstance(rate, Tensor) else rate for rate in rates):
+            return False
+        if any(bool(rate) for rate in rates):
+            return False
+        gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        return bool(gradients) and not any(bool(gradient.any()) for gradient in gradients)
+
+    def _mark_groups(self) -> None:
+        """Let each group have the key of the position while there is a schedule; its number is in the state_dict."""
+        for group in self.optimizer.param_groups:
+            group.pop(_POSITION, None)
+            if self._schedule is not None:
+                group[_POSITION] = 0
 
     def _next_multiplier(self, schedule: Multiplier) -> float:
         """The multiplier of this step; those of our own schedules, pure functions, are computed some steps ahead."""

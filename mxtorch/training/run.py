@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +50,10 @@ class Position:
             setattr(self, name, value)
 
 
+# What a row of the history has in any run.
+ALWAYS_IN_ROWS = frozenset(("epoch", "train/loss", "samples_per_second", "step", "learning_rate", "seconds"))
+
+
 @dataclass
 class Run:
     """One call of `fit`: its lengths, its data, and where it stands.
@@ -57,11 +62,13 @@ class Run:
         position: The counts of the trainer.
         ordinal: Which call of `fit` of its trainer it is, from 1.
         epochs: Passes over the training data.
-        steps_per_epoch: Optimizer steps in an epoch; None where the data have no length.
+        steps_per_epoch: Optimizer steps that are expected in an epoch, for bars and schedules; None where the data have
+            no length. The loader decides when an epoch ends.
         feed: The training data.
         validation: The validation data, or None.
         scheduler: The torch scheduler, if there is one.
         fingerprint: What the run was started with, which is compared when it is resumed.
+        most_steps: Optimizer steps after which an epoch is cut; None where the data end it.
         resumes: Whether it was asked to go on from a checkpoint.
         stopping: Whether it ends after the current epoch.
         epoch: The current epoch within this run, from 0.
@@ -69,6 +76,9 @@ class Run:
         metrics: The training metrics of this epoch so far.
         figures: What training this epoch gave, once it is over; validation comes next.
         micro_batches: The parts in which each batch is taken, for want of memory.
+        expected_figures: Names that every row of this run will have; `expects` says whether a name is possible.
+        unknown_figures: Beginnings of names that are not known beforehand.
+        length_differs: Whether an epoch had more or fewer steps than were expected, which was warned of.
         started: When the epoch began, on the monotonic clock, in seconds.
     """
 
@@ -80,6 +90,7 @@ class Run:
     validation: Feed | None
     scheduler: RunScheduler
     fingerprint: dict[str, Any] = field(default_factory=dict)
+    most_steps: int | None = None
     resumes: bool = False
     stopping: bool = False
     epoch: int = 0
@@ -87,6 +98,9 @@ class Run:
     metrics: MetricBuffer | None = None
     figures: dict[str, float] | None = None
     micro_batches: int = 1
+    expected_figures: frozenset[str] = ALWAYS_IN_ROWS
+    unknown_figures: tuple[str, ...] = ("train/", "val/")
+    length_differs: bool = False
     started: float = 0.0
 
     def __post_init__(self) -> None:
@@ -108,9 +122,24 @@ class Run:
         return self.epochs_done > self.epoch
 
     @property
-    def trained(self) -> bool:
-        """Whether the epoch has all its steps, as one that was saved after its last step."""
-        return self.meter is not None and self.meter.count == self.steps_per_epoch
+    def cut(self) -> bool:
+        """Whether the epoch has as many steps as it may have."""
+        return self.most_steps is not None and self.meter is not None and self.meter.count >= self.most_steps
+
+    def expect(self, validation: Iterable[str] | None, *, train_metrics: bool) -> None:
+        """Note which figures the rows will have.
+
+        Args:
+            validation: The names of those of validation; None where they are not known.
+            train_metrics: Whether there are metrics of training, whose names are not known before the first batch.
+        """
+        self.expected_figures = ALWAYS_IN_ROWS.union(validation or ())
+        unknown = {"train/": train_metrics, "val/": validation is None and self.validates}
+        self.unknown_figures = tuple(prefix for prefix, is_unknown in unknown.items() if is_unknown)
+
+    def expects(self, figure: str) -> bool:
+        """Whether the rows of this run may have a figure of this name, as far as that is known beforehand."""
+        return figure in self.expected_figures or figure.startswith(self.unknown_figures)
 
     def begin_epoch(self) -> None:
         """Go to the next epoch and start its clock; what was loaded from a checkpoint stays."""

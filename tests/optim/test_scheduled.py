@@ -450,3 +450,62 @@ def test_add_param_group_under_a_schedule():
     assert optimizer.learning_rates == [0.5, 0.1]
     with pytest.raises(ValueError, match="new parameter group"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "lr": -1})
+
+
+OPTIMIZERS = {
+    "AdamW": lambda parameters: torch.optim.AdamW(parameters, lr=0.1),
+    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+    "momentum and decay": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.1),
+    "tensor as the rate": lambda parameters: torch.optim.AdamW(parameters, lr=torch.tensor(0.1)),
+    "RMSprop": lambda parameters: torch.optim.RMSprop(parameters, lr=0.1),
+    "groups": lambda parameters: torch.optim.Adam(
+        [{"params": [p], "lr": 0.1 / (i + 1)} for i, p in enumerate(parameters)]
+    ),
+}
+
+
+@pytest.mark.parametrize("flatten", [False, True], ids=["nested", "flat"])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        None,
+        schedules.CosineAnnealing(10),
+        schedules.WarmupCosine(10, warmup_steps=2, start_factor=0.0),
+        lambda step: 0.5,
+    ],
+    ids=["none", "cosine", "warm-up from 0", "a function"],
+)
+@pytest.mark.parametrize("make_optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_distributed_checkpoint_takes_no_step_and_keeps_the_position(make_optimizer, schedule, flatten):
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+
+    options = StateDictOptions(flatten_optimizer_state_dict=flatten)
+
+    def made():
+        model = torch.nn.Linear(3, 2)
+        return model, ScheduledOptim(make_optimizer(list(model.parameters())), schedule)
+
+    model, optimizer = made()
+    before, rates = model.weight.detach().clone(), optimizer.learning_rates
+    get_state_dict(model, optimizer, options=options)
+    assert torch.equal(before, model.weight)
+    assert optimizer.current_steps == 0
+    assert optimizer.learning_rates == rates
+    for _ in range(5):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+    optimizer.zero_grad()
+    weights, state = get_state_dict(model, optimizer, options=options)
+    other_model, other = made()
+    weights, state = copy.deepcopy((weights, state))  # as a file would hold them
+    set_state_dict(other_model, other, model_state_dict=weights, optim_state_dict=state, options=options)
+    if not flatten or schedule is not None:  # without a schedule the flat form has no place for the count
+        assert other.current_steps == 5
+    for one, twin in ((model, optimizer), (other_model, other)):
+        for parameter in one.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        twin.step()
+    assert other.learning_rates == optimizer.learning_rates
+    assert torch.equal(model.weight, other_model.weight)
+    assert torch.equal(model.bias, other_model.bias)
