@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -266,7 +267,7 @@ class Trainer(SupervisedSteps):
             if settings.on_nonfinite == "rollback":
                 load = functools.partial(saving.resume, run)
                 loop.roll_back = Rollback(checkpoints, load, self.optimizer, position)
-            with self.callbacks.running("fit"):
+            with self.callbacks.fitting():
                 if resume is not None and (file_ := saving.go_on(run, resume, checkpoints)) and self._reports:
                     print(f"resumed from {file_}: step {self.step}, epoch {run.epochs_done + 1}/{run.epochs}")
                 loop.run_epochs()
@@ -375,7 +376,8 @@ class Trainer(SupervisedSteps):
         Raises:
             ValueError: The data are empty, or the model can't take the first batch; an unknown augmentation.
         """
-        return evaluation.predict(self.context, data, tta)
+        with self.callbacks.judged_weights():
+            return evaluation.predict(self.context, data, tta)
 
     # ---------------------------------------------------------------- what is built on the loop
 
@@ -420,7 +422,8 @@ class Trainer(SupervisedSteps):
         Plots and rows are in what is returned; with `log_dir` they go to TensorBoard as well. See
         `mxtorch.interpretation.interpret` for the arguments.
         """
-        result = interpret(self, val_data, classes=classes, pictures=pictures)
+        with self.callbacks.judged_weights():
+            result = interpret(self, val_data, classes=classes, pictures=pictures)
         self.callbacks.call("on_interpreted", result)
         return result
 
@@ -443,7 +446,8 @@ class Trainer(SupervisedSteps):
         from mxtorch.exporting import export  # it imports the zoo, which is imported on first use
 
         options: dict[str, Any] = {"train_data": train_data, "classes": classes, "preprocessing": preprocessing}
-        return export(self, path, val_data, example=example, about=about, **options)
+        with self.callbacks.judged_weights():
+            return export(self, path, val_data, example=example, about=about, **options)
 
     # ---------------------------------------------------------------- files
 
@@ -466,6 +470,13 @@ class Trainer(SupervisedSteps):
                 nothing has changed then.
         """
         self._saving.load(path)
+
+    def judged_weights(self) -> AbstractContextManager[Mapping[str, Any]]:
+        """In a `with` block within `fit`, the model has the weights that are judged (docs/checkpoints.md); for callbacks.
+
+        After `fit` the model has them anyway.
+        """
+        return self.callbacks.judged_weights()
 
     def checkpoint_content(self) -> dict[str, Any]:
         """Everything that a checkpoint holds, copied: later steps do not change it.

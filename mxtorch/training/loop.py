@@ -129,7 +129,9 @@ class Loop:
             raise ValueError("train_data: got a loader that yields no batches; give it at least one")
         if meter.unread:
             self._log(meter, None)
-        return run.end_training()
+        figures = run.end_training()
+        self.callbacks.call("on_epoch_trained")
+        return figures
 
     def _check(self) -> None:
         """End the run here if a signal asked for it."""

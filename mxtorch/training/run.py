@@ -64,6 +64,7 @@ class Run:
         fingerprint: What the run was started with, which is compared when it is resumed.
         resumes: Whether it was asked to go on from a checkpoint.
         stopping: Whether it ends after the current epoch.
+        left_best: Whether it is over, and a callback has put the weights of its best epoch into the model.
         epoch: The current epoch within this run, from 0.
         meter: The losses of this epoch so far; None between epochs.
         metrics: The training metrics of this epoch so far.
@@ -82,6 +83,7 @@ class Run:
     fingerprint: dict[str, Any] = field(default_factory=dict)
     resumes: bool = False
     stopping: bool = False
+    left_best: bool = False
     epoch: int = 0
     meter: LossMeter | None = None
     metrics: MetricBuffer | None = None
