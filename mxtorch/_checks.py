@@ -57,6 +57,11 @@ def positive_rate(value: Any, argument: str) -> float:
     return rate
 
 
+def rate_or_zero(value: Any, argument: str) -> float:
+    """As `positive_rate`, with 0 allowed: the rate of what is not to move, or of a warm-up's first step."""
+    return 0.0 if number(value) == 0 else positive_rate(value, argument)
+
+
 def closest(name: str, choices: Iterable[str]) -> str:
     """The end of an error message: the names closest to `name`, and all there are."""
     names = list(choices)

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from mxtorch import schedules
 from mxtorch._checks import check_data, check_integer, check_parameters, closest, positive_rate
@@ -28,7 +27,8 @@ from mxtorch.interpretation import Interpretation, interpret
 from mxtorch.lr_finder import search
 from mxtorch.lr_finder.result import LRFinderResult
 from mxtorch.optim import schedule_free
-from mxtorch.optim.run_schedule import set_run_schedule
+from mxtorch.optim.external_scheduler import ExternalScheduler, mode_of
+from mxtorch.optim.run_schedule import check_end, check_layer_scales, set_run_schedule
 from mxtorch.optim.scheduled import ScheduledOptim, as_scheduled, chosen_optimizer
 from mxtorch.training import evaluation
 from mxtorch.training.callback import Callback, CallbackList
@@ -39,6 +39,7 @@ from mxtorch.training.interruption import Interruption
 from mxtorch.training.loop import Loop, place_of_next
 from mxtorch.training.metrics import as_collection
 from mxtorch.training.modes import preserved_modes
+from mxtorch.training.monitor import check_watched
 from mxtorch.training.run import Position, Run, steps_in_epoch
 from mxtorch.training.saving import Saving, fingerprint
 from mxtorch.training.step import NonfinitePolicy, StepRunner, StepSettings
@@ -190,8 +191,9 @@ class Trainer(SupervisedSteps):
         *,
         epochs: int = 1,
         lr: float | LRFinderResult | Literal["keep"] = "keep",
-        schedule: schedules.ScheduleName | schedules.Schedule | Callable[[int], float] | LRScheduler | None = None,
+        schedule: schedules.ScheduleName | schedules.Schedule | Callable[[int], float] | ExternalScheduler | None = None,
         schedule_every: Literal["step", "epoch"] | None = None,
+        schedule_monitor: str | None = None,
         steps_per_epoch: int | None = None,
         resume: str | Path | None = None,
         auto_accumulate: bool = False,
@@ -210,10 +212,14 @@ class Trainer(SupervisedSteps):
                 `find_lr` returned, of which the suggestion for this schedule is taken; or `"keep"`, which leaves
                 the rates as they are. None is an error: it is what `found.suggestion` is where nothing was found.
             schedule: A schedule or its name (`"one_cycle"`), begun anew, its length filled in from this run; a
-                function of the step; or a `torch.optim.lr_scheduler` scheduler made for this optimizer. None
-                goes on with the optimizer's own.
+                function of the step; or a scheduler of `torch.optim.lr_scheduler` or `timm.scheduler` made for this
+                optimizer: torch's goes on where it stands, timm's begins anew. None goes on with the optimizer's own.
             schedule_every: For a torch scheduler, and required there: whether `step()` is meant for every
-                optimizer step or for every epoch.
+                optimizer step or for every epoch. ReduceLROnPlateau can only be meant for every epoch, and the
+                schedulers of timm know it, so it can be left out with them.
+            schedule_monitor: For a scheduler that watches a figure (ReduceLROnPlateau): which column of the history.
+                By default it is the validation loss, or the training loss in a run without validation; a scheduler with
+                `mode="max"` needs a name here, as "val/accuracy".
             steps_per_epoch: Optimizer steps in an epoch, for data without a length; a longer epoch is cut there.
             resume: A checkpoint of this run, from which it goes on bit for bit, in mid-epoch too; or `"auto"`: the
                 newest whole checkpoint in the folder of the `Checkpoint` callback; where there is none the run begins.
@@ -239,6 +245,7 @@ class Trainer(SupervisedSteps):
         context, position, settings, saving = self.context, self._position, self.settings, self._saving
         checkpoints = [one for one in self.callbacks.callbacks if isinstance(one, Checkpoint)]
         check_arguments(checkpoints, resume, settings.on_nonfinite, schedule)
+        check_watched(mode_of(schedule), schedule_monitor, val_data is not None, self.metrics, self.train_metrics)
         steps_per_epoch = steps_in_epoch(train_data, settings.accumulate, steps_per_epoch)
         total_steps = None if steps_per_epoch is None else epochs * steps_per_epoch
         # training_step steps other optimizers itself, so with them the first failed step has changed weights.
@@ -249,7 +256,9 @@ class Trainer(SupervisedSteps):
             undone_without_a_step(before, position),
             schedule_free.evaluated_afterwards(context.optimizers),
         ):
-            scheduler = set_run_schedule(self.optimizer, lr, schedule, schedule_every, total_steps)
+            scheduler = set_run_schedule(
+                self.optimizer, lr, schedule, schedule_every, total_steps, schedule_monitor
+            )
             position.fits += 1
             feed = Feed(train_data, interruption.check)
             validation = None if val_data is None else Feed(val_data)
@@ -270,6 +279,7 @@ class Trainer(SupervisedSteps):
             with self.callbacks.fitting():
                 if resume is not None and (file_ := saving.go_on(run, resume, checkpoints)) and self._reports:
                     print(f"resumed from {file_}: step {self.step}, epoch {run.epochs_done + 1}/{run.epochs}")
+                check_end(self.optimizer, scheduler, run.steps_to_come, run.epochs_to_come)
                 loop.run_epochs()
         return self.history
 
@@ -346,6 +356,7 @@ class Trainer(SupervisedSteps):
         if val_data is not None:
             check_data(val_data, "val_data", passes=2)
         swept = chosen_optimizer(self.optimizer, self.other_optimizers, optimizer)
+        check_layer_scales(swept)
         request = search.Request.checked(start_lr, end_lr, num_steps, schedule, training_steps, swept, watch)
         result = search.find_lr(self.context, self.settings, train_data, val_data, request, progress=self._reports)
         self.callbacks.call("on_lr_found", result)

@@ -75,6 +75,53 @@ def known_direction(monitor: str, metrics: Any = None, train_metrics: Any = None
     return _by_name(name if slash else monitor)
 
 
+def check_watched(
+    mode: Direction | None, monitor: str | None, validates: bool, metrics: Any, train_metrics: Any
+) -> None:
+    """Raise where a scheduler that watches a figure of the epochs can't be given it, or watches it the wrong way.
+
+    Args:
+        mode: Which way the scheduler takes the figure to improve; None for a scheduler that watches nothing.
+        monitor: The figure; None for the loss.
+        validates: Whether the run has validation data.
+        metrics: The metrics of validation, a `torchmetrics.MetricCollection`, or None.
+        train_metrics: The metrics of training, likewise.
+
+    Raises:
+        ValueError: The figure can't be there, or improves the other way.
+    """
+    if mode is None:
+        return
+    if monitor is None:
+        if mode == "max":
+            raise ValueError(
+                "schedule_monitor: the scheduler has mode='max', and by default it is given the loss, which improves by "
+                "falling; name the figure that it is to watch, as schedule_monitor='val/accuracy'"
+            )
+        return
+    if monitor.startswith("val/") and not validates:
+        raise ValueError(f"schedule_monitor: got {monitor!r}, but fit was given no val_data")
+    known = ["train/loss", *(f"train/{name}" for name in train_metrics or ())]
+    known += ["val/loss", *(f"val/{name}" for name in metrics or ())] if validates else []
+    several = any(_has_figures_of_other_names(each) for each in (metrics, train_metrics))
+    if not several and not any(monitor.startswith(name) for name in known):
+        raise ValueError(f"schedule_monitor: got {monitor!r}, which no epoch will have{closest(monitor, known)}")
+    found = known_direction(monitor, metrics, train_metrics)
+    if found not in (None, mode):
+        how = "falling" if found == "min" else "rising"
+        raise ValueError(
+            f"schedule_monitor: {monitor} improves by {how}, and the scheduler has mode={mode!r}; make it with "
+            f"mode={found!r}"
+        )
+
+
+def _has_figures_of_other_names(metrics: Any) -> bool:
+    """Whether a wrapper is among them, which may name its figures by itself."""
+    from torchmetrics.wrappers.abstract import WrapperMetric
+
+    return metrics is not None and any(isinstance(metric, WrapperMetric) for metric in metrics.values())
+
+
 def _higher_is_better(name: str, collection: Any) -> bool | None:
     """What the metric of that name says; a figure `name_0` is one of the several of the metric `name`."""
     if collection is None:

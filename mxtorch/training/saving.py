@@ -125,10 +125,11 @@ class Saving:
     def _apply(self, saved: dict[str, Any], path: str | Path, run: Run | None) -> list[str]:
         """Put everything back, the run to its place, or nothing; returns in what the run will differ."""
         parts = self._parts()
+        undone: list[contents.Stateful] = [parts.parts["callbacks"], parts.parts["trainable"]]
         objects: list[object] = [self.position, self.history]
         if run is not None:
-            objects += [run, *([] if run.scheduler.scheduler is None else [run.scheduler.scheduler])]
-        undone = [parts.parts["callbacks"], parts.parts["trainable"]]
+            objects += [run, run.scheduler]
+            undone.append(run.scheduler)
         changed: list[str] = []
         with contents.all_or_nothing(path, self.context.capture(), undone, objects):
             if run is None:
@@ -170,7 +171,7 @@ def fingerprint(run: Run, context: Context, settings: StepSettings, lr: Any, sch
     return fingerprint_of(
         context.optimizer,
         run.feed.data,
-        torch_scheduler=run.scheduler.scheduler,
+        scheduler=run.scheduler,
         lr=lr,
         given_schedule=schedule,
         precision=context.engine.precision,
