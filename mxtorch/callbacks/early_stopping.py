@@ -117,7 +117,11 @@ class EarlyStopping(_Follower):
         """Why the run ended early, if it did."""
         if not self._stopped:
             return ""
-        best = "it never was a number" if self.best is None else f"its best was {self.best:.4g}, of epoch {self.best_epoch}"
+        best = (
+            "it never was a number"
+            if self.best is None
+            else f"its best was {self.best:.4g}, of epoch {self.best_epoch}"
+        )
         return (
             f"EarlyStopping ended the run after epoch {trainer.epoch}: {self.monitor} has not improved for "
             f"{self.epochs_without} epochs, {best}"

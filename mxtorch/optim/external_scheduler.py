@@ -13,7 +13,17 @@ from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLR
 # What changes while a scheduler is stepped, and what it takes from the optimizer. The rest are settings.
 _POSITION = frozenset(
     (
-        *("last_epoch", "base_lrs", "base_values", "best", "num_bad_epochs", "cooldown_counter", "T_cur", "T_i", "metric"),
+        *(
+            "last_epoch",
+            "base_lrs",
+            "base_values",
+            "best",
+            "num_bad_epochs",
+            "cooldown_counter",
+            "T_cur",
+            "T_i",
+            "metric",
+        ),
         *("restore_lr", "warmup_steps", "verbose", "optimizer", "lr_lambdas"),
     )
 )

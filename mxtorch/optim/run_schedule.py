@@ -173,7 +173,9 @@ def _external_scheduler(
     if not isinstance(scheduler, LRScheduler):
         own = "epoch" if scheduler.t_in_epochs else "step"
         if schedule_every not in (None, own):
-            raise ValueError(f"schedule_every: got {schedule_every!r}; {kind} was made to count each {own}: leave it out")
+            raise ValueError(
+                f"schedule_every: got {schedule_every!r}; {kind} was made to count each {own}: leave it out"
+            )
         schedule_every = own
     elif watches:
         if schedule_every not in (None, "epoch"):

@@ -13,19 +13,10 @@ Mode = Literal["auto", "min", "max"]
 
 # Whole words, and two neighbouring words as one ("cross_entropy").
 _FALLING = frozenset(
-    """
-    loss losses error errors err mae mse mape smape msle rmse rmsle nll kl js divergence perplexity ppl bpc bpb
-    distance dist wer cer mer ter eer der fid kid lpips ece mce brier hausdorff chamfer wasserstein emd deviance cost
-    regret misclassification crossentropy bce huber fpr fnr far frr hammingdistance ergas sam
-    """.split()
+    ["loss", "losses", "error", "errors", "err", "mae", "mse", "mape", "smape", "msle", "rmse", "rmsle", "nll", "kl", "js", "divergence", "perplexity", "ppl", "bpc", "bpb", "distance", "dist", "wer", "cer", "mer", "ter", "eer", "der", "fid", "kid", "lpips", "ece", "mce", "brier", "hausdorff", "chamfer", "wasserstein", "emd", "deviance", "cost", "regret", "misclassification", "crossentropy", "bce", "huber", "fpr", "fnr", "far", "frr", "hammingdistance", "ergas", "sam"]
 )
 _RISING = frozenset(
-    """
-    accuracy acc f1 f2 fbeta auroc auc rocauc ap map aupr auprc prauc precision recall sensitivity specificity iou miou
-    jaccard dice bleu sacrebleu rouge meteor cider chrf r2 pearson spearman kendall kappa mcc matthews ndcg mrr hit hits
-    top psnr ssim snr sdr sisdr sisnr pesq stoi explainedvariance similarity likelihood reward tpr tnr npv ppv correct
-    f1score r2score
-    """.split()
+    ["accuracy", "acc", "f1", "f2", "fbeta", "auroc", "auc", "rocauc", "ap", "map", "aupr", "auprc", "prauc", "precision", "recall", "sensitivity", "specificity", "iou", "miou", "jaccard", "dice", "bleu", "sacrebleu", "rouge", "meteor", "cider", "chrf", "r2", "pearson", "spearman", "kendall", "kappa", "mcc", "matthews", "ndcg", "mrr", "hit", "hits", "top", "psnr", "ssim", "snr", "sdr", "sisdr", "sisnr", "pesq", "stoi", "explainedvariance", "similarity", "likelihood", "reward", "tpr", "tnr", "npv", "ppv", "correct", "f1score", "r2score"]
 )
 _NEGATIONS = frozenset(("neg", "negative", "minus"))
 

@@ -156,7 +156,12 @@ def test_a_scheduler_goes_on_as_if_never_interrupted(make, two_moons, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    "changed", [{"schedule": None, "schedule_every": None}, {"schedule_every": "step"}, {"schedule": "one_cycle", "schedule_every": None}]
+    "changed",
+    [
+        {"schedule": None, "schedule_every": None},
+        {"schedule_every": "step"},
+        {"schedule": "one_cycle", "schedule_every": None},
+    ],
 )
 def test_a_scheduler_that_is_used_otherwise_is_refused(make, loader, tmp_path, changed):
     build = CHANGED_SETTINGS["step"][0]
@@ -245,7 +250,9 @@ def test_torch_schedulers_beyond_their_end(make, loader):
     assert trainer.step == 0
     trainer = make(torch.nn.Linear(8, 2))
     cosine = CLASSES.CosineAnnealingLR(trainer.optimizer, 2)
-    with pytest.warns(UserWarning, match="ends at epoch 2, and this run goes on to epoch 4, at a rate that rises again"):
+    with pytest.warns(
+        UserWarning, match="ends at epoch 2, and this run goes on to epoch 4, at a rate that rises again"
+    ):
         trainer.fit(loader, epochs=4, schedule=cosine, schedule_every="epoch")
 
 
@@ -299,7 +306,9 @@ def test_timms_plateau_is_fed_and_resumed(make, two_moons, tmp_path):
     assert whole["learning_rate"][-1] < 0.05
 
 
-@pytest.mark.parametrize(("options", "message"), [({"schedule_every": "step"}, "count each epoch"), ({"lr": 0.1}, "lr: Cosine")])
+@pytest.mark.parametrize(
+    ("options", "message"), [({"schedule_every": "step"}, "count each epoch"), ({"lr": 0.1}, "lr: Cosine")]
+)
 def test_timm_schedulers_refuse_what_they_know(make, loader, options, message):
     trainer = make(torch.nn.Linear(8, 2))
     with pytest.raises(ValueError, match=message):

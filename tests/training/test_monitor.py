@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torchmetrics
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MetricCollection
@@ -15,22 +14,39 @@ from mxtorch.training.monitor import direction
 
 FALLING = (
     *("val/loss", "train/loss", "val/nll", "val/kl", "val/kl_divergence", "val/wer", "val/cer", "val/fid", "val/ece"),
-    *("val/brier", "val/brier_score", "val/error", "val/top1_error", "val/mae", "val/MSE", "val/rmse", "val/perplexity"),
+    *(
+        "val/brier",
+        "val/brier_score",
+        "val/error",
+        "val/top1_error",
+        "val/mae",
+        "val/MSE",
+        "val/rmse",
+        "val/perplexity",
+    ),
     *("val/hausdorff_distance", "val/dice_loss", "val/f1-loss", "val/cross_entropy", "val/CrossEntropy", "val/lpips"),
     *("loss", "val/negative_log_likelihood", "val/head/loss", "val/nll.mean"),
 )
 RISING = (
     *("val/accuracy", "val/acc", "val/gloss_f1", "val/floss_accuracy", "val/macro_f1", "val/AUROC", "val/roc_auc"),
-    *("val/precision", "val/recall@5", "val/IoU", "val/mIoU", "val/dice", "val/bleu4", "val/BLEU-4", "val/r2", "val/top5"),
+    *(
+        "val/precision",
+        "val/recall@5",
+        "val/IoU",
+        "val/mIoU",
+        "val/dice",
+        "val/bleu4",
+        "val/BLEU-4",
+        "val/r2",
+        "val/top5",
+    ),
     *("val/mAP50", "val/ndcg@10", "val/psnr", "val/cosine_similarity", "val/neg_mean_squared_error", "val/mcc"),
     *("val/error_recall", "accuracy", "val/terrain_accuracy", "val/explained_variance"),
 )
 UNKNOWN = ("val/score", "seconds", "learning_rate", "val/m", "val/f1_of_loss_words", "val/glossary", "val/entropy")
 
 
-@pytest.mark.parametrize(
-    ("name", "right"), [*((name, "min") for name in FALLING), *((name, "max") for name in RISING)]
-)
+@pytest.mark.parametrize(("name", "right"), [*((name, "min") for name in FALLING), *((name, "max") for name in RISING)])
 def test_names_are_known_by_whole_words(name, right):
     assert direction(name, "auto") == right
 
@@ -88,7 +104,6 @@ def test_every_follower_asks_before_the_first_step(kind, net, loader, make):
     assert trainer.step == 0
 
 
-
 @pytest.mark.parametrize("kind", ["best", "stop", "checkpoint"])
 def test_an_accuracy_that_rises_improves(kind, loader, make, tmp_path):
     torch.manual_seed(1)
@@ -105,7 +120,10 @@ def test_an_accuracy_that_rises_improves(kind, loader, make, tmp_path):
 
 
 def test_a_metric_may_not_take_the_place_of_the_loss(net, make):
-    for options in ({"metrics": {"loss": MeanSquaredError()}}, {"train_metrics": MetricCollection({"loss": MeanSquaredError()})}):
+    for options in (
+        {"metrics": {"loss": MeanSquaredError()}},
+        {"train_metrics": MetricCollection({"loss": MeanSquaredError()})},
+    ):
         with pytest.raises(ValueError, match="a metric named 'loss'"):
             make(net, **options)
 
@@ -132,9 +150,7 @@ def test_a_plateau_that_maximises_asks_for_its_figure(net, loader, make):
 def test_a_plateau_that_watches_a_figure_the_wrong_way_is_refused(net, loader, make, mode, monitor, message):
     trainer = make(net, metrics={"skill": MulticlassAccuracy(num_classes=2)})
     with pytest.raises(ValueError, match=message):
-        trainer.fit(
-            loader, loader, schedule=plateau(trainer, mode), schedule_every="epoch", schedule_monitor=monitor
-        )
+        trainer.fit(loader, loader, schedule=plateau(trainer, mode), schedule_every="epoch", schedule_monitor=monitor)
 
 
 @pytest.mark.parametrize(
