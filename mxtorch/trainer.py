@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mxtorch import schedules
-from mxtorch._checks import check_data, check_integer, check_parameters, closest, positive_rate
+from mxtorch._checks import check_data, check_integer, check_parameters, closest, local_path, positive_rate
 from mxtorch.callbacks import Checkpoint, ProgressBar, TensorBoard
 from mxtorch.checkpointing import file
 from mxtorch.checkpointing.contents import undone_without_a_step
@@ -191,7 +191,9 @@ class Trainer(SupervisedSteps):
         *,
         epochs: int = 1,
         lr: float | LRFinderResult | Literal["keep"] = "keep",
-        schedule: schedules.ScheduleName | schedules.Schedule | Callable[[int], float] | ExternalScheduler | None = None,
+        schedule: (
+            schedules.ScheduleName | schedules.Schedule | Callable[[int], float] | ExternalScheduler | None
+        ) = None,
         schedule_every: Literal["step", "epoch"] | None = None,
         schedule_monitor: str | None = None,
         steps_per_epoch: int | None = None,
@@ -458,7 +460,7 @@ class Trainer(SupervisedSteps):
 
         options: dict[str, Any] = {"train_data": train_data, "classes": classes, "preprocessing": preprocessing}
         with self.callbacks.judged_weights():
-            return export(self, path, val_data, example=example, about=about, **options)
+            return export(self, local_path(path, "path"), val_data, example=example, about=about, **options)
 
     # ---------------------------------------------------------------- files
 
@@ -470,6 +472,7 @@ class Trainer(SupervisedSteps):
         Raises:
             OSError: The file can't be written; an older file at `path` is untouched.
         """
+        path = local_path(path, "path")
         file.write(path, self.checkpoint_content())
 
     def load(self, path: str | Path) -> None:
@@ -480,12 +483,12 @@ class Trainer(SupervisedSteps):
             CheckpointError: A ValueError: it is no checkpoint, is damaged, or is of another model or optimizer;
                 nothing has changed then.
         """
-        self._saving.load(path)
+        self._saving.load(local_path(path, "path"))
 
     def judged_weights(self) -> AbstractContextManager[Mapping[str, Any]]:
-        """In a `with` block within `fit`, the model has the weights that are judged (docs/checkpoints.md); for callbacks.
+        """In a `with` block within `fit`, the model has the weights that are judged; for callbacks.
 
-        After `fit` the model has them anyway.
+        After `fit` the model has them anyway. See docs/checkpoints.md.
         """
         return self.callbacks.judged_weights()
 
@@ -498,7 +501,7 @@ class Trainer(SupervisedSteps):
         return self._saving.content(self.run)
 
     def close(self) -> None:
-        """Close what callbacks hold open (TensorBoard's file). The trainer can't be used for training after that."""
+        """Close what callbacks hold open (TensorBoard's file)."""
         self.callbacks.close()
 
     # ---------------------------------------------------------------- where it stands
@@ -517,6 +520,10 @@ class Trainer(SupervisedSteps):
     def skipped_steps(self) -> int:
         """Steps that were left out because a number was not finite."""
         return self._position.skipped_steps
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the run, whose data and handlers of signals belong to this process; a copy begins a new one."""
+        return vars(self) | {"run": None}
 
     def __repr__(self) -> str:
         return (

@@ -157,12 +157,13 @@ class SWA(_Averaging):
         before = TrainingState([trainer.model], None, loader=self.train_data)
         try:
             trainer.model.eval()
-            trainer.prediction_step(trainer.engine.move(next(iter(self.train_data))))
+            with trainer.engine.autocast():
+                trainer.prediction_step(trainer.engine.move(next(iter(self.train_data))))
         except Exception as error:
             raise ValueError(
-                "train_data: SWA computes the statistics of batch normalisation from it, and prediction_step can't take "
-                f"its first batch ({type(error).__name__}: {error}); give the batches that fit is given, or override "
-                "prediction_step"
+                "train_data: SWA computes the statistics of batch normalisation from it, and prediction_step can't "
+                f"take its first batch ({type(error).__name__}: {error}); give the batches that fit is given, or "
+                "override prediction_step"
             ) from error
         finally:
             before.restore()
@@ -183,7 +184,8 @@ class SWA(_Averaging):
                     module.reset_running_stats()
                     module.momentum = None  # the mean over all batches
                 for batch in self.train_data:
-                    trainer.prediction_step(trainer.engine.move(batch))
+                    with trainer.engine.autocast():
+                        trainer.prediction_step(trainer.engine.move(batch))
             names = [f"{name}.{buffer}".lstrip(".") for name, norm in norms.items() for buffer in norm._buffers]
             return copies(model, names)
         finally:

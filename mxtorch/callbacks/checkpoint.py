@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from mxtorch._checks import check_integer, closest
+from mxtorch._checks import check_integer, closest, local_path
 from mxtorch.checkpointing.contents import read
 from mxtorch.checkpointing.file import CheckpointError, FolderLock, link, packed, write
 from mxtorch.training.callback import Callback, current_run
@@ -65,9 +65,7 @@ class Checkpoint(Callback):
         check_integer(keep, "keep")
         if not isinstance(monitor, str) or not monitor:
             raise TypeError(f"monitor: got {monitor!r}; give the name of a figure of the history, as 'val/loss'")
-        if folder is not None and not isinstance(folder, (str, os.PathLike)):
-            raise TypeError(f"folder: got {folder!r}; give a path")
-        self.folder = None if folder is None else Path(folder)
+        self.folder = None if folder is None else local_path(folder, "folder")
         self.every, self.keep, self.monitor, self.mode = every, keep, monitor, check_mode(mode)
         self._direction: Direction = "min"  # settled when a run begins, and with it the metrics
         self.best: float | None = None
@@ -77,6 +75,10 @@ class Checkpoint(Callback):
         self._owner: TrainerView | None = None
         self._saved: tuple[int, int] | None = None  # the step and the epochs done of the newest file
         self._look_for_newer = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the lock of the folder and the thread that writes, which belong to this process."""
+        return vars(self) | {"_lock": None, "_writing": None}
 
     # ---------------------------------------------------------------- files that are there
 
@@ -198,7 +200,7 @@ class Checkpoint(Callback):
         if self.folder is None:
             if trainer.log_dir is None:
                 raise ValueError("folder: Checkpoint was given none, and the Trainer has no log_dir; give one of them")
-            self.folder = Path(trainer.log_dir) / "checkpoints"
+            self.folder = local_path(trainer.log_dir, "log_dir") / "checkpoints"
 
     def save(self, trainer: TrainerView, *, is_best: bool = False) -> None:
         """Copy the state now, and begin to write it."""

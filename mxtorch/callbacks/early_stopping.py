@@ -140,8 +140,8 @@ class EarlyStopping(_Follower):
 class BestWeights(_Follower):
     """Puts the weights of a run's best epoch back when the run has ended, also by an error or Ctrl-C.
 
-    Kept are the weights that were judged: with `EMA` or `SWA` the average, whatever the order of the callbacks. They are
-    copied to the CPU.
+    Kept are the weights that were judged: with `EMA` or `SWA` the average, whatever the order of the callbacks. They
+    are copied to the CPU.
 
     Args:
         monitor: A column of the history.
@@ -151,7 +151,7 @@ class BestWeights(_Follower):
 
     def __init__(self, monitor: str = "val/loss", *, min_delta: float = 0.0, mode: Mode = "auto") -> None:
         super().__init__(monitor, mode, min_delta)
-        self._weights: dict[str, Tensor] = {}
+        self._weights: dict[str, Any] = {}
 
     def on_fit_start(self, trainer: TrainerView) -> None:
         """Forget an earlier run's weights, except after a state was loaded."""

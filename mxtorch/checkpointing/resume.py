@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mxtorch import schedules
-from mxtorch._checks import length
+from mxtorch._checks import length, local_path
 from mxtorch.checkpointing.file import CheckpointError
 from mxtorch.checkpointing.serialization import frozen
 from mxtorch.optim.external_scheduler import is_external
@@ -43,7 +43,7 @@ def check_arguments(checkpoints: Sequence[CheckpointFolder], resume: Any, on_non
         raise TypeError(f"resume: got {resume!r}; give the path of a checkpoint, or 'auto'")
     if resume == "auto" and not checkpoints:
         raise ValueError("resume: got 'auto', but no callback is a Checkpoint; add one to the Trainer's callbacks")
-    if resume is not None and resume != "auto" and not Path(resume).is_file():
+    if resume is not None and resume != "auto" and not local_path(resume, "resume").is_file():
         raise FileNotFoundError(f"resume: there is no file {str(resume)!r}; 'auto' takes the newest checkpoint")
     if on_nonfinite == "rollback":
         if not checkpoints:

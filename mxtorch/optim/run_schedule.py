@@ -68,7 +68,8 @@ class RunScheduler:
             self.epochs += 1
             scheduler.step(self.epochs, self._figure(row))
         elif not self.every_step:
-            scheduler.step(*([] if mode_of(scheduler) is None else [self._figure(row)]))
+            step: Callable[..., None] = scheduler.step
+            step(*([] if mode_of(scheduler) is None else [self._figure(row)]))
 
     def described(self) -> str:
         """The scheduler with its settings and without its position, to be compared when a run is resumed."""

@@ -354,8 +354,8 @@ class ScheduledOptim(Optimizer):
         if self._patches() != self._known_patches:
             self._known_patches = self._patches()
             warnings.warn(
-                f"A scheduler of torch was made for this optimizer, which has a schedule, {self._schedule!r}, that sets "
-                "the rate in each step: the scheduler has no effect. Set optimizer.schedule = None, or give the "
+                f"A scheduler of torch was made for this optimizer, which has a schedule, {self._schedule!r}, that "
+                "sets the rate in each step: the scheduler has no effect. Set optimizer.schedule = None, or give the "
                 "scheduler to fit(schedule=...).",
                 stacklevel=4,
             )

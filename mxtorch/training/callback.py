@@ -134,6 +134,10 @@ class CallbackList:
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks: got {callback!r}; give instances of mxtorch.callbacks.Callback")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the fit that is going on, which a copy does not go on with."""
+        return vars(self) | {"_in_fit": [], "_trained": None}
+
     def listeners(self, hook: str) -> list[Callable[..., None]]:
         """The bound methods of all callbacks that do something at a hook."""
         base = getattr(Callback, hook)

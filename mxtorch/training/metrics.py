@@ -34,7 +34,9 @@ def as_collection(metrics: Any, argument: str) -> Any:
     if isinstance(metrics, dict) and metrics and all(isinstance(metric, Metric) for metric in metrics.values()):
         metrics = MetricCollection(dict(metrics))
     if not isinstance(metrics, MetricCollection):
-        raise TypeError(f"{argument}: got {metrics!r}; give a torchmetrics Metric, a dict of them or a MetricCollection")
+        raise TypeError(
+            f"{argument}: got {metrics!r}; give a torchmetrics Metric, a dict of them or a MetricCollection"
+        )
     if "loss" in metrics:
         raise ValueError(f"{argument}: a metric named 'loss' would take the place of the loss; give it another name")
     return metrics

@@ -13,10 +13,22 @@ Mode = Literal["auto", "min", "max"]
 
 # Whole words, and two neighbouring words as one ("cross_entropy").
 _FALLING = frozenset(
-    ["loss", "losses", "error", "errors", "err", "mae", "mse", "mape", "smape", "msle", "rmse", "rmsle", "nll", "kl", "js", "divergence", "perplexity", "ppl", "bpc", "bpb", "distance", "dist", "wer", "cer", "mer", "ter", "eer", "der", "fid", "kid", "lpips", "ece", "mce", "brier", "hausdorff", "chamfer", "wasserstein", "emd", "deviance", "cost", "regret", "misclassification", "crossentropy", "bce", "huber", "fpr", "fnr", "far", "frr", "hammingdistance", "ergas", "sam"]
+    (
+        *("loss", "losses", "error", "errors", "err", "mae", "mse", "mape", "smape", "msle", "rmse", "rmsle", "nll"),
+        *("kl", "js", "divergence", "perplexity", "ppl", "bpc", "bpb", "distance", "dist", "wer", "cer", "mer", "ter"),
+        *("eer", "der", "fid", "kid", "lpips", "ece", "mce", "brier", "hausdorff", "chamfer", "wasserstein", "emd"),
+        *("deviance", "cost", "regret", "misclassification", "crossentropy", "bce", "huber", "fpr", "fnr", "far"),
+        *("frr", "hammingdistance", "ergas"),
+    )
 )
 _RISING = frozenset(
-    ["accuracy", "acc", "f1", "f2", "fbeta", "auroc", "auc", "rocauc", "ap", "map", "aupr", "auprc", "prauc", "precision", "recall", "sensitivity", "specificity", "iou", "miou", "jaccard", "dice", "bleu", "sacrebleu", "rouge", "meteor", "cider", "chrf", "r2", "pearson", "spearman", "kendall", "kappa", "mcc", "matthews", "ndcg", "mrr", "hit", "hits", "top", "psnr", "ssim", "snr", "sdr", "sisdr", "sisnr", "pesq", "stoi", "explainedvariance", "similarity", "likelihood", "reward", "tpr", "tnr", "npv", "ppv", "correct", "f1score", "r2score"]
+    (
+        *("accuracy", "acc", "f1", "f2", "fbeta", "auroc", "auc", "rocauc", "ap", "map", "aupr", "auprc", "prauc"),
+        *("precision", "recall", "sensitivity", "specificity", "iou", "miou", "jaccard", "dice", "bleu", "sacrebleu"),
+        *("rouge", "meteor", "cider", "chrf", "r2", "pearson", "spearman", "kendall", "kappa", "mcc", "matthews"),
+        *("ndcg", "mrr", "hit", "hits", "top", "psnr", "ssim", "snr", "sdr", "sisdr", "sisnr", "pesq", "stoi"),
+        *("explainedvariance", "similarity", "likelihood", "reward", "tpr", "tnr", "npv", "ppv", "correct"),
+    )
 )
 _NEGATIONS = frozenset(("neg", "negative", "minus"))
 
@@ -49,9 +61,10 @@ def direction(monitor: str, mode: Mode, metrics: Any = None, train_metrics: Any 
     found = known_direction(monitor, metrics, train_metrics) if mode == "auto" else mode
     if found is None:
         known = ["train/loss", "val/loss", *(f"val/{name}" for name in metrics or ())]
+        known += [f"train/{name}" for name in train_metrics or ()]
         raise ValueError(
             f"monitor: {monitor!r} does not say whether it improves by falling or by rising; give mode='min' or "
-            f"mode='max'. Or is it misspelt{closest(monitor, [*known, *(f'train/{name}' for name in train_metrics or ())])}"
+            f"mode='max'. Or is it misspelt{closest(monitor, known)}"
         )
     return found
 
@@ -86,8 +99,8 @@ def check_watched(
     if monitor is None:
         if mode == "max":
             raise ValueError(
-                "schedule_monitor: the scheduler has mode='max', and by default it is given the loss, which improves by "
-                "falling; name the figure that it is to watch, as schedule_monitor='val/accuracy'"
+                "schedule_monitor: the scheduler has mode='max', and by default it is given the loss, which improves "
+                "by falling; name the figure that it is to watch, as schedule_monitor='val/accuracy'"
             )
         return
     if monitor.startswith("val/") and not validates:

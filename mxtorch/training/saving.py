@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from mxtorch._checks import local_path
 from mxtorch.checkpointing import contents
 from mxtorch.checkpointing.contents import Contents
 from mxtorch.checkpointing.resume import CheckpointFolder, compare, fingerprint_of, newest_of, place_in
@@ -86,7 +87,8 @@ class Saving:
             CheckpointError: It is damaged, or of another run; nothing has changed then.
         """
         if path != "auto":
-            file, saved = Path(path), contents.read(path)
+            file = local_path(path, "resume")
+            saved = contents.read(file)
         else:
             newest = newest_of(checkpoints)
             if newest is None:
