@@ -258,9 +258,7 @@ class Trainer(SupervisedSteps):
             undone_without_a_step(before, position),
             schedule_free.evaluated_afterwards(context.optimizers),
         ):
-            scheduler = set_run_schedule(
-                self.optimizer, lr, schedule, schedule_every, total_steps, schedule_monitor
-            )
+            scheduler = set_run_schedule(self.optimizer, lr, schedule, schedule_every, total_steps, schedule_monitor)
             position.fits += 1
             feed = Feed(train_data, interruption.check)
             validation = None if val_data is None else Feed(val_data)

@@ -14,7 +14,7 @@ from mxtorch._checks import local_path
 from mxtorch.training.callback import Callback, current_run
 from mxtorch.training.trainer_view import TrainerView
 
-_NAME = re.compile(r"run-\d{1,9}")
+_NAME = re.compile(r"events\.out\.tfevents\.[^/\\]+")
 
 
 class TensorBoard(Callback):
@@ -50,13 +50,16 @@ class TensorBoard(Callback):
         except OSError as error:
             raise ValueError(f"log_dir: {str(log_dir)!r} can't be written ({error}); give another folder") from error
         self.folder: Path | None = None
+        self._event_file = ""  # the name of the run's first one, by which a resumed run knows its folder
+        self._loaded = False
         self._writer: Any = None
         self._finalizer: Any = None
         self._finished: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the open file, which another process can't share; it is opened anew."""
-        return vars(self) | {"_writer": None, "_finalizer": None}
+        """Without the open file: the copy is a run of its own, with a folder of its own."""
+        fresh = {"folder": None, "_event_file": "", "_writer": None, "_finalizer": None, "_finished": None}
+        return vars(self) | fresh
 
     def writer(self, trainer: TrainerView) -> Any:
         """The `torch.utils.tensorboard.SummaryWriter` of the run, opened when it is first asked for."""
@@ -67,37 +70,52 @@ class TensorBoard(Callback):
                 self.folder = _free(self.log_dir, "run", first=self.log_dir)
                 if self.folder != self.log_dir and trainer.progress:
                     print(f"log_dir: {self.log_dir} has events of another run; this one is written to {self.folder}")
+            before = _event_files(self.folder)
             self._writer = SummaryWriter(str(self.folder))
             self._finalizer = weakref.finalize(self, self._writer.close)  # ends the thread that writes
+            self._event_file = self._event_file or min(_event_files(self.folder) - before)
         return self._writer
+
+    def on_fit_start(self, trainer: TrainerView) -> None:
+        """After `Trainer.load`, purge the steps that are going to be taken again."""
+        if self._loaded:
+            self.on_resume(trainer)
 
     def on_resume(self, trainer: TrainerView) -> None:
         """Purge the steps that the run is going to take again."""
+        self._loaded = False
+        if self.folder is None:
+            return
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-        if self.folder is None:  # a checkpoint that was written before the first event
-            self.folder = self.log_dir
         writer = self.writer(trainer).file_writer
-        session = SessionLog(status=SessionLog.START)
         writer.add_event(Event(step=trainer.step + 1, file_version="brain.Event:2"))
-        writer.add_event(Event(step=trainer.step + 1, session_log=session))
+        writer.add_event(Event(step=trainer.step + 1, session_log=SessionLog(status=SessionLog.START)))
+
+    def on_epoch_start(self, trainer: TrainerView) -> None:
+        """Open the file and write the run's settings, so that every checkpoint of the run knows its folder."""
+        self._begin(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """The folder of the run, below `log_dir`."""
-        return {} if self.folder is None else {"folder": str(self.folder.relative_to(self.log_dir))}
+        """The name of the run's first event file."""
+        return {"event_file": self._event_file} if self._event_file else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on in the folder of the run.
+        """Go on in the folder of the run, if it is in `log_dir`; otherwise this is a run of its own.
 
         Raises:
-            ValueError: It is not below `log_dir`.
+            ValueError: The state is malformed.
         """
-        folder = str(state["folder"])
-        if folder != "." and not _NAME.fullmatch(folder):
-            raise ValueError(f"the folder of its events is {folder!r}")
-        if self._writer is not None and self.folder != self.log_dir / folder:
+        name = state["event_file"]
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ValueError(f"the name of its event file is {name!r}")
+        folders = [self.log_dir, *sorted(self.log_dir.glob("run-*"))]
+        found = next((folder for folder in folders if (folder / name).is_file()), None)
+        if found is None:
+            return
+        if found != self.folder:
             self.close()
-        self.folder = self.log_dir / folder
+        self.folder, self._event_file, self._loaded = found, name, True
 
     def _begin(self, trainer: TrainerView) -> None:
         """Write the run's settings before its first event, once."""
@@ -119,13 +137,11 @@ class TensorBoard(Callback):
 
     def on_log(self, trainer: TrainerView, record: Mapping[str, float]) -> None:
         """Write the figures of the steps since the last record."""
-        self._begin(trainer)
         self._write(trainer, record)
 
     def on_epoch_complete(self, trainer: TrainerView, row: Mapping[str, float]) -> None:
         """Write the epoch's metrics."""
         names = [name for name in row if name.startswith("val/") or name in _metric_names(trainer)]
-        self._begin(trainer)
         self._write(trainer, {name: row[name] for name in names})
 
     def on_lr_found(self, trainer: TrainerView, result: Any) -> None:
@@ -183,10 +199,15 @@ class TensorBoard(Callback):
 def _free(parent: Path, name: str, *, first: Path | None = None) -> Path:
     """The first folder of a name that has no event files: `first` (or `name`), `name-2`, `name-3`, ..."""
     folder, number = first or parent / name, 1
-    while folder.is_dir() and any(folder.glob("events.out.tfevents.*")):
+    while _event_files(folder):
         number += 1
         folder = parent / f"{name}-{number}"
     return folder
+
+
+def _event_files(folder: Path) -> set[str]:
+    """The names of the event files in a folder, if there is one."""
+    return {path.name for path in folder.glob("events.out.tfevents.*")} if folder.is_dir() else set()
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

@@ -212,7 +212,11 @@ class CallbackList:
         offered = [*self._offered("judged_weights"), *best]
         current_run(trainer).left_best = bool(best)
         if offered:
-            trained = copies(trainer.model, {name for weights in offered for name in weights.values})
+            moving = schedule_free.at_training_point([trainer.optimizer, *trainer.other_optimizers.values()])
+            names = trainer.model.state_dict() if moving else {name for weights in offered for name in weights.values}
+            trained = copies(trainer.model, names)
+            for part in moving:  # before the weights are put in, which it would move from there
+                part.eval()
             for weights in offered:
                 put(trainer.model, weights.values)
             self._trained = trained

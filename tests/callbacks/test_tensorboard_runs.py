@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import itertools
 import threading
+import time
+import types
 from collections import Counter
 
 import pytest
@@ -16,6 +20,14 @@ from mxtorch import Callback, ScheduledOptim, Trainer
 from mxtorch.callbacks import Checkpoint, TensorBoard
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard.*")
+
+
+@pytest.fixture(autouse=True)
+def _seconds_between_files(monkeypatch):
+    """Event files are read in the order of their names, which begin with the second: as if none began in the same."""
+    later = itertools.count()
+    clock = types.SimpleNamespace(time=lambda: time.time() + next(later))
+    monkeypatch.setattr("tensorboard.summary.writer.event_file_writer.time", clock)
 
 
 def trainer_of(log_dir, *callbacks, **options):
@@ -172,6 +184,53 @@ def test_no_thread_is_left_by_trainers_that_nobody_closes(loader, tmp_path):
     gc.collect()
     assert threading.active_count() == before
     assert scalars(tmp_path / "0")["train/loss"] == list(range(1, 9))
+
+
+def test_a_run_that_is_resumed_with_another_log_dir_leaves_what_is_there(loader, tmp_path):
+    trainer_of(tmp_path / "other").fit(loader)
+    trainer = trainer_of(tmp_path / "log", Checkpoint(tmp_path / "c"))
+    trainer.fit(loader, epochs=1)
+    trainer = trainer_of(tmp_path / "other", Checkpoint(tmp_path / "c"))
+    trainer.fit(loader, epochs=2, resume="auto")
+    trainer.close()
+    assert scalars(tmp_path / "other")["train/loss"] == list(range(1, 9))
+    assert scalars(tmp_path / "other" / "run-2")["train/loss"] == list(range(9, 17))
+
+
+def test_a_run_that_was_killed_between_two_logs(loader, tmp_path):
+    log = tmp_path / "log"
+    with pytest.raises(MemoryError):
+        trainer_of(log, Checkpoint(every=3), Kill(6), log_every=5).fit(loader, epochs=2, resume="auto")
+    (log / "checkpoints" / "step-00000006.ckpt").unlink(missing_ok=True)
+    trainer = trainer_of(log, Checkpoint(every=3), log_every=5)
+    trainer.fit(loader, epochs=2, resume="auto")
+    trainer.close()
+    assert runs(log) == {"."}
+    assert scalars(log)["train/loss"] == [5, 8, 10, 15, 16]
+
+
+def test_what_is_loaded_goes_on_without_drawing_twice(loader, tmp_path):
+    trainer = trainer_of(tmp_path / "log")
+    trainer.fit(loader)
+    trainer.save(tmp_path / "x.ckpt")
+    trainer.fit(loader)
+    trainer.load(tmp_path / "x.ckpt")
+    trainer.fit(loader)
+    trainer.close()
+    assert runs(tmp_path / "log") == {"."}
+    assert scalars(tmp_path / "log")["train/loss"] == list(range(1, 17))
+
+
+def test_a_copy_is_a_run_of_its_own(loader, tmp_path):
+    trainer = trainer_of(tmp_path)
+    trainer.fit(loader)
+    twin = copy.deepcopy(trainer)
+    twin.fit(loader)
+    trainer.fit(loader)
+    for one in (trainer, twin):
+        one.close()
+    assert runs(tmp_path) == {".", "run-2"}
+    assert scalars(tmp_path)["train/loss"] == list(range(1, 17))
 
 
 def test_a_folder_that_can_not_be_written_is_refused_at_once(tmp_path):
