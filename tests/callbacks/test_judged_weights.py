@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import schedulefree
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -311,3 +312,67 @@ def test_a_run_that_was_stopped_early_goes_on_with_more_patience(shuffled, tmp_p
     capsys.readouterr()
     assert fit(patience, epochs).epoch == 1 + patience
     assert f"EarlyStopping ended the run after epoch {1 + patience}" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- Schedule-Free, which is judged at another point
+
+SCHEDULE_FREE = [
+    schedulefree.SGDScheduleFree,
+    schedulefree.AdamWScheduleFree,
+    schedulefree.RAdamScheduleFree,
+    schedulefree.AdamWScheduleFreeReference,
+]
+
+
+def schedule_free_trainer(kind, callbacks):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+    return Trainer(
+        net,
+        nn.CrossEntropyLoss(),
+        kind(net.parameters(), lr=0.05),
+        callbacks=callbacks,
+        device="cpu",
+        progress=False,
+    )
+
+
+class Spoil(Callback):
+    """Makes later epochs worse."""
+
+    def on_epoch_start(self, trainer):
+        if trainer.run.epoch >= 3:
+            trainer.optimizer.set_learning_rate(20.0)
+
+
+@pytest.mark.parametrize("kind", SCHEDULE_FREE)
+@pytest.mark.parametrize("best", [False, True])
+def test_schedule_free_weights_are_judged_kept_and_saved(shuffled, tmp_path, kind, best):
+    callbacks = [Spoil(), *([BestWeights()] if best else []), Checkpoint(tmp_path)]
+    trainer = schedule_free_trainer(kind, callbacks)
+    losses = trainer.fit(shuffled, shuffled, epochs=5)["val/loss"]
+    kept = min(losses) if best else losses[-1]
+    assert trainer.evaluate(shuffled)["val/loss"] == pytest.approx(kept, rel=1e-4)
+    for name, right in (("best", min(losses)), ("last", kept)):
+        other = schedule_free_trainer(kind, [])
+        other.load(tmp_path / f"{name}.ckpt")
+        assert other.evaluate(shuffled)["val/loss"] == pytest.approx(right, rel=1e-4)
+        other.model.load_state_dict(torch.load(tmp_path / f"{name}.ckpt", weights_only=True)["model"])
+        assert other.evaluate(shuffled)["val/loss"] == pytest.approx(right, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", SCHEDULE_FREE)
+@pytest.mark.parametrize("killed", [{"step": 13}, {"validation": 2}, {"step": 37}])
+def test_schedule_free_is_resumed_bit_for_bit(shuffled, tmp_path, kind, killed):
+    def fit(folder, *others):
+        trainer = schedule_free_trainer(kind, [BestWeights(), Checkpoint(folder, every=3), *others])
+        trainer.fit(shuffled, shuffled, epochs=6, resume="auto")
+        return trainer
+
+    whole = fit(tmp_path / "whole")
+    with pytest.raises(MemoryError):
+        fit(tmp_path / "parts", Kill(**killed))
+    parts = fit(tmp_path / "parts")
+    assert parts.history["val/loss"] == whole.history["val/loss"]
+    for one, other in zip(parts.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(one, other)
