@@ -5,8 +5,11 @@ from __future__ import annotations
 import difflib
 import math
 import operator
+import os
+import re
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -57,6 +60,29 @@ def positive_rate(value: Any, argument: str) -> float:
     if not (math.isfinite(rate) and rate > 0):
         raise ValueError(f"{argument}: got {rate}; give a finite positive number")
     return rate
+
+
+def rate_or_zero(value: Any, argument: str) -> float:
+    """As `positive_rate`, with 0 allowed: the rate of what is not to move, or of a warm-up's first step."""
+    return 0.0 if number(value) == 0 else positive_rate(value, argument)
+
+
+def local_path(path: Any, argument: str) -> Path:
+    """A path of this machine, with `~` as the user's home.
+
+    Raises:
+        TypeError: It is no path.
+        ValueError: It is an address of another machine, such as `s3://bucket`.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"{argument}: got {path!r}; give a path")
+    text = os.fspath(path)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):  # Path("s3://x") is "s3:/x"; one letter is a drive of Windows
+        raise ValueError(
+            f"{argument}: got {text!r}; only paths of this machine's file system can be written and read. Give one, "
+            "and copy the files with a tool of the storage, or mount it"
+        )
+    return Path(text).expanduser()
 
 
 def closest(name: str, choices: Iterable[str]) -> str:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from mxtorch import schedules
-from mxtorch._checks import check_data, check_integer, check_loss_function, check_parameters, closest, positive_rate
+from mxtorch._checks import (
+    check_data,
+    check_integer,
+    check_loss_function,
+    check_parameters,
+    closest,
+    local_path,
+    positive_rate,
+)
 from mxtorch.callbacks import Checkpoint, ProgressBar, TensorBoard
 from mxtorch.checkpointing import file
 from mxtorch.checkpointing.contents import undone_without_a_step
@@ -27,7 +35,8 @@ from mxtorch.interpretation import Interpretation, interpret
 from mxtorch.lr_finder import search
 from mxtorch.lr_finder.result import LRFinderResult
 from mxtorch.optim import schedule_free
-from mxtorch.optim.run_schedule import set_run_schedule
+from mxtorch.optim.external_scheduler import ExternalScheduler, mode_of
+from mxtorch.optim.run_schedule import check_end, check_layer_scales, set_run_schedule
 from mxtorch.optim.scheduled import ScheduledOptim, as_scheduled, chosen_optimizer
 from mxtorch.training import evaluation
 from mxtorch.training.callback import Callback, CallbackList
@@ -38,6 +47,7 @@ from mxtorch.training.interruption import Interruption
 from mxtorch.training.loop import Loop, place_of_next
 from mxtorch.training.metrics import as_collection
 from mxtorch.training.modes import preserved_modes
+from mxtorch.training.monitor import check_watched
 from mxtorch.training.rehearsal import rehearse_validation
 from mxtorch.training.run import Position, Run, steps_in_epoch
 from mxtorch.training.saving import Saving, fingerprint
@@ -190,8 +200,11 @@ class Trainer(SupervisedSteps):
         *,
         epochs: int = 1,
         lr: float | LRFinderResult | Literal["keep"] = "keep",
-        schedule: schedules.ScheduleName | schedules.Schedule | Callable[[int], float] | LRScheduler | None = None,
+        schedule: (
+            schedules.ScheduleName | schedules.Schedule | Callable[[int], float] | ExternalScheduler | None
+        ) = None,
         schedule_every: Literal["step", "epoch"] | None = None,
+        schedule_monitor: str | None = None,
         steps_per_epoch: int | None = None,
         resume: str | Path | None = None,
         auto_accumulate: bool = False,
@@ -210,10 +223,14 @@ class Trainer(SupervisedSteps):
                 `find_lr` returned, of which the suggestion for this schedule is taken; or `"keep"`, which leaves
                 the rates as they are. None is an error: it is what `found.suggestion` is where nothing was found.
             schedule: A schedule or its name (`"one_cycle"`), begun anew, its length filled in from this run; a
-                function of the step; or a `torch.optim.lr_scheduler` scheduler made for this optimizer. None
-                goes on with the optimizer's own.
+                function of the step; or a scheduler of `torch.optim.lr_scheduler` or `timm.scheduler` made for this
+                optimizer: torch's goes on where it stands, timm's begins anew. None goes on with the optimizer's own.
             schedule_every: For a torch scheduler, and required there: whether `step()` is meant for every
-                optimizer step or for every epoch.
+                optimizer step or for every epoch. ReduceLROnPlateau can only be meant for every epoch, and the
+                schedulers of timm know it, so it can be left out with them.
+            schedule_monitor: For a scheduler that watches a figure (ReduceLROnPlateau): which column of the history.
+                By default it is the validation loss, or the training loss in a run without validation; a scheduler with
+                `mode="max"` needs a name here, as "val/accuracy".
             steps_per_epoch: Optimizer steps in an epoch, for data without a length. Longer data are cut there, and the
                 next epoch goes on where this one was cut; when they end, it begins them again.
             resume: A checkpoint of this run, from which it goes on bit for bit, in mid-epoch too; or `"auto"`: the
@@ -245,6 +262,7 @@ class Trainer(SupervisedSteps):
         check_arguments(checkpoints, resume, settings.on_nonfinite, schedule)
         most_steps = None if steps_per_epoch is None else check_integer(steps_per_epoch, "steps_per_epoch")
         steps_per_epoch = steps_in_epoch(train_data, settings.accumulate, most_steps)
+        check_watched(mode_of(schedule), schedule_monitor, val_data is not None, self.metrics, self.train_metrics)
         total_steps = None if steps_per_epoch is None else epochs * steps_per_epoch
         # training_step steps other optimizers itself, so with them the first failed step has changed weights.
         before = context.capture(train_data, before_first_step=not self.other_optimizers)
@@ -262,7 +280,7 @@ class Trainer(SupervisedSteps):
                     if wants_trial
                     else None
                 )
-            scheduler = set_run_schedule(self.optimizer, lr, schedule, schedule_every, total_steps)
+            scheduler = set_run_schedule(self.optimizer, lr, schedule, schedule_every, total_steps, schedule_monitor)
             position.fits += 1
             feed = Feed(train_data, interruption.check)
             validation = None if val_data is None else Feed(val_data)
@@ -281,9 +299,10 @@ class Trainer(SupervisedSteps):
             if settings.on_nonfinite == "rollback":
                 load = functools.partial(saving.resume, run)
                 loop.roll_back = Rollback(checkpoints, load, self.optimizer, position)
-            with self.callbacks.running("fit"):
+            with self.callbacks.fitting():
                 if resume is not None and (file_ := saving.go_on(run, resume, checkpoints)) and self._reports:
                     print(f"resumed from {file_}: step {self.step}, epoch {run.epochs_done + 1}/{run.epochs}")
+                check_end(self.optimizer, scheduler, run.steps_to_come, run.epochs_to_come)
                 loop.run_epochs()
         return self.history
 
@@ -370,10 +389,12 @@ class Trainer(SupervisedSteps):
         check_data(train_data, "train_data", passes=2)  # the data must still be there for fit
         if val_data is not None:
             check_data(val_data, "val_data", passes=2)
+        swept = chosen_optimizer(self.optimizer, self.other_optimizers, optimizer)
+        check_layer_scales(swept)
         request = search.Request.checked(
             train_data,
             self.settings.accumulate,
-            chosen_optimizer(self.optimizer, self.other_optimizers, optimizer),
+            swept,
             method=method,
             schedule=schedule,
             epochs=epochs,
@@ -414,7 +435,8 @@ class Trainer(SupervisedSteps):
         Raises:
             ValueError: The data are empty, or the model can't take the first batch; an unknown augmentation.
         """
-        return evaluation.predict(self.context, data, tta)
+        with self.callbacks.judged_weights():
+            return evaluation.predict(self.context, data, tta)
 
     # ---------------------------------------------------------------- what is built on the loop
 
@@ -459,7 +481,8 @@ class Trainer(SupervisedSteps):
         Plots and rows are in what is returned; with `log_dir` they go to TensorBoard as well. See
         `mxtorch.interpretation.interpret` for the arguments.
         """
-        result = interpret(self, val_data, classes=classes, pictures=pictures)
+        with self.callbacks.judged_weights():
+            result = interpret(self, val_data, classes=classes, pictures=pictures)
         self.callbacks.call("on_interpreted", result)
         return result
 
@@ -482,7 +505,8 @@ class Trainer(SupervisedSteps):
         from mxtorch.exporting import export  # it imports the zoo, which is imported on first use
 
         options: dict[str, Any] = {"train_data": train_data, "classes": classes, "preprocessing": preprocessing}
-        return export(self, path, val_data, example=example, about=about, **options)
+        with self.callbacks.judged_weights():
+            return export(self, local_path(path, "path"), val_data, example=example, about=about, **options)
 
     # ---------------------------------------------------------------- files
 
@@ -494,6 +518,7 @@ class Trainer(SupervisedSteps):
         Raises:
             OSError: The file can't be written; an older file at `path` is untouched.
         """
+        path = local_path(path, "path")
         file.write(path, self.checkpoint_content())
 
     def load(self, path: str | Path) -> None:
@@ -504,7 +529,14 @@ class Trainer(SupervisedSteps):
             CheckpointError: A ValueError: it is no checkpoint, is damaged, or is of another model or optimizer;
                 nothing has changed then.
         """
-        self._saving.load(path)
+        self._saving.load(local_path(path, "path"))
+
+    def judged_weights(self) -> AbstractContextManager[Mapping[str, Any]]:
+        """In a `with` block within `fit`, the model has the weights that are judged; for callbacks.
+
+        After `fit` the model has them anyway. See docs/checkpoints.md.
+        """
+        return self.callbacks.judged_weights()
 
     def checkpoint_content(self) -> dict[str, Any]:
         """Everything that a checkpoint holds, copied: later steps do not change it.
@@ -515,7 +547,7 @@ class Trainer(SupervisedSteps):
         return self._saving.content(self.run)
 
     def close(self) -> None:
-        """Close what callbacks hold open (TensorBoard's file). The trainer can't be used for training after that."""
+        """Close what callbacks hold open (TensorBoard's file)."""
         self.callbacks.close()
 
     # ---------------------------------------------------------------- where it stands
@@ -534,6 +566,10 @@ class Trainer(SupervisedSteps):
     def skipped_steps(self) -> int:
         """Steps that were left out because a number was not finite."""
         return self._position.skipped_steps
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the run, whose data and handlers of signals belong to this process; a copy begins a new one."""
+        return vars(self) | {"run": None}
 
     def __repr__(self) -> str:
         return (

@@ -53,6 +53,14 @@ class StepUnless:
         self._stateless: weakref.WeakKeyDictionary[Optimizer, set[Tensor]] = weakref.WeakKeyDictionary()
         self._on_host: weakref.WeakSet[Optimizer] = weakref.WeakSet()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """With plain containers, because weak ones can't be pickled."""
+        return {"stateless": dict(self._stateless), "on_host": list(self._on_host)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._stateless = weakref.WeakKeyDictionary(state["stateless"])
+        self._on_host = weakref.WeakSet(state["on_host"])
+
     def __call__(self, bad: Tensor, optimizer: Optimizer, step: Callable[[], Any], *, undo: bool) -> None:
         """Take a step.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mxtorch import schedules
-from mxtorch._checks import closest, positive_rate, whole_number
+from mxtorch._checks import closest, positive_rate, rate_or_zero, whole_number
 from mxtorch.optim import schedule_free
 
 Multiplier = Callable[[int], float]
@@ -39,7 +40,7 @@ class ScheduledOptim(Optimizer):
 
     Raises:
         TypeError: `optimizer` is no torch optimizer, or a ScheduledOptim already.
-        ValueError: A group's rate is not a finite positive number.
+        ValueError: A group's rate is negative or not finite.
 
     Warns:
         UserWarning: The rate or the schedule is none that D-Adaptation, Prodigy or Schedule-Free is meant to have; see
@@ -59,12 +60,13 @@ class ScheduledOptim(Optimizer):
         for index, group in enumerate(optimizer.param_groups):
             if "lr" not in group:
                 raise ValueError(f"optimizer: parameter group {index} has no 'lr'; there is no rate to schedule")
-            positive_rate(group["lr"], f"lr of parameter group {index}")
+            rate_or_zero(group["lr"], f"lr of parameter group {index}")
         self.optimizer = optimizer
         self._share_hooks()
         self._schedule: Multiplier | None = None
         self._current_steps = 0
         self._upcoming: tuple[int, list[float]] = (0, [])
+        self._known_patches = self._patches()
         schedule_free.warn_of_rate(optimizer, self.learning_rate)
         if schedule is not None:
             self.schedule = schedule
@@ -96,16 +98,22 @@ class ScheduledOptim(Optimizer):
     def set_learning_rate(self, lr: float) -> None:
         """Set the base rate of the first group; the others keep their ratios to it.
 
+        Where the first group's rate is 0 now, as in a warm-up's first step, the ratios are those of the rates that a
+        scheduler of torch began with (`"initial_lr"`); groups whose rates are all 0 get the same rate.
+
         With a schedule the rate of the current step is in force at once. A torch scheduler keeps base rates of its
         own and writes over this one.
 
         Raises:
             TypeError: `lr` is not a number.
-            ValueError: `lr` is not finite and positive.
+            ValueError: `lr` is not finite and positive, or the ratios are not known.
         """
         lr = positive_rate(lr, "lr")
         bases = self.base_learning_rates
-        if bases[0] <= 0:
+        if bases[0] == 0:
+            initial = [float(group.get("initial_lr", 0.0)) for group in self.optimizer.param_groups]
+            bases = initial if initial[0] > 0 else bases if any(bases) else [1.0] * len(bases)
+        if bases[0] == 0:
             raise ValueError(
                 "lr: the first parameter group's rate is 0 now, so the ratios between groups are unknown; set each "
                 "group's 'lr' in param_groups"
@@ -153,6 +161,7 @@ class ScheduledOptim(Optimizer):
         self._schedule = schedule
         self._upcoming = (0, [])
         self._mark_groups()
+        self._known_patches = self._patches()
         schedule_free.warn_of_schedule(self.optimizer, schedule)
 
     @property
@@ -207,13 +216,13 @@ class ScheduledOptim(Optimizer):
 
         Raises:
             TypeError: Its rate is not a number.
-            ValueError: Its rate is not finite and positive.
+            ValueError: Its rate is negative or not finite.
         """
         rate = param_group.get("lr", self.optimizer.defaults.get("lr"))
         if isinstance(rate, Tensor):  # torch's default is one tensor for all groups, which the schedule has multiplied
             for group, base in zip(self.optimizer.param_groups, self.base_learning_rates, strict=True):
                 rate = base if group["lr"] is rate else rate
-        base = positive_rate(rate, "lr of the new parameter group")
+        base = rate_or_zero(rate, "lr of the new parameter group")
         if self._schedule is None:
             self.optimizer.add_param_group(param_group)
             return
@@ -318,6 +327,7 @@ class ScheduledOptim(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._upcoming = (0, [])
+        self._known_patches = self._patches()
         self._share_hooks()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ScheduledOptim:
@@ -358,14 +368,32 @@ class ScheduledOptim(Optimizer):
     def _next_multiplier(self, schedule: Multiplier) -> float:
         """The multiplier of this step; those of our own schedules, pure functions, are computed some steps ahead."""
         if not isinstance(schedule, schedules.Schedule):
+            self._warn_of_scheduler()
             return _multiplier(schedule, self._current_steps)
         first, multipliers = self._upcoming
         place = self._current_steps - first
         if not 0 <= place < len(multipliers):
+            self._warn_of_scheduler()
             first, place = self._current_steps, 0
             multipliers = [_multiplier(schedule, step) for step in range(first, first + STEPS_AHEAD)]
             self._upcoming = first, multipliers
         return multipliers[place]
+
+    def _patches(self) -> list[Any]:
+        """What torch's schedulers have put in place of the `step` of this optimizer and of the wrapped one."""
+        steps = [vars(part).get("step") for part in (self, self.optimizer)]
+        return [step for step in steps if hasattr(step, "_wrapped_by_lr_sched")]
+
+    def _warn_of_scheduler(self) -> None:
+        """Warn once of a scheduler of torch that was made since the schedule was set, and can do nothing."""
+        if self._patches() != self._known_patches:
+            self._known_patches = self._patches()
+            warnings.warn(
+                f"A scheduler of torch was made for this optimizer, which has a schedule, {self._schedule!r}, that "
+                "sets the rate in each step: the scheduler has no effect. Set optimizer.schedule = None, or give the "
+                "scheduler to fit(schedule=...).",
+                stacklevel=4,
+            )
 
     def _apply(self, multiplier: float) -> None:
         for group in self.optimizer.param_groups:
@@ -376,7 +404,7 @@ class ScheduledOptim(Optimizer):
 
     def _set_bases(self, bases: list[float]) -> None:
         for index, base in enumerate(bases):
-            positive_rate(base, f"lr of parameter group {index}")
+            rate_or_zero(base, f"lr of parameter group {index}")
         if self._schedule is None:
             for group, base in zip(self.optimizer.param_groups, bases, strict=True):
                 set_group_rate(group, base)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from mxtorch._checks import check_data
 from mxtorch._structure import concatenate, describe, to_host
-from mxtorch.optim import schedule_free
 from mxtorch.training.callback import CallbackList
 from mxtorch.training.context import Context
 from mxtorch.training.loss_weight import Weight, mean_loss
@@ -43,7 +42,7 @@ def evaluate(
     Args:
         context: The model with everything that computes it.
         data: The batches.
-        callbacks: Told of the start and the end.
+        callbacks: They know the weights to be judged, and are called at the start and the end.
         metrics: A `torchmetrics.MetricCollection`, or None.
         prefix: Goes before the names of the figures.
         check: Called before each batch; raises to break the pass off.
@@ -54,12 +53,9 @@ def evaluate(
     losses: list[Tensor] = []
     weights: list[Weight] = []
     first = True
-    with (
-        preserved_modes(context.model),
-        schedule_free.evaluation_point(context.optimizers),
-        callbacks.running("evaluate"),
-    ):
-        context.model.eval()
+    with preserved_modes(*context.modules), callbacks.judged_weights(), callbacks.running("evaluate"):
+        for module in context.modules:
+            module.eval()
         for host_batch in data:
             check()
             batch = engine.move(host_batch)
@@ -108,7 +104,7 @@ def predict(context: Context, data: Iterable[Any], tta: Augmentations = ()) -> A
     check_data(data, "data", passes=1)
     augmentations = _augmentations(tta)
     parts: list[Any] = []
-    with preserved_modes(context.model), schedule_free.evaluation_point(context.optimizers):
+    with preserved_modes(context.model):
         context.model.eval()
         for host_batch in data:
             batch = context.engine.move(host_batch)

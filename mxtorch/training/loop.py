@@ -134,7 +134,9 @@ class Loop:
         self._check_count(meter.count)
         if meter.unread:
             self._log(meter, None)
-        return run.end_training()
+        figures = run.end_training()
+        self.callbacks.call("on_epoch_trained")
+        return figures
 
     def _check_count(self, count: int) -> None:
         """Raise if the epoch had no steps; warn if the schedule was made for another number of them."""

@@ -25,18 +25,23 @@ def as_collection(metrics: Any, argument: str) -> Any:
 
     Raises:
         TypeError: Something else was given.
+        ValueError: A metric is named `loss`.
     """
     if metrics is None:
         return None
     from torchmetrics import Metric, MetricCollection
 
-    if isinstance(metrics, MetricCollection):
-        return metrics
     if isinstance(metrics, Metric):
-        return MetricCollection({type(metrics).__name__.lower(): metrics})
+        metrics = {type(metrics).__name__.lower(): metrics}
     if isinstance(metrics, dict) and metrics and all(isinstance(metric, Metric) for metric in metrics.values()):
-        return MetricCollection(dict(metrics))
-    raise TypeError(f"{argument}: got {metrics!r}; give a torchmetrics Metric, a dict of them or a MetricCollection")
+        metrics = MetricCollection(dict(metrics))
+    if not isinstance(metrics, MetricCollection):
+        raise TypeError(
+            f"{argument}: got {metrics!r}; give a torchmetrics Metric, a dict of them or a MetricCollection"
+        )
+    if "loss" in metrics:
+        raise ValueError(f"{argument}: a metric named 'loss' would take the place of the loss; give it another name")
+    return metrics
 
 
 def as_figures(name: str, value: Any) -> dict[str, float]:

@@ -66,11 +66,12 @@ class Run:
             no length. The loader decides when an epoch ends.
         feed: The training data.
         validation: The validation data, or None.
-        scheduler: The torch scheduler, if there is one.
+        scheduler: The scheduler of torch or timm, if there is one.
         fingerprint: What the run was started with, which is compared when it is resumed.
         most_steps: Optimizer steps after which an epoch is cut; None where the data end it.
         resumes: Whether it was asked to go on from a checkpoint.
         stopping: Whether it ends after the current epoch.
+        left_best: Whether it is over, and a callback has put the weights of its best epoch into the model.
         epoch: The current epoch within this run, from 0.
         meter: The losses of this epoch so far; None between epochs.
         metrics: The training metrics of this epoch so far.
@@ -93,6 +94,7 @@ class Run:
     most_steps: int | None = None
     resumes: bool = False
     stopping: bool = False
+    left_best: bool = False
     epoch: int = 0
     meter: LossMeter | None = None
     metrics: MetricBuffer | None = None
@@ -141,6 +143,19 @@ class Run:
         """Whether the rows of this run may have a figure of this name, as far as that is known beforehand."""
         return figure in self.expected_figures or figure.startswith(self.unknown_figures)
 
+    @property
+    def epochs_to_come(self) -> int:
+        """Epochs that are not over."""
+        return 0 if self.stopping else max(self.epochs - self.epochs_done, 0)
+
+    @property
+    def steps_to_come(self) -> int | None:
+        """Optimizer steps until the last epoch is over; None where the data have no length."""
+        if self.steps_per_epoch is None:
+            return None
+        taken = self.meter.count if self.meter is not None else self.steps_per_epoch if self.figures is not None else 0
+        return self.epochs_to_come * self.steps_per_epoch - taken
+
     def begin_epoch(self) -> None:
         """Go to the next epoch and start its clock; what was loaded from a checkpoint stays."""
         self.epoch = self.epochs_done
@@ -174,7 +189,6 @@ class Run:
     def state_dict(self) -> dict[str, Any]:
         """Everything about the place, between two steps."""
         training = not self.complete and self.figures is None
-        scheduler = self.scheduler.scheduler
         return {
             "ordinal": self.ordinal,
             "fingerprint": self.fingerprint,
@@ -183,7 +197,7 @@ class Run:
             "micro_batches": self.micro_batches,
             "feed": self.feed.state_dict(within_epoch=training and self.meter is not None),
             "validation": None if self.validation is None else self.validation.state_dict(within_epoch=False),
-            "scheduler": None if scheduler is None else scheduler.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
             "figures": self.figures,
             "meter": None if self.meter is None else self.meter.state_dict(),
             "metrics": None if self.metrics is None else self.metrics.state_dict(),
@@ -202,8 +216,7 @@ class Run:
         if any(type(saved[name]) is not int or saved[name] < 0 for name in ("ordinal", "epoch", "micro_batches")):
             raise ValueError(f"the epoch is {saved['epoch']!r}, in run {saved['ordinal']!r}")
         random = random_state()
-        if self.scheduler.scheduler is not None:
-            self.scheduler.scheduler.load_state_dict(saved["scheduler"])
+        self.scheduler.load_state_dict(saved["scheduler"])
         self.ordinal, self.position.fits = saved["ordinal"], saved["ordinal"]
         self.epoch, self._first_epoch = saved["epoch"], self.position.epoch - saved["epoch"]
         self.stopping, self.micro_batches = bool(saved["stopping"]), max(saved["micro_batches"], 1)

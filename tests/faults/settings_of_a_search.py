@@ -45,7 +45,7 @@ RANDOM = (
 
 
 class Slotted:
-    __slots__ = ("draw", "count")
+    __slots__ = ("count", "draw")
 
     def __init__(self, draw):
         self.draw, self.count = draw, 0

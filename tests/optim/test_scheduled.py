@@ -71,7 +71,7 @@ def test_wrapping_what_can_not_be_wrapped():
     with pytest.raises(TypeError, match=r"torch\.optim\.Optimizer"):
         ScheduledOptim(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="parameter group 1"):
-        make(0.1, 0.0)
+        make(0.1, -0.1)
 
     class WithoutRate(torch.optim.Optimizer):
         def __init__(self, parameters):
@@ -509,3 +509,49 @@ def test_a_distributed_checkpoint_takes_no_step_and_keeps_the_position(make_opti
     assert other.learning_rates == optimizer.learning_rates
     assert torch.equal(model.weight, other_model.weight)
     assert torch.equal(model.bias, other_model.bias)
+
+
+@pytest.mark.parametrize("of_the_inner", [False, True])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.1),
+        lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda step: 0.5),
+        lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, total_steps=10),
+    ],
+)
+@pytest.mark.parametrize("schedule", [schedules.Constant(), schedules.OneCycle(100), lambda step: 1.0])
+def test_a_scheduler_beside_a_schedule_is_warned_of_once(build, schedule, of_the_inner):
+    optimizer = make(0.1)
+    optimizer.schedule = schedule
+    build(optimizer.optimizer if of_the_inner else optimizer)
+    with pytest.warns(UserWarning, match="the scheduler has no effect"):
+        optimizer.step()
+    optimizer.step()
+
+
+def test_a_schedule_after_a_scheduler_is_nothing_to_warn_of():
+    optimizer = make(0.1)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.1)
+    optimizer.step()
+    scheduler.step()
+    optimizer.schedule = schedules.OneCycle(100)
+    optimizer.step()
+    twin = copy.deepcopy(optimizer)
+    twin.step()
+
+
+def test_a_rate_of_zero_keeps_what_ratios_are_known():
+    optimizer = make(0.1, 0.0)
+    optimizer.set_learning_rate(0.2)
+    assert optimizer.learning_rates == [0.2, 0.0]
+    optimizer = make(0.1, 0.01)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step / 4)
+    assert optimizer.learning_rates == [0.0, 0.0]
+    optimizer.set_learning_rate(0.2)
+    assert optimizer.learning_rates == pytest.approx([0.2, 0.02])
+    optimizer = make(0.0, 0.0)
+    optimizer.set_learning_rate(0.2)
+    assert optimizer.learning_rates == [0.2, 0.2]
+    with pytest.raises(ValueError, match="ratios between groups are unknown"):
+        make(0.0, 0.1).set_learning_rate(0.2)
