@@ -71,7 +71,8 @@ class Trainer(SupervisedSteps):
             large batch, the last and shorter window too.
         clip_grad_norm: Clip the norm of all gradients together to this.
         clip_grad_value: Clip every single value of the gradients to this, before the norm.
-        channels_last: Memory format for images; `"auto"` uses it for convolutional networks where it is faster.
+        channels_last: Memory format for images; `"auto"` uses it for convolutional networks where it is faster, and
+            where the first batch shows that the network can take it.
         compile: True, or arguments for `torch.nn.Module.compile`.
         engine: An engine of your own in place of `device`, `precision`, `channels_last` and `compile`; see
             `mxtorch.engines.Engine`.

@@ -16,6 +16,7 @@ from mxtorch.training.context import Context
 from mxtorch.training.metrics import MetricBuffer
 from mxtorch.training.modes import preserved_modes
 from mxtorch.training.supervised import StepOutput, batch_size, checked_labels, explain_first_batch, split_batch
+from mxtorch.training.trial import in_memory_format
 
 Augmentations = Literal["flip"] | Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor]]
 
@@ -46,6 +47,11 @@ def evaluate(
     losses: list[Tensor] = []
     sizes: list[int] = []
     first = True
+
+    def compute(host_batch: Any) -> Tensor | StepOutput:
+        with engine.autocast(), checked_labels(first and engine.asynchronous):
+            return context.evaluation_step(engine.move(host_batch))
+
     with (
         preserved_modes(context.model),
         schedule_free.evaluation_point(context.optimizers),
@@ -54,17 +60,15 @@ def evaluate(
         context.model.eval()
         for host_batch in data:
             check()
-            batch = engine.move(host_batch)
             try:
-                with engine.autocast(), checked_labels(first and engine.asynchronous):
-                    output = context.evaluation_step(batch)
+                output = in_memory_format(context, "evaluation_step", compute, host_batch)
                 if isinstance(output, Tensor):
                     output = StepOutput(output)
                 if buffer is not None:
                     buffer.update(output.outputs, output.targets)
             except Exception as error:
                 if first:
-                    explain_first_batch(error, batch, "evaluation_step")
+                    explain_first_batch(error, host_batch, "evaluation_step")
                 raise
             first = False
             if output.loss is not None:
@@ -86,18 +90,21 @@ def predict(context: Context, data: Iterable[Any], tta: Augmentations = ()) -> A
     check_data(data, "data", passes=1)
     augmentations = _augmentations(tta)
     parts: list[Any] = []
+
+    def compute(host_batch: Any) -> Any:
+        batch = context.engine.move(host_batch)
+        with context.engine.autocast():
+            outputs = context.prediction_step(batch)
+            return _mean_over(context, batch, outputs, augmentations) if augmentations else outputs
+
     with preserved_modes(context.model), schedule_free.evaluation_point(context.optimizers):
         context.model.eval()
         for host_batch in data:
-            batch = context.engine.move(host_batch)
             try:
-                with context.engine.autocast():
-                    outputs = context.prediction_step(batch)
-                    if augmentations:
-                        outputs = _mean_over(context, batch, outputs, augmentations)
+                outputs = in_memory_format(context, "prediction_step", compute, host_batch)
             except Exception as error:
                 if not parts:
-                    explain_first_batch(error, batch, "prediction_step")
+                    explain_first_batch(error, host_batch, "prediction_step")
                 raise
             parts.append(to_host(outputs))
     if not parts:

@@ -18,6 +18,7 @@ from mxtorch.training.context import Context
 from mxtorch.training.data import Window
 from mxtorch.training.metrics import MetricBuffer
 from mxtorch.training.supervised import Batch, StepOutput, check_loss, checked_labels, explain_first_batch
+from mxtorch.training.trial import in_memory_format, needs_trial, repeats_without_format
 
 NonfinitePolicy = Literal["raise", "skip", "rollback"]
 
@@ -76,6 +77,7 @@ class StepRunner:
         self._auto_accumulate = auto_accumulate and not trial
         self._place = place
         self._first_batch = True
+        self._on_trial = False
         self._skips_in_a_row = 0
         self._kept_buffers: KeptBuffers | None = None
         self._engine, self._optimizer = context.engine, context.optimizer
@@ -89,6 +91,7 @@ class StepRunner:
     def begin_pass(self) -> None:
         """Look closely at the next batch, as the first of a pass."""
         self._first_batch = True
+        self._on_trial = needs_trial(self.context, "training_step")
         skips = self.settings.on_nonfinite == "skip" and not self._trial
         self._kept_buffers = KeptBuffers(self.context.modules) if skips else None
 
@@ -107,9 +110,12 @@ class StepRunner:
             FloatingPointError: A number is not finite; the first bad layer is named.
             torch.OutOfMemoryError: The memory is full; the batch size is named.
         """
+        if self._on_trial:
+            self._on_trial = False
+            return in_memory_format(self.context, "training_step", lambda: self.step(window, measure_norm=measure_norm))
         if self._needs_closure:
             return self._closure_step(window)
-        agree = self._agree
+        agree, context = self._agree, self.context
         while True:
             bad: BadNumberError | None = None
             full: torch.OutOfMemoryError | None = None
@@ -120,6 +126,10 @@ class StepRunner:
             except torch.OutOfMemoryError as error:
                 # The traceback holds the activations, which would keep the memory full.
                 full = error.with_traceback(None) if self._auto_accumulate else error
+            except Exception as error:
+                if not repeats_without_format(context, "training_step", error):
+                    raise
+                continue
             if agree(full is not None):
                 self._take_smaller_parts(window, full)
             elif agree(bad is not None):
