@@ -99,42 +99,43 @@ class Preprocessing:
         return [resize, v2.CenterCrop(self.size)]
 
 
-def as_rgb(picture: Any) -> Any:
-    """A picture of PIL in mode RGB, as data sets of torchvision and timm open files; anything else as it is.
+def in_mode(picture: Any, mode: str = "RGB") -> Any:
+    """A picture of PIL in a mode, as data sets of torchvision and timm open files; anything else as it is.
 
     Transparency is dropped, not blended. The orientation in the EXIF data is not applied.
 
     Raises:
         ValueError: It has more than 8 bits a channel: Pillow would clip all values at 255 and so make it white.
     """
-    mode = getattr(picture, "mode", None)
-    if not isinstance(mode, str) or mode == "RGB":
+    given = getattr(picture, "mode", None)
+    if not isinstance(given, str) or given == mode:
         return picture
-    if mode.startswith(DEEP_MODES):
+    if given.startswith(DEEP_MODES):
         raise ValueError(
-            f"picture: got mode {mode!r}, which has more than 8 bits a pixel; Pillow clips it at 255 instead of "
-            "scaling it. Scale it to 8 bits yourself, as networks for photographs expect"
+            f"picture: got mode {given!r}, which has more than 8 bits a pixel; Pillow clips it at 255 instead of "
+            "scaling it. Scale it to 8 bits yourself, as the training data were"
         )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Palette images with Transparency")
-        return picture.convert("RGB")
+        return picture.convert(mode)
 
 
 def _of_pictures(steps: list[Any]) -> Any:
     """A `Compose` of torchvision whose pictures become RGB first."""
-    return _compose_of_pictures()(steps)
+    return compose_of_pictures()(steps)
 
 
 @functools.cache
-def _compose_of_pictures() -> Any:
+def compose_of_pictures() -> Any:
+    """The class of the transforms that `Preprocessing.transforms` returns."""
     from torchvision.transforms import v2  # imported on first use, like everything that takes long
 
-    return type("PictureTransforms", (_FirstAsRGB, v2.Compose), {"__module__": __name__})
+    return type("PictureCompose", (_FirstAsRGB, v2.Compose), {"__module__": __name__})
 
 
 class _FirstAsRGB:
     def forward(self, *inputs: Any) -> Any:
-        return super().forward(as_rgb(inputs[0]), *inputs[1:])  # type: ignore[misc]
+        return super().forward(in_mode(inputs[0]), *inputs[1:])  # type: ignore[misc]
 
     def __reduce__(self) -> Any:  # the class is made at run time
         return _of_pictures, (list(self.transforms),)  # type: ignore[attr-defined]

@@ -435,6 +435,7 @@ class Trainer(SupervisedSteps):
         preprocessing: Any = None,
         example: Tensor | None = None,
         about: str = "",
+        outputs: Literal["softmax", "sigmoid", "exp", "probabilities", "raw"] | None = None,
     ) -> Path:
         """Write the model for use without its training code, and a model card in Markdown beside it.
 
@@ -444,6 +445,7 @@ class Trainer(SupervisedSteps):
         from mxtorch.exporting import export  # it imports the zoo, which is imported on first use
 
         options: dict[str, Any] = {"train_data": train_data, "classes": classes, "preprocessing": preprocessing}
+        options["outputs"] = outputs
         return export(self, path, val_data, example=example, about=about, **options)
 
     # ---------------------------------------------------------------- files
