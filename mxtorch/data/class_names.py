@@ -31,11 +31,10 @@ def class_names(
     counts = (count, 2) if or_two and count == 1 else (count,)
     if given is not None and len(given) not in counts:
         raise ValueError(f"classes: got {len(given)} names, but the model has {count} outputs; give one for each")
-    for names in (given, _names_of(getattr(data, "dataset", None))):
+    for names in (given, _names_of(getattr(data, "dataset", None)), getattr(model, "classes", None)):
         if names is not None and len(names) in counts:
-            return _without_duplicates(names)
-    names = getattr(model, "classes", None)
-    return () if names is None or len(names) not in counts else _numbered(names)
+            return _without_duplicates(tuple(map(str, names)))
+    return ()
 
 
 def _names_of(dataset: Any) -> Any:
@@ -50,16 +49,8 @@ def _names_of(dataset: Any) -> Any:
     )
 
 
-def _without_duplicates(names: Sequence[str]) -> tuple[str, ...]:
-    twice = [name for name, times in Counter(map(str, names)).items() if times > 1]
-    if twice:
-        raise ValueError(
-            f"classes: got {twice[0]!r} for {Counter(map(str, names))[twice[0]]} classes; give each a name"
-        )
-    return tuple(map(str, names))
-
-
-def _numbered(names: Sequence[str]) -> tuple[str, ...]:
-    """Names with the number of the class where several have the same; two of ImageNet's are cranes."""
-    times = Counter(map(str, names))
-    return tuple(f"{name} ({index})" if times[str(name)] > 1 else str(name) for index, name in enumerate(names))
+def _without_duplicates(names: tuple[str, ...]) -> tuple[str, ...]:
+    name, times = next(iter(Counter(names).most_common(1)), ("", 0))
+    if times > 1:
+        raise ValueError(f"classes: got {name!r} for {times} classes; give each class a name of its own")
+    return names

@@ -21,8 +21,11 @@ from mxtorch.exporting.transforms import PictureTransforms, describe_transform
 from mxtorch.model_zoo import preprocess
 from mxtorch.optim.schedule_free import evaluation_point
 from mxtorch.training.modes import preserved_modes
-from mxtorch.training.supervised import split_batch
+from mxtorch.training.supervised import SupervisedSteps, split_batch
 from mxtorch.training.trainer_view import TrainerView
+
+# How far outputs of `prediction_step` may be from those of the model, relative to their scale: bf16 has 8 bits.
+PRECISION = 2e-2
 
 
 def export(
@@ -83,6 +86,7 @@ def export(
     activation = outputs_of(trainer.loss, outputs)
     example, described = _inputs(model, val_data, preprocessing, example)
     count = _number_of_outputs(model, example)
+    _check_prediction_step(trainer, model, example)
     facts = Facts(
         class_names(classes, val_data, model, count, or_two=is_multi_label(activation)),
         described,
@@ -126,6 +130,21 @@ def _inputs(
         before.restore()
 
 
+def _check_prediction_step(trainer: TrainerView, model: nn.Module, example: Tensor | None) -> None:
+    """Raise where a user's `prediction_step` computes something else than the model, which alone is written."""
+    own = getattr(type(trainer), "prediction_step", SupervisedSteps.prediction_step)
+    if own is SupervisedSteps.prediction_step or example is None:
+        return
+    expected, found = trainer.predict([(example, None)]), _outputs(model, example)
+    scale = max(float(found.abs().max()), 1e-12)
+    same_shape = isinstance(expected, Tensor) and expected.shape == found.shape
+    if not same_shape or float((expected - found).abs().max()) > PRECISION * scale:
+        raise ValueError(
+            "prediction_step: it gives other outputs than the model alone, and export writes the model alone; do it in "
+            "the model's forward"
+        )
+
+
 def _channels(model: Any, example: Tensor | None) -> int:
     if hasattr(model, "zoo_in_channels"):
         return int(model.zoo_in_channels)
@@ -145,8 +164,12 @@ def _random_example(model: Any, described: PictureTransforms | None) -> Tensor |
 def _number_of_outputs(model: nn.Module, example: Tensor | None) -> int:
     if example is None:
         return int(getattr(getattr(model, "fc", None), "out_features", 0))
+    return _outputs(model, example).shape[1]
+
+
+def _outputs(model: nn.Module, example: Tensor) -> Tensor:
     with preserved_modes(model), torch.no_grad():
         outputs = model.eval()(example.to(next(model.parameters()).device))
     if not isinstance(outputs, Tensor) or outputs.ndim < 2:
         raise ValueError(f"the model's outputs are a {describe(outputs)}; export takes one tensor [N, k]")
-    return outputs.shape[1]
+    return outputs.cpu()
