@@ -109,6 +109,8 @@ class LocalEngine:
         if self._compile:
             model.compile(**(self._compile if isinstance(self._compile, dict) else {}))
         self._wants_channels_last = self._channels_last == "auto" and self._profits_from_channels_last(model)
+        if self._wants_channels_last:  # an earlier trainer may have left it in channels-last
+            convert(model, optimizers, torch.contiguous_format)
         self._set_memory_format(torch.channels_last if self._channels_last is True else None)
 
     def needs_trial(self, step: str) -> bool:

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from mxtorch.engines.base import TriesMemoryFormat
+from mxtorch.checkpointing.snapshot import TrainingState
+from mxtorch.engines.base import Engine, TriesMemoryFormat
 from mxtorch.engines.memory_format import depends_on_layout
 from mxtorch.training.context import Context
 
@@ -22,10 +23,6 @@ def needs_trial(context: Context, step: str) -> bool:
 def in_memory_format(context: Context, step: str, attempt: Callable[..., Result], *arguments: Any) -> Result:
     """Run a step in the engine's memory format, or in the default format where the first fails.
 
-    The first run of each kind of step is undone before the second attempt: random generators, buffers, gradients,
-    attributes. Later ones, which fail where batches differ in shape, are repeated as they are, and only after errors
-    that are about the order of elements in memory.
-
     Args:
         context: The model with everything that computes and changes it.
         step: The kind of step: `"training_step"`, `"evaluation_step"` or `"prediction_step"`.
@@ -38,11 +35,33 @@ def in_memory_format(context: Context, step: str, attempt: Callable[..., Result]
     Raises:
         ValueError: The user chose a memory format that the network can't take.
     """
-    engine = context.engine
+
+    def capture() -> TrainingState:
+        return context.capture(before_first_step=not context.other_optimizers)
+
+    return run_in_memory_format(context.engine, step, capture, attempt, *arguments)
+
+
+def run_in_memory_format(
+    engine: Engine, step: str, capture: Callable[[], TrainingState], attempt: Callable[..., Result], *arguments: Any
+) -> Result:
+    """As `in_memory_format`, for any kind of work.
+
+    The first run of each kind of step is undone before the second attempt: random generators, buffers, gradients,
+    attributes. Later ones, which fail where batches differ in shape, are repeated as they are, and only after errors
+    that are about the order of elements in memory.
+
+    Args:
+        engine: Where the work is done.
+        step: The kind of work.
+        capture: Copies what the first attempt may change.
+        attempt: Does the work.
+        *arguments: What `attempt` is called with.
+    """
     if not isinstance(engine, TriesMemoryFormat):
         return attempt(*arguments)
     first = engine.begin_trial(step)
-    before = context.capture(before_first_step=not context.other_optimizers) if first else None
+    before = capture() if first else None
     try:
         result = attempt(*arguments)
     except (torch.OutOfMemoryError, FloatingPointError):
