@@ -220,6 +220,7 @@ def _weights_of_timm(model: str, tag: str, config: Any) -> Weights:
             config.interpolation,
             tuple(config.mean),
             tuple(config.std),
+            crop_mode=config.crop_mode or "center",
         ),
         classes=config.num_classes,
     )

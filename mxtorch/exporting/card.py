@@ -9,7 +9,9 @@ from typing import Any
 
 from mxtorch import model_zoo
 from mxtorch._version import __version__
+from mxtorch.data.class_balance import labels_of
 from mxtorch.exporting.facts import Facts, unwrapped
+from mxtorch.exporting.outputs import WORDS
 from mxtorch.training.trainer_view import TrainerView
 
 # More classes than these are counted, not named.
@@ -45,14 +47,17 @@ def _model(trainer: TrainerView, path: Path, facts: Facts) -> list[str]:
             use = "" if weights.commercial else " (not for commercial use)"
             lines.append(f"Began with the weights `{weights.tag}`, licence {weights.licence}{use}, from {sources}")
     if facts.preprocessing is not None:
-        made_for = facts.preprocessing
-        lines.append(
-            f"Input: pictures [{facts.channels}, {made_for.size}, {made_for.size}], the shorter side scaled to "
-            f"{made_for.resize} ({made_for.interpolation}), centre crop, mean {_numbers(made_for.mean)}, std "
-            f"{_numbers(made_for.std)}, {made_for.channels}"
-        )
-    lines.append(f"Output: {facts.outputs} logits")
+        lines.append(f"Input: pictures {_inputs(facts)}")
+    lines.append(f"Output: {facts.outputs} {WORDS[facts.activation]}")
     return [*lines, f"File: `{path.name}`"]
+
+
+def _inputs(facts: Facts) -> str:
+    """What an input looks like, and how a picture becomes one."""
+    assert facts.preprocessing is not None
+    size = facts.preprocessing.size
+    height, width = size if isinstance(size, tuple) else (size or "height", size or "width")
+    return f"[{facts.channels}, {height}, {width}]: {facts.preprocessing}"
 
 
 def _data(train_data: Any, val_data: Any, facts: Facts) -> list[str]:
@@ -69,10 +74,12 @@ def _data(train_data: Any, val_data: Any, facts: Facts) -> list[str]:
 
 
 def _counts(dataset: Any, facts: Facts) -> str:
-    targets = getattr(dataset, "targets", None)
-    if targets is None or not facts.classes or len(facts.classes) > MOST_NAMED:
+    if not facts.classes or len(facts.classes) > MOST_NAMED:
         return ""
-    counts = Counter(int(target) for target in targets)
+    try:
+        counts = Counter(labels_of(dataset).tolist())
+    except (TypeError, ValueError):  # the data set does not say which samples are of which class
+        return ""
     return " (" + ", ".join(f"{name} {counts[index]}" for index, name in enumerate(facts.classes)) + ")"
 
 
@@ -116,7 +123,3 @@ def _use(path: Path, facts: Facts) -> str:
 
 def _lines(lines: list[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _numbers(values: tuple[float, ...]) -> str:
-    return "(" + ", ".join(f"{value:g}" for value in values) + ")"

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from mxtorch import model_zoo
 from mxtorch._checks import closest
+from mxtorch._structure import describe
 from mxtorch.exporting.facts import KEY, Facts
+from mxtorch.exporting.outputs import is_multi_label, probabilities
 
 BATCH_SIZE = 32
 
@@ -26,6 +28,8 @@ class Predictor:
     Attributes:
         classes: The names of the outputs; their numbers if they have no names.
         preprocessing: How a picture becomes an input; None if inputs are not pictures.
+        activation: What the outputs are: `"softmax"`, `"sigmoid"`, `"exp"`, `"probabilities"` or `"raw"`; see
+            `mxtorch.exporting.export`.
     """
 
     def __init__(self, run: Callable[[Tensor], Tensor], facts: Facts) -> None:
@@ -33,6 +37,7 @@ class Predictor:
         self._facts = facts
         self.classes = facts.classes or tuple(str(index) for index in range(facts.outputs))
         self.preprocessing = facts.preprocessing
+        self.activation = facts.activation
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """The outputs of the network, [N, ...], for inputs [N, ...] that are already preprocessed."""
@@ -40,17 +45,23 @@ class Predictor:
             return self._run(inputs)
 
     def predict(self, pictures: Any) -> list[dict[str, Any]]:
-        """Classify pictures.
+        """Classify pictures, or give the numbers that a model computes from them.
+
+        What is done to the outputs is in the file, because it follows from the loss that the model was trained with.
 
         Args:
-            pictures: A file, a picture of PIL, or a list of these; or inputs [N, ...] that are already preprocessed.
+            pictures: A file, a picture of PIL, or a list of these; or inputs [N, ...] that are already preprocessed. A
+                file is opened as the data sets of torchvision do: transparency is dropped, EXIF data are ignored.
 
         Returns:
-            A dictionary for each: the `class`, its `probability`, and the `probabilities` of all classes by name.
+            A dictionary for each. Where one class is right: the `class`, its `probability`, and the `probabilities` of
+            all classes by name. Where several can be right (sigmoid): the `classes` with a probability of at least a
+            half, and the `probabilities`. Where outputs are numbers (raw): the `outputs` by name.
 
         Raises:
-            ValueError: The file does not say how pictures are preprocessed.
-            OSError: A picture can't be read.
+            ValueError: The file does not say how pictures are preprocessed; a picture has more than 8 bits a channel;
+                the outputs are not [N, k].
+            OSError: A picture can't be read; it is named.
         """
         if not isinstance(pictures, Tensor):
             many = isinstance(pictures, Sequence) and not isinstance(pictures, str)
@@ -58,24 +69,62 @@ class Predictor:
         rows = []
         for start in range(0, len(pictures), BATCH_SIZE):
             part = pictures[start : start + BATCH_SIZE]
-            inputs = part if isinstance(part, Tensor) else torch.stack([self._prepared(picture) for picture in part])
-            for probabilities in self(inputs).softmax(1):
-                named = dict(zip(self.classes, probabilities.tolist(), strict=True))
+            if isinstance(part, Tensor):
+                inputs = part
+            else:
+                inputs = torch.stack([self._prepared(picture, start + index) for index, picture in enumerate(part)])
+            outputs = self(inputs)
+            if outputs.ndim != 2:
+                raise ValueError(
+                    f"the outputs are a {describe(outputs)}; predict takes models with outputs [N, k], so call the "
+                    "predictor itself, which gives the outputs"
+                )
+            rows += self._rows(outputs)
+        return rows
+
+    def _rows(self, outputs: Tensor) -> list[dict[str, Any]]:
+        """The answers for outputs [N, k]."""
+        if self.activation == "raw":
+            return [{"outputs": dict(zip(self.classes, row.tolist(), strict=True))} for row in outputs]
+        several = is_multi_label(self.activation)
+        values = probabilities(outputs, self.activation)
+        if several and values.shape[1] == 1 and len(self.classes) == 2:
+            values, several = torch.cat([1 - values, values], 1), False
+        rows: list[dict[str, Any]] = []
+        for row in values.tolist():
+            named = dict(zip(self.classes, row, strict=True))
+            if several:
+                rows.append({"classes": [name for name in named if named[name] >= 0.5], "probabilities": named})
+            else:
                 best = max(named, key=named.__getitem__)
                 rows.append({"class": best, "probability": named[best], "probabilities": named})
         return rows
 
-    def _prepared(self, picture: Any) -> Tensor:
-        if self.preprocessing is None:
-            raise ValueError("pictures: the file does not say how a picture becomes an input; give tensors [N, ...]")
-        if isinstance(picture, (str, Path)):
-            from PIL import Image
+    def _prepared(self, picture: Any, index: int) -> Tensor:
+        """The input for a picture or its file; `index` is its place in the list, for messages."""
+        from PIL import Image
 
+        if self.preprocessing is None:
+            raise ValueError(
+                "pictures: the file does not say how a picture becomes an input; give tensors [N, ...], or export the "
+                "model with preprocessing="
+            )
+        named = isinstance(picture, (str, Path))
+        place = f"pictures: number {index}, {picture if named else 'a picture of PIL'},"
+        try:
+            if not named:
+                return self.preprocessing(picture)
             with Image.open(picture) as opened:
-                picture = opened.convert("RGB")
-        prepared = self.preprocessing.transforms(channels=self._facts.channels)(picture)
-        assert isinstance(prepared, Tensor)
-        return prepared
+                opened.load()  # a truncated file is found here
+                return self.preprocessing(opened)
+        except (FileNotFoundError, TypeError):
+            raise
+        except OSError as error:
+            raise OSError(f"{place} can't be read: {error}") from error
+        except (SyntaxError, EOFError, Image.DecompressionBombError) as error:  # how Pillow answers some damaged files
+            raise OSError(f"{place} can't be read: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{place} can't be taken: {error}") from error
 
 
 def load(path: str | Path, *, model: nn.Module | None = None) -> Predictor:

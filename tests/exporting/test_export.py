@@ -6,12 +6,11 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 import model_zoo
 from mxtorch import Callback, Trainer, exporting
 from mxtorch.exporting.__main__ import main
-from mxtorch.exporting.facts import describe_transform, plain_state
+from mxtorch.exporting.facts import plain_state
 
 FORMATS = (".safetensors", ".pt2", ".onnx")
 
@@ -197,12 +196,3 @@ def test_files_that_are_damaged_or_of_others(tmp_path, ending):
         exporting.load(tmp_path / f"net{ending}")
     with pytest.raises(FileNotFoundError):
         exporting.load(tmp_path / f"nothing{ending}")
-
-
-def test_transforms_are_described():
-    for name in ("resnet50", "efficientnet_lite0", "inceptionv4"):
-        assert describe_transform(model_zoo.preprocess(name)) == model_zoo.info(name).preprocessing
-    with pytest.raises(ValueError, match="RandomHorizontalFlip can't be written"):
-        describe_transform(v2.Compose([v2.RandomHorizontalFlip(), v2.CenterCrop(8)]))
-    with pytest.raises(ValueError, match="no CenterCrop"):
-        describe_transform(v2.Compose([v2.Resize(8)]))
