@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mxtorch import schedules
+from mxtorch.checkpointing.file import atomic_text
 from mxtorch.lr_finder.baselines import well_known_rules
 from mxtorch.lr_finder.range_test import Sweep
 from mxtorch.lr_finder.suggestion import Estimate, Status, estimate
@@ -132,7 +133,7 @@ class LRFinderResult:
 
     def to_csv(self, path: str | Path) -> None:
         """Write the curve, one row a step."""
-        with open(path, "w", newline="") as file:
+        with atomic_text(path) as file:
             writer = csv.DictWriter(file, ["learning_rate", "loss", "smoothed"])
             writer.writeheader()
             writer.writerows(self.rows())
@@ -156,7 +157,8 @@ class LRFinderResult:
         }
         text = json.dumps(_finite(content), indent=1, allow_nan=False)
         if path is not None:
-            Path(path).write_text(text + "\n")
+            with atomic_text(path) as file:
+                file.write(text + "\n")
         return text
 
     def plot(self, axes: Axes | None = None) -> Axes:
