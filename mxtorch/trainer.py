@@ -434,6 +434,7 @@ class Trainer(SupervisedSteps):
         preprocessing: Any = None,
         example: Tensor | None = None,
         about: str = "",
+        overwrite: bool = False,
     ) -> Path:
         """Write the model for use without its training code, and a model card in Markdown beside it.
 
@@ -443,7 +444,7 @@ class Trainer(SupervisedSteps):
         from mxtorch.exporting import export  # it imports the zoo, which is imported on first use
 
         options: dict[str, Any] = {"train_data": train_data, "classes": classes, "preprocessing": preprocessing}
-        return export(self, path, val_data, example=example, about=about, **options)
+        return export(self, path, val_data, example=example, about=about, overwrite=overwrite, **options)
 
     # ---------------------------------------------------------------- files
 

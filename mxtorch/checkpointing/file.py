@@ -49,7 +49,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
 
     `path` holds either what it held or all of what was written, also after a power cut: file and folder are synced.
     A symlink at `path` is replaced and not followed. After an error in the block nothing is left behind; what a process
-    that was killed left behind is removed by the next one that writes `path`.
+    that was killed left behind is removed by the next one that writes `path`. Until then the file is at `file.name`.
 
     Raises:
         OSError: The file can't be written; the message has the path. What was there before is untouched.
@@ -58,7 +58,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f"{_prefix(path)}{secrets.token_hex(8)}.tmp")
     try:
         sweep(path)
-        with os.fdopen(os.open(temporary, _CREATE, 0o666), "w+b") as file:
+        with open(temporary, "w+b", opener=lambda name, _: os.open(name, _CREATE, 0o666)) as file:
             _lock(file.fileno())
             yield file
             file.flush()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mxtorch._structure import describe
+from mxtorch.checkpointing.file import atomic_text
 from mxtorch.checkpointing.snapshot import TrainingState
 from mxtorch.data.class_names import class_names
 from mxtorch.exporting import formats
@@ -32,6 +33,7 @@ def export(
     preprocessing: Any = None,
     example: Tensor | None = None,
     about: str = "",
+    overwrite: bool = False,
 ) -> Path:
     """Write a trained model for use without its training code, and a model card in Markdown beside it.
 
@@ -47,13 +49,15 @@ def export(
         preprocessing: A transform of torchvision or a `model_zoo.Preprocessing`, if the data set has none.
         example: A batch of inputs [N, ...], for models that are not of the zoo when `val_data` is left out.
         about: A paragraph for the card.
+        overwrite: Whether a file, a card or a link at these places is replaced if `export` did not write it.
 
     Returns:
         The path of the file.
 
     Raises:
         ValueError: The ending is unknown, the model can't be exported, the outputs of the file are not those of the
-            model, a transform can't be described, or the number of names is wrong.
+            model, a transform can't be described, the number of names is wrong, or something that `export` did not
+            write is in the place of the file or of its card.
 
     Example:
         >>> from mxtorch import Trainer, exporting
@@ -66,6 +70,8 @@ def export(
         ['no', 'yes']
     """
     path = Path(path)
+    for each in (path, path.with_suffix(".md")):
+        formats.check_replaceable(each, overwrite)
     model: Any = unwrapped(trainer.model)
     example = _example(model, val_data, preprocessing, example)
     outputs = _number_of_outputs(model, example)
@@ -79,7 +85,8 @@ def export(
     with evaluation_point([trainer.optimizer, *trainer.other_optimizers.values()]):
         formats.write(trainer.model, path, facts, example)
     card = model_card(trainer, path, facts, train_data, val_data, about)
-    path.with_suffix(".md").write_text(card, encoding="utf-8")
+    with atomic_text(path.with_suffix(".md")) as file:
+        file.write(card)
     return path
 
 
