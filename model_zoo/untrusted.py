@@ -25,8 +25,8 @@ ALLOWANCE = 64 << 20
 # The largest networks of timm have some thousand tensors; a tensor costs about 1 kB, whatever its size.
 MOST_TENSORS = 20_000
 MOST_RECORDS = 50_000
-# The names, shapes and places of 20 000 tensors take 3 MB; metadata may take as much.
-LARGEST_HEADER = 8 << 20
+# The names, shapes and places of 20 000 tensors take 3 MB. Parsed, a forged header takes 18 times its bytes.
+LARGEST_HEADER = 4 << 20
 DEEPEST = 64
 
 # What objects cost in bytes, by the instruction of a pickle that makes them; others cost their argument and a slot.
@@ -184,12 +184,32 @@ def _check_legacy(file: IO[bytes], size: int, head: bytes) -> None:
     else:
         raise ValueError("it is a tar archive, which torch only reads by unpickling")
     for part in ("magic number", "protocol", "system", "content", "keys"):
-        inspector = _Inspector(file, size, size, None)
+        inspector = _Inspector(_Clipped(file, size), size, size, None)
         inspector.inspect()
         if part == "content":
             needed = sum(storage.size for storage in inspector.storages.values())
     if needed > size - file.tell():
         raise ValueError(f"it describes {needed} bytes of tensors, and has {size - file.tell()}")
+
+
+class _Clipped(io.RawIOBase):
+    """A file that is never asked for more bytes than it has: room for them would be taken before they are read."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self._file, self._bytes = file, size
+
+    def read(self, size: int = -1) -> bytes:
+        rest = self._bytes - self._file.tell()
+        return self._file.read(rest if size < 0 else min(size, rest))
+
+    def readline(self, size: int | None = -1) -> bytes:
+        return self._file.readline(-1 if size is None else size)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        return self._file.seek(place, whence)
 
 
 class _Storage:
@@ -226,7 +246,7 @@ class _Inspector(pickle._Unpickler):
     stack: list[Any]
     pop_mark: Callable[[], list[Any]]
 
-    def __init__(self, file: IO[bytes], size: int, length: int, records: dict[str, int] | None) -> None:
+    def __init__(self, file: Any, size: int, length: int, records: dict[str, int] | None) -> None:
         super().__init__(file, encoding="utf-8")
         self.storages: dict[Any, _Storage] = {}
         self._source, self._size, self._length, self._records = file, size, length, records

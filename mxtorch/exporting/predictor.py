@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from mxtorch.exporting.facts import KEY, Facts
 from mxtorch.exporting.limits import check_onnx, read_facts
 
 BATCH_SIZE = 32
-# A picture is decoded to 3 bytes a pixel, however small its file is.
+# A picture is decoded to 4 bytes a pixel, however small its file is.
 MOST_PIXELS = 50_000_000
 # What Pillow decodes by itself. Others, as EPS, would start another program.
 _PICTURES = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
@@ -77,20 +78,21 @@ class Predictor:
         if self.preprocessing is None:
             raise ValueError("pictures: the file does not say how a picture becomes an input; give tensors [N, ...]")
         if isinstance(picture, (str, Path)):
-            picture = _opened(Path(picture))
+            picture = _opened(Path(picture), self.preprocessing.resize)
         _check_pixels(picture, self.preprocessing.resize)
         prepared = self.preprocessing.transforms(channels=self._facts.channels)(picture)
         assert isinstance(prepared, Tensor)
         return prepared
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path, resize: int) -> Any:
     from PIL import Image
 
     try:
         with Image.open(path, formats=_PICTURES) as opened:
-            _check_pixels(opened, 1)
-            return opened.convert("RGB")
+            _check_pixels(opened, resize)
+            opened.load()
+            return opened if opened.mode == "RGB" else opened.convert("RGB")
     except OSError:
         raise
     except Exception as error:  # Pillow's readers raise many types on damaged files
@@ -188,6 +190,11 @@ def _safetensors(path: Path, model: nn.Module | None) -> Predictor:
 
 def _of_the_zoo(facts: Facts, shapes: dict[str, tuple[int, ...]]) -> nn.Module:
     """The network that a file names, with a linear head of the size that the file has, with or without a bias."""
+    if not facts.zoo_name.startswith("timm/"):
+        # The counts are of 1000 classes; without its head, no network of the list has less than half of that.
+        count = sum(math.prod(shape) for shape in shapes.values())
+        if 4 * count < model_zoo.info(facts.zoo_name).parameters:
+            raise ValueError(f"path: the file has {count} numbers, which are not the weights of {facts.zoo_name}")
     net: Any = model_zoo.create(facts.zoo_name, in_channels=facts.channels)
     weight = shapes.get(f"{net._head_name}.weight")
     if weight is None:
