@@ -151,6 +151,10 @@ class _KeptOutputs:
     outputs: Any = None
     targets: Any = None
 
+    def values(self, copy_state: bool = True) -> tuple[()]:
+        """No metrics."""
+        return ()
+
     def reset(self) -> None:
         """There is nothing to forget."""
 

@@ -198,14 +198,14 @@ def test_large_data_are_not_copied_and_changes_of_them_are_reported():
     ],
     ids=["numbers", "samples", "dictionary"],
 )
-def test_long_data_cost_little(values, benchmark_seconds=1.0):
+def test_long_data_cost_little(values):
     import time
 
     data = Augmented(random.random)
     data.samples = values()
     began = time.perf_counter()
     before = LoaderSnapshot(DataLoader(data, 4))
-    assert time.perf_counter() - began < benchmark_seconds
+    assert time.perf_counter() - began < 1.0  # seconds
     if isinstance(data.samples, list):
         random.shuffle(data.samples)
         before.restore()
