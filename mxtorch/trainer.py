@@ -82,7 +82,8 @@ class Trainer(SupervisedSteps):
             large batch, the last and shorter window too.
         clip_grad_norm: Clip the norm of all gradients together to this.
         clip_grad_value: Clip every single value of the gradients to this, before the norm.
-        channels_last: Memory format for images; `"auto"` uses it for convolutional networks where it is faster.
+        channels_last: Memory format for images; `"auto"` uses it for convolutional networks where it is faster, and
+            where the first batch shows that the network can take it.
         compile: True, or arguments for `torch.nn.Module.compile`.
         engine: An engine of your own in place of `device`, `precision`, `channels_last` and `compile`; see
             `mxtorch.engines.Engine`.
@@ -496,6 +497,8 @@ class Trainer(SupervisedSteps):
         preprocessing: Any = None,
         example: Tensor | None = None,
         about: str = "",
+        outputs: Literal["softmax", "sigmoid", "exp", "probabilities", "raw"] | None = None,
+        overwrite: bool = False,
     ) -> Path:
         """Write the model for use without its training code, and a model card in Markdown beside it.
 
@@ -505,8 +508,11 @@ class Trainer(SupervisedSteps):
         from mxtorch.exporting import export  # it imports the zoo, which is imported on first use
 
         options: dict[str, Any] = {"train_data": train_data, "classes": classes, "preprocessing": preprocessing}
+        options["outputs"] = outputs
         with self.callbacks.judged_weights():
-            return export(self, local_path(path, "path"), val_data, example=example, about=about, **options)
+            return export(
+                self, local_path(path, "path"), val_data, example=example, about=about, overwrite=overwrite, **options
+            )
 
     # ---------------------------------------------------------------- files
 

@@ -23,6 +23,7 @@ from mxtorch.training.supervised import (
     split_batch,
     weight_of,
 )
+from mxtorch.training.trial import in_memory_format
 
 Augmentations = Literal["flip"] | Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor]]
 
@@ -53,15 +54,18 @@ def evaluate(
     losses: list[Tensor] = []
     weights: list[Weight] = []
     first = True
+
+    def compute(host_batch: Any) -> Tensor | StepOutput | None:
+        with engine.autocast(), checked_labels(first and engine.asynchronous):
+            return context.evaluation_step(engine.move(host_batch))
+
     with preserved_modes(*context.modules), callbacks.judged_weights(), callbacks.running("evaluate"):
         for module in context.modules:
             module.eval()
         for host_batch in data:
             check()
-            batch = engine.move(host_batch)
             try:
-                with engine.autocast(), checked_labels(first and engine.asynchronous):
-                    output = context.evaluation_step(batch)
+                output = in_memory_format(context, "evaluation_step", compute, host_batch)
                 output = StepOutput(output) if output is None or isinstance(output, Tensor) else output
                 if output.loss is None and buffer is None and not losses:
                     raise BatchError(nothing_to_report(context))
@@ -69,7 +73,7 @@ def evaluate(
                     buffer.update(output.outputs, output.targets)
             except Exception as error:
                 if first:
-                    explain_first_batch(error, batch, "evaluation_step")
+                    explain_first_batch(error, host_batch, "evaluation_step")
                 raise
             first = False
             if output.loss is not None:
@@ -104,18 +108,21 @@ def predict(context: Context, data: Iterable[Any], tta: Augmentations = ()) -> A
     check_data(data, "data", passes=1)
     augmentations = _augmentations(tta)
     parts: list[Any] = []
+
+    def compute(host_batch: Any) -> Any:
+        batch = context.engine.move(host_batch)
+        with context.engine.autocast():
+            outputs = context.prediction_step(batch)
+            return _mean_over(context, batch, outputs, augmentations) if augmentations else outputs
+
     with preserved_modes(context.model):
         context.model.eval()
         for host_batch in data:
-            batch = context.engine.move(host_batch)
             try:
-                with context.engine.autocast():
-                    outputs = context.prediction_step(batch)
-                    if augmentations:
-                        outputs = _mean_over(context, batch, outputs, augmentations)
+                outputs = in_memory_format(context, "prediction_step", compute, host_batch)
             except Exception as error:
                 if not parts:
-                    explain_first_batch(error, batch, "prediction_step")
+                    explain_first_batch(error, host_batch, "prediction_step")
                 raise
             parts.append(to_host(outputs))
     if not parts:

@@ -18,6 +18,7 @@ from mxtorch.training.loss_weight import Weight, read_weights
 # batches are therefore joined for one call. The bounds keep what is held back small.
 MOST_BUFFERED_BATCHES = 128
 MOST_BUFFERED_ELEMENTS = 1_000_000
+_JOINED_KINDS = ("torchmetrics.classification.", "torchmetrics.regression.", "torchmetrics.aggregation")
 
 
 def as_collection(metrics: Any, argument: str) -> Any:
@@ -66,7 +67,10 @@ def as_figures(name: str, value: Any) -> dict[str, float]:
 class MetricBuffer:
     """Collects outputs and targets, and updates the metrics with several batches at once.
 
-    Metrics of torchmetrics accumulate sums over samples, so the split into updates does not matter to them.
+    Batches are joined where the split into updates can't change the result: for torchmetrics' own metrics of
+    classification and regression, and its sums and means, which accumulate over samples. Other metrics get each batch
+    by itself: wrappers such as `Running` count updates, retrieval metrics group what comes with a batch, and a metric
+    of one's own may do anything.
 
     Args:
         metrics: A `torchmetrics.MetricCollection`. It is reset: a pass that was interrupted may have left sums in it.
@@ -79,10 +83,12 @@ class MetricBuffer:
         self._targets: list[Tensor] = []
         self._shapes: tuple[torch.Size, torch.Size] | None = None  # of what is held back, without the first dimension
         self._elements = 0
+        self._joins = all(map(_accumulates_over_samples, metrics.values(copy_state=False)))
 
     def update(self, outputs: Any, targets: Any) -> None:
         """Take a batch. It is held back if it can be joined with later ones; other batches update the metrics now."""
-        if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor) and outputs.ndim and targets.ndim):
+        joinable = self._joins and isinstance(outputs, Tensor) and isinstance(targets, Tensor)
+        if not (joinable and outputs.ndim and targets.ndim):
             self._flush()
             self.metrics.update(outputs, targets)
             return
@@ -97,7 +103,11 @@ class MetricBuffer:
             self._flush()
 
     def compute(self, prefix: str) -> dict[str, float]:
-        """All metrics as floats, named with a prefix; then start afresh."""
+        """All metrics as floats, named with a prefix; then start afresh.
+
+        Raises:
+            ValueError: The value of a metric is neither a number nor a tensor, as that of a curve.
+        """
         self._flush()
         values: dict[str, float] = {}
         try:
@@ -145,6 +155,12 @@ class MetricBuffer:
             outputs, targets = torch.cat(self._outputs), torch.cat(self._targets)
             self._outputs, self._targets, self._elements = [], [], 0
             self.metrics.update(outputs, targets)
+
+
+def _accumulates_over_samples(metric: Any) -> bool:
+    """Whether a metric is one of torchmetrics' own that gives the same however samples are split into updates."""
+    methods = type(metric).update, type(metric).compute  # not the class: a user's may only change its name
+    return all(method.__module__.startswith(_JOINED_KINDS) for method in methods)
 
 
 class LossMeter:

@@ -27,6 +27,7 @@ from mxtorch.training.supervised import (
     explain_first_batch,
     raise_with_advice,
 )
+from mxtorch.training.trial import in_memory_format, needs_trial, repeats_without_format
 from mxtorch.training.window_sums import WindowSums
 
 NonfinitePolicy = Literal["raise", "skip", "rollback"]
@@ -92,6 +93,7 @@ class StepRunner:
         self._auto_accumulate = auto_accumulate and not trial
         self._place = place
         self._first_batch = True
+        self._on_trial = False
         self._skips_in_a_row = 0
         self._kept_buffers: KeptBuffers | None = None
         self._skips = False
@@ -108,6 +110,7 @@ class StepRunner:
     def begin_pass(self) -> None:
         """Look closely at the next batch, as the first of a pass."""
         self._first_batch = True
+        self._on_trial = needs_trial(self.context, "training_step")
         skips = self.settings.on_nonfinite == "skip" and not self._trial
         self._skips = skips
         self._kept_buffers = None
@@ -130,9 +133,12 @@ class StepRunner:
             FloatingPointError: A number is not finite; the first bad layer is named.
             torch.OutOfMemoryError: The memory is full; the batch size is named.
         """
+        if self._on_trial:
+            self._on_trial = False
+            return in_memory_format(self.context, "training_step", lambda: self.step(window, measure_norm=measure_norm))
         if self._needs_closure:
             return self._closure_step(window, measure_norm)
-        agree = self._agree
+        agree, context = self._agree, self.context
         while True:
             bad: BadNumberError | None = None
             full: torch.OutOfMemoryError | None = None
@@ -145,6 +151,10 @@ class StepRunner:
             except torch.OutOfMemoryError as error:
                 # The traceback holds the activations, which would keep the memory full.
                 full = error.with_traceback(None) if self._auto_accumulate else error
+            except Exception as error:
+                if not repeats_without_format(context, "training_step", error):
+                    raise
+                continue
             if agree(full is not None):
                 self._take_smaller_parts(window, full)
             elif agree(bad is not None):
