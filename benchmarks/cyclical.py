@@ -117,7 +117,7 @@ def make_trainer(seed: int, device: str, callbacks: list[Callback]) -> Trainer:
     )  # fmt: skip
 
 
-def policies(found: LRFinderResult, step_size: int) -> dict[str, tuple[float, schedules.Schedule]]:
+def policies(found: LRFinderResult, constant: float, step_size: int) -> dict[str, tuple[float, schedules.Schedule]]:
     """By name, the base rate and the schedule. The paper's fixed rate is its lower bound; it steps down by tenths."""
     assert found.bounds is not None
     low, high = found.bounds
@@ -125,7 +125,7 @@ def policies(found: LRFinderResult, step_size: int) -> dict[str, tuple[float, sc
     return {
         "triangular2": (high, triangular2),
         "fixed, lower bound": (low, schedules.Constant()),
-        "fixed, suggestion": (found.suggestion_for("constant"), schedules.Constant()),
+        "fixed, suggestion": (constant, schedules.Constant()),
         "exponential, upper bound": (high, schedules.Exponential()),
         "step, upper bound": (high, schedules.Step()),
         "triangular2, bounds / 3": (high / 3, triangular2),
@@ -265,22 +265,21 @@ def main() -> None:
     )
     runs: list[dict[str, Any]] = []
     for seed in range(options.seeds):
-        found = make_trainer(seed, options.device, []).find_lr(
-            data[0], start_lr=1e-5, num_steps=200, schedule="triangular2"
-        )
+        trainer = make_trainer(seed, options.device, [])
+        options_of_search = {"method": "sweep", "start_lr": 1e-5, "num_steps": 200}
+        found = trainer.find_lr(data[0], schedule="triangular2", **options_of_search)
+        constant = trainer.find_lr(data[0], schedule="constant", **options_of_search).suggestion
         print(f"seed {seed}: {found}", flush=True)
         if options.range_test:
             draw_range_test(found, options.figures or Path("."))
             return
-        if found.bounds is None:
+        if found.bounds is None or constant is None:
             raise SystemExit("No bounds, so there is nothing to compare.")
         curves: dict[str, Curve] = {}
-        for name, (lr, schedule) in policies(found, options.step_size).items():
+        for name, (lr, schedule) in policies(found, constant, options.step_size).items():
             curves[name] = train(data, lr, schedule, seed, options)
             print(f"  {name:26} base rate {lr:.2e}: ends at {ends_at(curves[name]):.3f}", flush=True)
-        runs.append(
-            {"seed": seed, "bounds": found.bounds, "suggestion": found.suggestion_for("constant"), "curves": curves}
-        )
+        runs.append({"seed": seed, "bounds": found.bounds, "suggestion": constant, "curves": curves})
         rows = table(runs)
         if options.json is not None:
             options.json.write_text(json.dumps({"table": rows, "runs": runs}, indent=1) + "\n")

@@ -145,7 +145,7 @@ def measure_find_lr(setting: Setting, device: torch.device, rounds: int, steps: 
             if name == "bare":
                 run_bare(net, [batch] * steps, device)
             else:
-                trainer.find_lr([batch] * steps, start_lr=1e-7, end_lr=1e-3, num_steps=steps)
+                trainer.find_lr([batch] * steps, method="sweep", start_lr=1e-7, end_lr=1e-3, num_steps=steps)
             seconds[name].append(now() - started)
             memory = torch.cuda.memory_stats() if device.type == "cuda" else {}
             asked[name] = memory.get("requested_bytes.all.peak", 0)

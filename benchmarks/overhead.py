@@ -136,7 +136,7 @@ def make_sweep(net: nn.Module, batches: Batches) -> Callable[[], Any]:
         channels_last=False,
         progress=False,
     )
-    return lambda: trainer.find_lr(batches, start_lr=1e-7, end_lr=1e-3, num_steps=len(batches))
+    return lambda: trainer.find_lr(batches, method="sweep", start_lr=1e-7, end_lr=1e-3, num_steps=len(batches))
 
 
 def run_find_lr(net: nn.Module, batches: Batches) -> None:

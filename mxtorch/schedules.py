@@ -517,6 +517,16 @@ def get(schedule: ScheduleName | str | Schedule) -> Schedule:
     return _BY_NAME[name]()
 
 
+def name_of(schedule: object) -> str | None:
+    """The name that `get` knows a schedule by; None for one of the user's own, or a function.
+
+    Example:
+        >>> name_of(OneCycle())
+        'one_cycle'
+    """
+    return next((name for name, kind in _BY_NAME.items() if type(schedule) is kind), None)
+
+
 def from_dict(content: dict[str, Any]) -> Schedule:
     """The schedule that `Schedule.to_dict` described.
 

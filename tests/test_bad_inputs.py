@@ -125,11 +125,18 @@ FIT = [
 FIND_LR = [
     ("start_lr", 0, "start_lr: got 0"),
     ("start_lr", NAN, "start_lr: got nan"),
-    ("start_lr", 20, "start_lr: got 20.0, which is not below end_lr"),
+    ("start_lr", 10, "start_lr: got 10.0, which is not below end_lr, 10"),
     ("end_lr", -1, "end_lr: got -1"),
     ("end_lr", "10", "end_lr: got '10'"),
     ("num_steps", 1, "num_steps: got 1"),
     ("num_steps", 50.0, "num_steps: got 50.0"),
+    ("budget", 0.2, "budget: got num_steps, too; give one of the two"),
+    ("epochs", 0, "epochs: got 0"),
+    ("epochs", 2.5, "epochs: got 2.5"),
+    ("training_steps", 0, "training_steps: got 0"),
+    ("method", "sweeep", "method: got 'sweeep'; did you mean 'sweep'"),
+    ("method", 3, "method: got 3"),
+    ("watch", 3, "watch: got 3"),
     ("schedule", "constantt", "did you mean 'constant'"),
     ("train_data", iter([1]), "can be read only once"),
     ("train_data", [torch.ones(4, 9)], "could not take the first batch"),
@@ -214,7 +221,7 @@ def test_of_find_lr(argument, value, message):
     trainer = build()
     before = state_of(trainer)
     with pytest.raises((ValueError, TypeError), match=message):
-        trainer.find_lr(**{"train_data": data(), argument: value})
+        trainer.find_lr(**{"train_data": data(), "num_steps": 40, "end_lr": 10, argument: value})
     assert state_of(trainer) == before
 
 

@@ -131,7 +131,7 @@ def test_an_overridden_training_step(two_moons, whole):
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     trainer = Squared(net, None, optimizer, device="cpu", progress=False)
     data = list(two_moons.tensors[0].split(32))
-    assert trainer.find_lr(data, num_steps=30).losses
+    assert trainer.find_lr(data, num_steps=40).trials
     assert trainer.fit(data, epochs=3)["train/loss"][-1] < trainer.history["train/loss"][0]
 
 
@@ -166,7 +166,10 @@ def test_data_without_a_length(make):
     trainer.fit(loader, epochs=2, steps_per_epoch=7, schedule="one_cycle")
     assert trainer.step == 14
     assert trainer.optimizer.schedule == schedules.OneCycle(14)
-    assert len(trainer.find_lr(loader, num_steps=30).rates) > 10
+    assert len(trainer.find_lr(loader, num_steps=40).trials) > 5
+    with pytest.raises(ValueError, match="epochs: the data have no length; give steps_per_epoch"):
+        trainer.find_lr(loader, epochs=2)
+    assert trainer.find_lr(loader, epochs=2, steps_per_epoch=7, num_steps=40).training_steps == 14
 
 
 def test_a_loss_gone_bad_is_named(net, two_moons, make):
@@ -198,7 +201,7 @@ BAD_STEPS = {
 }
 
 
-@pytest.mark.parametrize("use", ["fit", "find_lr"])
+@pytest.mark.parametrize("use", ["fit", "trials", "sweep"])
 @pytest.mark.parametrize("case", BAD_STEPS)
 def test_a_first_batch_that_fails_leaves_no_trace(net, case, use):
     loss, batch, message = BAD_STEPS[case]
@@ -206,8 +209,10 @@ def test_a_first_batch_that_fails_leaves_no_trace(net, case, use):
     trainer = Trainer(net, loss, optimizer, device="cpu", progress=False)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    trained = {"lr": 0.5, "schedule": "one_cycle"} if use == "fit" else {"method": use, "num_steps": 40}
+    use = trainer.fit if use == "fit" else trainer.find_lr
     with pytest.raises((ValueError, TypeError), match=message):
-        trainer.fit([batch], lr=0.5, schedule="one_cycle") if use == "fit" else trainer.find_lr([batch])
+        use([batch], **trained)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert (np.random.get_state()[1] == numpy_state).all()

@@ -182,12 +182,11 @@ def numbers(values: Any) -> Array:
 
 def load(groups: Iterable[str] = GROUPS, *, half: str | None = None, folder: Path = RECORDINGS) -> list[Task]:
     """All recorded tasks of these groups, of one half if asked."""
-    tasks = []
+    tasks: list[Task] = []
     for group in groups:
         path = folder / f"{group}.json"
-        for raw in json.loads(path.read_text()) if path.exists() else ():
-            if half in (None, raw["half"]):
-                tasks.append(_task(raw))
+        recorded = json.loads(path.read_text()) if path.exists() else []
+        tasks += [_task(raw) for raw in recorded if half in (None, raw["half"])]
     return tasks
 
 
@@ -219,13 +218,11 @@ def _task(raw: dict[str, Any]) -> Task:
                 recorded["short"],
             )
         )
-    return Task(
-        raw["name"], raw["group"], raw["half"], raw["features"], rates, raw["default_rates"], tuple(seeds)
-    )
+    return Task(raw["name"], raw["group"], raw["half"], raw["features"], rates, raw["default_rates"], tuple(seeds))
 
 
-# (task, seed, use, budget) to (rate or None, status)
-Suggest = Callable[[Task, Seed, Use, float | None], tuple[float | None, str]]
+# (task, seed, use, budget) to (rate or None, status); None where there is nothing to judge.
+Suggest = Callable[[Task, Seed, Use, "float | None"], "tuple[float | None, str] | None"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -246,15 +243,16 @@ class Row:
 
 
 def rows(tasks: Sequence[Task], suggest: Suggest, budget: float | None = None) -> list[Row]:
-    """Ask for every task, seed and use; seeds without short trainings and tasks where nothing learns are left out."""
+    """Ask for every task, seed and use; seeds that are recorded in part and tasks where nothing learns are left out."""
     result = []
     for task in tasks:
         for seed in task.seeds:
-            if not task.learns or not seed.sweeps or not all(seed.short(use) for use in USES):
+            if not task.learns or not seed.sweeps:
                 continue
             for use in USES:
-                rate, status = suggest(task, seed, use, budget)
-                result.append(Row(task, seed.seed, use, rate, status, task.regret(use, rate)))
+                said = suggest(task, seed, use, budget)
+                if said is not None:
+                    result.append(Row(task, seed.seed, use, *said, task.regret(use, said[0])))
     return result
 
 
@@ -281,6 +279,8 @@ def _table(found: Mapping[str, Sequence[Row]]) -> str:
     width = max(map(len, found))
     lines = [f"{head[0]:{width}}  " + "  ".join(f"{cell:>13}" for cell in head[1:])]
     for name, part in found.items():
+        if not part:
+            continue
         columns: list[list[str]] = []
         for use in USES:
             own = [row for row in part if row.use == use]
@@ -352,6 +352,24 @@ def lowest_after(steps: int, *, cliff: float = 0.0) -> Suggest:
     return suggest
 
 
+def peers(folder: Path = RECORDINGS) -> dict[str, Suggest]:
+    """What the other tools said, one rate for both uses; seeds that were not asked are left out."""
+    path = folder / "peers.json"
+    suggestions = json.loads(path.read_text())["suggestions"] if path.exists() else {}
+
+    def rule(tool: str) -> Suggest:
+        def suggest(task: Task, seed: Seed, use: Use, budget: float | None) -> tuple[float | None, str] | None:
+            said = suggestions.get(task.name, {}).get(tool, {})
+            if str(seed.seed) not in said:
+                return None
+            rate = said[str(seed.seed)]
+            return rate, "ok" if rate is not None else "none"
+
+        return suggest
+
+    return {tool: rule(tool) for tool in dict.fromkeys(tool for said in suggestions.values() for tool in said)}
+
+
 RULES: dict[str, Suggest] = {
     "no finder": default_rate,
     "no finder, not tripled": default_rate_for_every_use,
@@ -373,10 +391,12 @@ def main() -> None:
             print(f"\n{task.group}, {task.half}: {task.name}; untrained {task.untrained:.3g}, {len(task.seeds)} seeds")
             print("            " + " ".join(f"{rate:6.0e}" for rate in task.rates))
             for use in USES:
-                print(f"{use:10}  " + " ".join(f"{task.regret(use, rate):6.3f}" for rate in task.rates),
-                      f"  best {task.best(use)[1]:.4g}")
+                print(
+                    f"{use:10}  " + " ".join(f"{task.regret(use, rate):6.3f}" for rate in task.rates),
+                    f"  best {task.best(use)[1]:.4g}",
+                )
         return
-    print(report(tasks, RULES))
+    print(report(tasks, {**RULES, **peers()}))
 
 
 if __name__ == "__main__":

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import inspect
-import io
-import logging
 import math
 import tempfile
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from benchmarks.lr_bench.tasks import Setup, Task
 
@@ -28,39 +22,6 @@ def same_for_every_use(rate: float | None) -> Suggestions:
     """Peers know one rate only."""
     usable = rate is not None and math.isfinite(rate) and rate > 0
     return {"constant": rate if usable else None, "one_cycle": rate if usable else None}
-
-
-def mxtorch(task: Task, setup: Setup, *, steps: int, validation: bool) -> Suggestions:
-    """`Trainer.find_lr`."""
-    from mxtorch import Trainer
-
-    trainer = Trainer(
-        setup.model, setup.loss, setup.optimizer, progress=False, device="cpu", channels_last=False, log_every=10**6
-    )
-    val_loader = DataLoader(setup.val_loader.dataset, task.batch_size) if validation else None
-    forwards = _Count(setup.model)
-    found = trainer.find_lr(setup.train_loader, val_loader, num_steps=steps)
-    training_steps = len(found.losses) + sum(heat.steps for heat in found.heats)
-    uses = ("constant", "one_cycle")
-    return {
-        **{use: found.reading.suggestions.get(use) for use in uses},
-        "intervals": {use: found.reading.intervals.get(use) for use in uses},
-        "status": found.status,
-        "training_steps": training_steps,
-        "other_forward_passes": forwards.count - training_steps,
-        "held_out": found.held_out,
-        "search": {
-            "rates": found.rates,
-            "losses": found.losses,
-            "ended_early": found.stop_reason != "completed",
-            "heats": [dataclasses.astuple(heat) for heat in found.heats],
-        },
-    }
-
-
-def default_rate(task: Task, setup: Setup) -> Suggestions:
-    """No finder at all."""
-    return same_for_every_use(task.default_rate)
 
 
 def fastai(task: Task, setup: Setup, *, rule: str) -> Suggestions:
@@ -172,57 +133,9 @@ def ignite(task: Task, setup: Setup) -> Suggestions:
     return same_for_every_use(float(finder.lr_suggestion()))
 
 
-def _ours(steps: int, *, validation: bool) -> Callable[[Task, Setup], Suggestions]:
-    return lambda task, setup: mxtorch(task, setup, steps=steps, validation=validation)
-
-
-def _fastai(rule: str) -> Callable[[Task, Setup], Suggestions]:
-    return lambda task, setup: fastai(task, setup, rule=rule)
-
-
-FINDERS: dict[str, Callable[[Task, Setup], Suggestions]] = {
-    "mxtorch, 100 steps": _ours(100, validation=True),
-    "mxtorch, 100 steps, training data alone": _ours(100, validation=False),
-    "mxtorch, 500 steps": _ours(500, validation=True),
-    "mxtorch, 500 steps, training data alone": _ours(500, validation=False),
-    "fastai minimum": _fastai("minimum"),
-    "fastai valley": _fastai("valley"),
-    "fastai slide": _fastai("slide"),
-    "fastai steep": _fastai("steep"),
-    "ignite": ignite,
-    "torch-lr-finder": torch_lr_finder,
-    "Lightning": lightning,
-    "no finder (1e-3, 1e-2)": default_rate,
-}
 PACKAGES = {
     "fastai": "fastai",
     "ignite": "pytorch-ignite",
     "torch-lr-finder": "torch-lr-finder",
     "Lightning": "pytorch-lightning",
 }
-
-
-class _Count:
-    """Forward passes of a model."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        self.count = 0
-        model.register_forward_pre_hook(self._add)
-
-    def _add(self, *_: Any) -> None:
-        self.count += 1
-
-
-def suggest(finder: str, task: Task, folder: Path, seed: int) -> Suggestions:
-    """What a tool says for a task, quietly; a tool that fails gives no rate and the error's name as status."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        try:
-            return FINDERS[finder](task, task.setup(folder, seed))
-        except Exception as error:
-            return {**same_for_every_use(None), "status": f"{type(error).__name__}: {error}"[:200]}

@@ -192,8 +192,10 @@ def record(options: argparse.Namespace) -> None:
             journal.write(json.dumps(line, separators=(",", ":")) + "\n")
             journal.flush()
             said = line.get("error") or {key: rate and float(f"{rate:.2g}") for key, rate in line["rates"].items()}
-            print(f"{time.time() - started:6.1f} {line.get('took', 0):6.1f} {line['seed']} {line['task']}: {said}",
-                  flush=True)
+            print(
+                f"{time.time() - started:6.1f} {line.get('took', 0):6.1f} {line['seed']} {line['task']}: {said}",
+                flush=True,
+            )
         pool.terminate()
     print(f"{count} of {len(jobs)} jobs")
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mxtorch._checks import closest
-from mxtorch._structure import map_tensors
+from mxtorch._structure import move_tensors
 from mxtorch.engines.base import Precision, StepResult
 from mxtorch.engines.memory_format import convert
 from mxtorch.engines.nonfinite import BadNumberError, StepUnless, mark_bad_gradients
@@ -150,8 +150,11 @@ class LocalEngine:
         )
 
     def move(self, batch: Any) -> Any:
-        """The batch on the device, images (4-d floats) in the memory format. Copies from pinned memory do not block."""
-        return map_tensors(self._moved, batch) if self._moves else batch
+        """The batch on the device, images (4-d floats) in the memory format. Copies from pinned memory do not block.
+
+        Tuples, lists, mappings and data classes are walked; an object with a `to`, as `PackedSequence`, moves itself.
+        """
+        return move_tensors(self._moved, batch, self.device) if self._moves else batch
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context in which forward passes run."""

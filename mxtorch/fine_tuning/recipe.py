@@ -29,16 +29,18 @@ Cache = Literal["auto", "memory", "file"] | bool | str | Path | FeatureCache
 # The names of the phases.
 HEAD, ALL_LAYERS = "head", "all layers"
 OWN_RATE = "the optimizer's own rate"
-# The loss of a trained head hardly falls in a sweep of all layers, so there may be no rate to read off. All layers are
+# The loss of a trained head hardly falls in short trainings of all layers, so these may show no rate. All layers are
 # then trained at this part of the head's rate: small, safe steps.
 CAREFUL_PART = 0.1
-# A step on features costs next to nothing, so find_lr gets enough of them for short trainings at several rates.
-STEPS_ON_FEATURES = 400
-# A sweep without features costs a whole step for each rate: at most this part of the steps of the training.
-SWEEP_PART = 0.5
-FEWEST_SWEEP_STEPS, MOST_SWEEP_STEPS = 30, 100
+# A step on features costs next to nothing, so find_lr gets enough of them to try trainings of whole length.
+STEPS_ON_FEATURES = 1000
+# Elsewhere a search takes so many steps, but no more than the larger and no less than the smaller part of the training.
+# With what judging costs, it then costs no more than the training. It depends on no clock, so that it can be repeated.
+SEARCH_STEPS, SMALLEST_PART, LARGEST_PART = 200, 0.2, 0.5
+# The steps where the length of the training is not known.
+STEPS_WITHOUT_LENGTH = 100
 # The range in which the best rate of all layers is searched, as multiples of the head's rate.
-SWEEP_BELOW, SWEEP_ABOVE = 1e-3, 30.0
+RANGE_BELOW, RANGE_ABOVE = 1e-3, 30.0
 
 
 @dataclass
@@ -184,7 +186,7 @@ class _Run:
         if lr is None:
             options = self._search_options(epochs)
             if train is not self.train_data:
-                options["num_steps"] = STEPS_ON_FEATURES
+                options = {**options, "budget": None, "num_steps": STEPS_ON_FEATURES}
             lr = self._find(HEAD, train, options, self.trainer.optimizer.base_learning_rate, OWN_RATE)
         self._fit(HEAD, train, val, epochs, lr)
 
@@ -195,22 +197,18 @@ class _Run:
             fallback, name = self.trainer.optimizer.base_learning_rate, OWN_RATE
             if HEAD in self.result.rates:
                 rate = self.result.rates[HEAD]
-                options |= {"start_lr": rate * SWEEP_BELOW, "end_lr": rate * SWEEP_ABOVE}
+                options |= {"start_lr": rate * RANGE_BELOW, "end_lr": rate * RANGE_ABOVE}
                 fallback, name = rate * CAREFUL_PART, "a tenth of the head's"
             lr = self._find(ALL_LAYERS, self.train_data, options, fallback, name)
         self._fit(ALL_LAYERS, self.train_data, self.val_data, epochs, lr)
 
     def _search_options(self, epochs: int) -> dict[str, Any]:
-        """How long the training will be, where that is known, and in proportion to it how many rates are tried."""
+        """How long the training will be, where that is known, and what part of it the search may take."""
         count = length(self.train_data)
         if count is None:
-            return {"num_steps": MOST_SWEEP_STEPS}
-        accumulate = self.trainer.settings.accumulate
-        sweep_steps = int(SWEEP_PART * epochs * count / accumulate)
-        return {
-            "num_steps": max(FEWEST_SWEEP_STEPS, min(MOST_SWEEP_STEPS, sweep_steps)),
-            "training_steps": max(1, math.ceil(count / accumulate) * epochs),
-        }
+            return {"num_steps": STEPS_WITHOUT_LENGTH}
+        steps = epochs * math.ceil(count / self.trainer.settings.accumulate)
+        return {"training_steps": steps, "budget": min(max(SEARCH_STEPS / steps, SMALLEST_PART), LARGEST_PART)}
 
     def _find(self, phase: str, data: Any, options: dict[str, Any], fallback: float, name: str) -> float:
         """The rate of a phase. Where none can be found it is the fallback, and a note says so."""
@@ -222,8 +220,18 @@ class _Run:
         except ValueError as error:
             self.report(f"{phase}: {error} Going on with {name}, {fallback:.1e}; lr= sets another.")
             return fallback
+        if found.is_rule_of_thumb:
+            if HEAD in self.result.rates:  # which knows nothing of a network that is trained already
+                rate, name = fallback, f"{name}, {fallback:.1e}"
+            else:
+                name = f"the optimizer's usual rate, {rate:.1e}"
+            self.report(
+                f"{phase}: {found.num_steps} steps of a search show no rate. Going on with {name}; lr= sets another."
+            )
+            return rate
         likely = "" if found.interval is None else f" (likely {found.interval[0]:.1e} to {found.interval[1]:.1e})"
-        self.report(f"{phase}: found a rate of {rate:.1e}{likely}.")
+        doubt = "" if found.status == "ok" else f" {found.advice}"
+        self.report(f"{phase}: found a rate of {rate:.1e}{likely}.{doubt}")
         return rate
 
     def _fit(self, phase: str, train: Any, val: Any, epochs: int, lr: float) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mxtorch.lr_finder.curve import Floats, clean, running_median
-from mxtorch.lr_finder.suggestion import FEWEST_STEPS
+from mxtorch.lr_finder.numbers import SWEEP
 
 
 def well_known_rules(rates: Sequence[float], losses: Sequence[float]) -> dict[str, float]:
@@ -18,7 +18,7 @@ def well_known_rules(rates: Sequence[float], losses: Sequence[float]) -> dict[st
     median.
     """
     rate, loss = clean(rates, losses)
-    if len(loss) < FEWEST_STEPS:
+    if len(loss) < SWEEP.fewest_steps:
         return {}
     smoothed = running_median(loss)
     lowest = int(np.argmin(smoothed))

@@ -8,17 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mxtorch.lr_finder.numbers import SWEEP
+
 Floats = NDArray[np.float64]
 
-# Training losses are noisy; a held-out loss is measured on the same samples every time.
-TRAINING_WIDTH = 7
-HELD_OUT_WIDTH = 3
-# The edge is where the loss stands above its lowest point by this share of the drop, of the start, or by so many
-# times the noise.
-RISE_OF_DROP = 0.3
-RISE_OF_START = 0.035
-RISE_OF_NOISE = 4.0
-MOSTLY = 0.7
 SMALLEST_RATE_STEP = 1e-9  # in the logarithm
 
 
@@ -80,7 +73,7 @@ def valley(rates: Floats, losses: Floats, *, width: int) -> Valley:
         if value < min(values[lowest], start):
             lowest = index
         bottom = min(values[lowest], start)
-        rise = max(RISE_OF_DROP * (start - bottom), RISE_OF_START * abs(start), RISE_OF_NOISE * noise)
+        rise = max(SWEEP.rise_of_drop * (start - bottom), SWEEP.rise_of_start * abs(start), SWEEP.rise_of_noise * noise)
         if index > 0 and min(values[index : index + 2]) > bottom + rise:
             edge, rises = index, True
             break
@@ -94,7 +87,7 @@ def valley(rates: Floats, losses: Floats, *, width: int) -> Valley:
         drop,
         _first_below(rates, smoothed, start - 0.1 * drop, lowest),
         _first_below(rates, smoothed, start - 0.5 * drop, lowest),
-        float(rates[int(np.argmax(smoothed[: lowest + 1] <= start - MOSTLY * drop)) if drop > 0 else lowest]),
+        float(rates[int(np.argmax(smoothed[: lowest + 1] <= start - SWEEP.mostly * drop)) if drop > 0 else lowest]),
         float(rates[lowest]),
         float(rates[edge]),
         rises,
@@ -106,7 +99,7 @@ def _deviation(residuals: Floats) -> float:
     return 1.4826 * float(np.median(np.abs(residuals)))
 
 
-def running_median(values: Floats, width: int = TRAINING_WIDTH) -> Floats:
+def running_median(values: Floats, width: int = SWEEP.training_width) -> Floats:
     """The median of `width` neighbours; near the right end of as many as there are on both sides.
 
     The first values, which hardly differ but by noise, get all neighbours that there are: one of them alone, if low,

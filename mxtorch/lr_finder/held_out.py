@@ -3,38 +3,64 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+import random
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, IterableDataset
 
 from mxtorch._checks import length
+from mxtorch._structure import concatenate, map_tensors, tensors_in
 from mxtorch.checkpointing.snapshot import LoaderSnapshot
 from mxtorch.training.data import Window, windows
+from mxtorch.training.supervised import batch_size
 
 # Of training data without validation data, at most one window in so many, and so many in all, are held out.
 LARGEST_SHARE = 3
 MOST_WINDOWS = 12
+# Of data whose samples can't be asked for by their index, so many batches from all over a pass are mixed, and so many
+# are read for them at most: reading costs time, keeping costs memory.
+MOST_BATCHES_MIXED = 64
+MOST_BATCHES_READ = 1024
 
 
 class HeldOutData:
     """Training windows, and batches that are not among them.
 
-    With validation data the batches are samples from all over it: validation sets are often sorted by class.
-    Otherwise they are the first windows of a pass over the training data, kept in memory; every further pass is
-    begun with the random states of the first one, so that a shuffling loader deals the same windows, and these are
-    left out again. Data that can't be repeated (an iterable with an order of its own) may bring held-out samples back
-    in later passes.
+    With validation data the batches are samples from all over it, mixed: validation sets are often sorted by class, and
+    batches of one class tell nothing, least of all to batch normalisation. Without it they are the first windows of a
+    pass over the training data, kept in memory; every further pass is begun with the random states of the first one, so
+    that a shuffling loader gives the same windows, and these are left out again. Data that can't be repeated (an
+    iterable with an order of its own) may bring held-out samples back in later passes.
 
     Args:
         train_data: What is trained on.
         val_data: Validation data, or None.
         accumulate: Batches to a window.
-        wanted: How many batches to hold out, at most.
+        samples: How many samples to hold out, about.
+        most_batches: In how many batches at most.
+        needs_mixed: Whether batches of one class mislead, as they do batch normalisation: where those of `val_data`
+            can't be mixed, training data are held out instead.
+
+    Attributes:
+        batches: The held-out batches.
+        note: What could not be done as wanted; empty if nothing.
     """
 
-    def __init__(self, train_data: Iterable[Any], val_data: Iterable[Any] | None, accumulate: int, wanted: int) -> None:
+    def __init__(
+        self,
+        train_data: Iterable[Any],
+        val_data: Iterable[Any] | None,
+        accumulate: int,
+        samples: int,
+        most_batches: int,
+        *,
+        needs_mixed: bool = False,
+    ) -> None:
+        self.note = ""
         self._data = train_data
         self._accumulate = accumulate
         self._order = LoaderSnapshot(train_data)
@@ -43,14 +69,18 @@ class HeldOutData:
             order = LoaderSnapshot(val_data)
             order.set_workers_aside()
             try:
-                self.batches = list(itertools.islice(_spread(val_data, wanted), wanted))
+                batches = self._from_validation(val_data, samples, most_batches, needs_mixed)
             finally:
                 order.restore()
-            return
-        windows = self._first_windows(wanted)
+            if batches is not None:
+                self.batches = batches
+                return
+        first = self._first_windows(samples, most_batches)
         self._order.restore()
-        self._left_out = len(windows)
-        self.batches = [batch for window in windows for batch in window.batches][:wanted]
+        self._left_out = len(first)
+        self.batches = [batch for window in first for batch in window.batches][:most_batches]
+        if not self.batches:
+            self.note = "the training data are too few to hold samples out; give val_data"
 
     def windows(self) -> Iterator[Window]:
         """A pass over what is trained on."""
@@ -64,34 +94,122 @@ class HeldOutData:
         now.restore_global_generators()
         return itertools.chain(first, rest)
 
-    def _first_windows(self, wanted: int) -> list[Window]:
+    def _from_validation(
+        self, val_data: Iterable[Any], samples: int, most_batches: int, needs_mixed: bool
+    ) -> list[Any] | None:
+        """Batches of samples from all over the validation data; None where there are none to judge by."""
+        loader = _spread_loader(val_data, samples, most_batches)
+        if loader is not None:
+            return list(loader)
+        batches, read_all = _from_all_over(val_data)
+        if not read_all:
+            self.note = f"only the first {MOST_BATCHES_READ} batches of val_data were looked at"
+        mixed = _mixed(batches, samples, most_batches)
+        if mixed is not None:
+            return mixed
+        if needs_mixed:
+            self.note = (
+                "the batches of val_data can't be mixed, and batches of one class mislead batch normalisation, so "
+                "training data are held out"
+            )
+            return None
+        self.note = "the batches of val_data can't be mixed, so whole ones from all over are judged"
+        return [batches[place] for place in _one_of_each_stretch(len(batches), min(most_batches, len(batches)))]
+
+    def _first_windows(self, samples: int, most_batches: int) -> list[Window]:
         """The windows to hold out: the first ones, a third of a pass at most."""
-        most = min(-(-wanted // self._accumulate), MOST_WINDOWS)
+        dealt = iter(windows(self._data, self._accumulate))
+        first = next(dealt, None)
+        if first is None:
+            return []
+        wanted = min(-(-samples // max(first.samples, 1)), -(-most_batches // self._accumulate), MOST_WINDOWS)
         batch_count = length(self._data)
         if batch_count is not None:
-            affordable = min(most, -(-batch_count // self._accumulate) // LARGEST_SHARE)
-            return list(itertools.islice(windows(self._data, self._accumulate), affordable))
+            affordable = min(wanted, -(-batch_count // self._accumulate) // LARGEST_SHARE)
+            return list(itertools.islice(itertools.chain([first], dealt), affordable))
         # Without a length, look whether there are as many windows as are needed beside them.
-        dealt = iter(windows(self._data, self._accumulate))
-        first = list(itertools.islice(dealt, most))
-        count = len(first) + sum(1 for _ in itertools.islice(dealt, (LARGEST_SHARE - 1) * most))
-        return first[: count // LARGEST_SHARE]
+        held = [first, *itertools.islice(dealt, wanted - 1)]
+        count = len(held) + sum(1 for _ in itertools.islice(dealt, (LARGEST_SHARE - 1) * wanted))
+        return held[: count // LARGEST_SHARE]
 
 
-def _spread(val_data: Iterable[Any], wanted: int) -> Iterable[Any]:
-    """The same data with so many batches, of samples from all over it, where the loader tells how to get them."""
-    if not isinstance(val_data, DataLoader) or val_data.batch_size is None:
-        return val_data
-    if isinstance(val_data.dataset, IterableDataset):
-        return val_data
+def _spread_loader(val_data: Iterable[Any], samples: int, most_batches: int) -> DataLoader[Any] | None:
+    """A loader of samples from all over the data, mixed; None where samples can't be asked for by their index."""
+    if not isinstance(val_data, DataLoader) or isinstance(val_data.dataset, IterableDataset):
+        return None
     # The sampler tells which samples are for validation: the data set may hold those for training too.
-    samples = list(itertools.islice(val_data.sampler, len(val_data.dataset)))  # type: ignore[arg-type]
-    # One by lot, the same every time, from each of equal stretches: neither sorted nor periodic labels make a batch
-    # one-sided.
-    edges = torch.linspace(0, len(samples), min(wanted * val_data.batch_size, len(samples)) + 1, dtype=torch.float64)
-    lots = torch.rand(len(edges) - 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    starts, ends = edges[:-1].long(), edges[1:].long()
-    chosen = [samples[place] for place in (starts + (lots * (ends - starts)).long()).tolist()]
-    batch_count = -(-len(chosen) // val_data.batch_size)
+    count = len(val_data.dataset)  # type: ignore[arg-type]
+    if val_data.batch_size is not None:
+        size, there = val_data.batch_size, list(itertools.islice(val_data.sampler, count))
+    elif val_data.batch_sampler is not None:
+        groups = [list(group) for group in itertools.islice(val_data.batch_sampler, count)]
+        size, there = max(map(len, groups), default=1), [index for group in groups for index in group]
+    else:
+        return None  # the data set gives whole batches
+    wanted = min(samples, most_batches * size, len(there))
+    chosen = [there[place] for place in _one_of_each_stretch(len(there), wanted)]
+    batch_count = -(-len(chosen) // size)
     dealt = [chosen[start::batch_count] for start in range(batch_count)]  # of nearly the same size
     return DataLoader(val_data.dataset, batch_sampler=dealt, collate_fn=val_data.collate_fn)
+
+
+def _from_all_over(data: Iterable[Any]) -> tuple[list[Any], bool]:
+    """Batches chosen at random, the same ones every time, from a pass; and whether the pass was read to its end.
+
+    Reservoir sampling (Vitter 1985, algorithm R), since the data may have no length.
+    """
+    chance = random.Random(0)
+    kept: list[Any] = []
+    read = 0
+    for index, batch in enumerate(itertools.islice(data, MOST_BATCHES_READ)):
+        read = index + 1
+        if len(kept) < MOST_BATCHES_MIXED:
+            kept.append(batch)
+        elif (place := chance.randrange(read)) < MOST_BATCHES_MIXED:
+            kept[place] = batch
+    return kept, read < MOST_BATCHES_READ or length(data) == MOST_BATCHES_READ
+
+
+def _one_of_each_stretch(count: int, wanted: int) -> list[int]:
+    """Places from all over: one at random, the same every time, from each of equal stretches.
+
+    Neither sorted nor periodic labels make such a choice one-sided.
+    """
+    edges = torch.linspace(0, count, wanted + 1, dtype=torch.float64)
+    lots = torch.rand(wanted, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    starts, ends = edges[:-1].long(), edges[1:].long()
+    return [int(place) for place in (starts + (lots * (ends - starts)).long()).tolist()]
+
+
+def _mixed(batches: Sequence[Any], samples: int, most_batches: int) -> list[Any] | None:
+    """The samples of batches dealt anew, so that each new batch has some of all; None where they can't be told apart.
+
+    They can where every tensor has the samples along its first dimension.
+    """
+    sizes = [batch_size(batch) for batch in batches]
+    if len(batches) < 2:
+        return list(batches)
+    for batch, size in zip(batches, sizes, strict=True):
+        if size is None or any(tensor.ndim == 0 or len(tensor) != size for tensor in tensors_in(batch)):
+            return None
+    try:
+        joined = concatenate(batches)
+    except (RuntimeError, ValueError, KeyError):  # shapes or structures differ: padded to the longest of a batch
+        return None
+    total = sum(size or 0 for size in sizes)
+    if any(len(tensor) != total for tensor in tensors_in(joined)) or _has_other_leaves(batches[0]):
+        return None
+    chosen = torch.tensor(_one_of_each_stretch(total, min(samples, total)))
+    usual = max(size or 1 for size in sizes)
+    count = min(max(-(-len(chosen) // usual), 1), most_batches)
+
+    def part(start: int) -> Any:
+        places = chosen[start::count]
+        return map_tensors(lambda tensor: tensor[places.to(tensor.device)], joined)
+
+    return [part(start) for start in range(count)]
+
+
+def _has_other_leaves(batch: Any) -> bool:
+    """Whether something beside tensors has an entry a sample, as names of files, which `concatenate` nests."""
+    return any(not isinstance(leaf, Tensor) for leaf in tree_leaves(batch))

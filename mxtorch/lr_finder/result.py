@@ -5,135 +5,177 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mxtorch import schedules
 from mxtorch.lr_finder.baselines import well_known_rules
+from mxtorch.lr_finder.numbers import NUMBERS
+from mxtorch.lr_finder.plot import plot_search
 from mxtorch.lr_finder.range_test import Sweep
-from mxtorch.lr_finder.suggestion import Estimate, Status, estimate
-from mxtorch.lr_finder.trials import Heat, Use
+from mxtorch.lr_finder.suggestion import Reading, Status
+from mxtorch.lr_finder.trials import Trial, has_moved
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# A schedule that stays near its highest rate needs the rate of a constant one; one that peaks bears more.
-_PEAKED = ("OneCycle", "Triangular", "Triangular2", "ExpRange")
 _STOP_REASONS = {
     "completed": "all rates were tried",
     "diverged": "the loss diverged",
     "non_finite": "the loss was no longer finite",
     "overflow": "fp16 gradients overflowed at every scale",
 }
+_NO_SWEEP = Sweep([], [], "completed", [])
 
 
 @dataclass(frozen=True, repr=False)
 class LRFinderResult:
-    """The curve of a range test and what it says; see `docs/lr-finder.md`.
+    """What a search found; see `docs/lr-finder.md`.
 
     Attributes:
-        rates: The learning rate (of the first parameter group) of each step.
-        losses: The training loss of each step, before the step was taken.
-        stop_reason: `completed`, `diverged`, `non_finite` or `overflow`.
-        use: What `suggestion` is for: `constant` or `one_cycle`.
-        reading: The estimate, for every use.
-        held_out: Rates, and the loss on samples that were not trained on after the step at each.
-        heats: The short trainings that followed the sweep, in the order they were run.
+        reading: Status, advice, suggestion and interval.
+        schedule: What the rate is for.
+        method: `"trials"` or `"sweep"`.
+        trials: The short trainings, in the order in which they were run.
+        sweep: The curve of a range test; empty for trials.
+        num_steps: Optimizer steps that the search was given. With the same data and seed, `num_steps=` of this number
+            repeats the search exactly.
+        training_steps: The length of the training that the rate is for.
+        seconds: What the search took.
+        note: What could not be done as wanted; empty if nothing.
     """
 
-    rates: tuple[float, ...]
-    losses: tuple[float, ...]
-    stop_reason: str
-    use: Use
-    reading: Estimate
-    held_out: tuple[tuple[float, float], ...] = ()
-    heats: tuple[Heat, ...] = ()
-
-    @classmethod
-    def of(
-        cls, sweep: Sweep, schedule: str | schedules.Schedule, heats: Sequence[Heat] = (), **measured: Any
-    ) -> LRFinderResult:
-        """The result of a search, read for a schedule; `measured` goes to `estimate`."""
-        reading = estimate(
-            sweep.rates,
-            sweep.losses,
-            sweep.held_out,
-            ended_early=sweep.stop_reason != "completed",
-            heats=heats,
-            **measured,
-        )
-        return cls(
-            tuple(sweep.rates),
-            tuple(sweep.losses),
-            sweep.stop_reason,
-            use_of(schedule),
-            reading,
-            tuple(sweep.held_out),
-            tuple(heats),
-        )
+    reading: Reading
+    schedule: schedules.Schedule | Callable[[int], float]
+    method: Literal["trials", "sweep"] = "trials"
+    trials: tuple[Trial, ...] = ()
+    sweep: Sweep = _NO_SWEEP
+    num_steps: int = 0
+    training_steps: int = 0
+    seconds: float = 0.0
+    note: str = ""
 
     @property
     def suggestion(self) -> float | None:
-        """The rate to train with; None where the curve carries none (`status` and `advice` say why)."""
-        return self.reading.suggestions.get(self.use)
+        """The rate to train with; None where the evidence carries none (`status` and `advice` say why)."""
+        return self.reading.suggestion
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Rates between which the best one is likely to lie."""
-        return self.reading.intervals.get(self.use)
+        """Rates between which the best one lies in 80 of 100 cases."""
+        return self.reading.interval
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """The min and max of a cyclic schedule (Smith 2015, sec. 3.3)."""
-        return self.reading.bounds
+        """The min and max of a cyclic schedule: a quarter of the suggestion and the suggestion (Smith 2015, 3.3)."""
+        return None if self.suggestion is None else (self.suggestion / 4, self.suggestion)
 
     @property
     def status(self) -> Status:
-        """What the suggestion rests on, `ok` or `edge_only` (a guess); or why there is none.
-
-        That is `no_signal`, `noise`, `already_trained`, `range_too_short`, `too_few_steps` or `not_finite`; see
-        `docs/lr-finder.md`.
-        """
+        """`ok`, a promise with a number; `guess`; or why there is no suggestion. See docs/lr-finder.md."""
         return self.reading.status
 
     @property
+    def is_rule_of_thumb(self) -> bool:
+        """Whether the suggestion is the optimizer's usual rate, as no training was run or learnt anything."""
+        longest = [trial for trial in self.trials if trial.rung == self.trials[-1].rung]
+        return self.method == "trials" and self.suggestion is not None and not (longest and has_moved(longest))
+
+    @property
     def advice(self) -> str:
-        """A sentence on what to do."""
+        """What the rate rests on and what to do, in a sentence or two."""
         return self.reading.advice
 
     @property
+    def use(self) -> str:
+        """What the suggestion is for, in a word: the schedule's name, `"constant"`, or `"schedule"` for a function."""
+        named = schedules.name_of(self.schedule)
+        return "schedule" if named is None else named
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The learning rate of each step of a range test."""
+        return tuple(self.sweep.rates)
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """The training loss of each step of a range test, before the step was taken."""
+        return tuple(self.sweep.losses)
+
+    @property
+    def held_out(self) -> tuple[tuple[float, float], ...]:
+        """Rates of a range test, and the loss on samples that were not trained on after the step at each."""
+        return tuple(self.sweep.held_out)
+
+    @property
+    def stop_reason(self) -> str:
+        """Why a range test ended: `completed`, `diverged`, `non_finite` or `overflow`."""
+        return self.sweep.stop_reason
+
+    @property
     def smoothed(self) -> tuple[float, ...]:
-        """The running median of the losses."""
+        """The running median of the losses of a range test."""
         return self.reading.smoothed
 
     @property
     def rules(self) -> dict[str, float]:
-        """What `steepest`, `valley` and `minimum`, the rules in common use, would have said."""
+        """What `steepest`, `valley` and `minimum`, the rules in common use, would say of a range test."""
         return well_known_rules(self.rates, self.losses)
 
-    def suggestion_for(self, schedule: str | schedules.Schedule) -> float:
+    def after(self, seconds: float) -> LRFinderResult:
+        """The same with the time that the search took."""
+        return replace(self, seconds=seconds)
+
+    def suggestion_for(self, schedule: str | schedules.Schedule | Callable[[int], float]) -> float:
         """The rate for a schedule: its constant value, or its peak.
 
+        Warns:
+            UserWarning: The search was for another kind of schedule. The best peak is 1 to 10 times the best constant
+                rate, which can't be computed: search with the schedule that is used.
+
         Raises:
-            ValueError: The curve carries no suggestion.
+            ValueError: There is no suggestion.
         """
-        rate = self.reading.suggestions.get(use_of(schedule))
-        if rate is None:
+        if self.suggestion is None:
             raise ValueError(f"find_lr has no rate to suggest ({self.status}). {self.advice}")
+        wanted, found = is_constant(schedule), is_constant(self.schedule)
+        if wanted == found:
+            return self.suggestion
+        rate = self.suggestion / NUMBERS.constant_below_peak if wanted else self.suggestion
+        kind = "a constant rate" if wanted else "a schedule with a peak"
+        warnings.warn(
+            f"find_lr searched with schedule={self.use!r}, and the rate is to be used for {kind}: {rate:.1e} is a "
+            "guess. Give find_lr the schedule that fit is given.",
+            stacklevel=_level_of_user(),
+        )
         return rate
 
     def rows(self) -> list[dict[str, float]]:
-        """One dictionary a step: `learning_rate`, `loss`, `smoothed`."""
+        """The data of the search, for tables: of each training its rate, steps, loss and loss before; of a range test
+        `learning_rate`, `loss` and `smoothed` of each step."""  # noqa: D205, D209
+        if self.method == "trials":
+            return [
+                {
+                    "learning_rate": trial.rate,
+                    "steps": float(trial.steps),
+                    "loss": trial.loss,
+                    "loss_before": trial.loss_before,
+                }
+                for trial in self.trials
+            ]
         columns = zip(self.rates, self.losses, self.smoothed, strict=False)
         return [{"learning_rate": rate, "loss": loss, "smoothed": smooth} for rate, loss, smooth in columns]
 
     def to_csv(self, path: str | Path) -> None:
-        """Write the curve, one row a step."""
+        """Write `rows`."""
+        names = ["learning_rate", "steps", "loss", "loss_before"]
         with open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, ["learning_rate", "loss", "smoothed"])
+            writer = csv.DictWriter(file, names if self.method == "trials" else ["learning_rate", "loss", "smoothed"])
             writer.writeheader()
             writer.writerows(self.rows())
 
@@ -143,14 +185,17 @@ class LRFinderResult:
         A loss that is not finite, which JSON has no word for, is null.
         """
         content: dict[str, Any] = {
-            "suggestion": self.suggestion,
-            "interval": self.interval,
-            "stop_reason": self.stop_reason,
+            "method": self.method,
             "use": self.use,
+            "num_steps": self.num_steps,
+            "training_steps": self.training_steps,
+            "seconds": self.seconds,
+            "note": self.note,
+            "trials": [asdict(trial) for trial in self.trials],
             "rates": self.rates,
             "losses": self.losses,
             "held_out": self.held_out,
-            "heats": [asdict(heat) for heat in self.heats],
+            "stop_reason": self.stop_reason,
             **asdict(self.reading),
             "rules": self.rules,
         }
@@ -160,30 +205,35 @@ class LRFinderResult:
         return text
 
     def plot(self, axes: Axes | None = None) -> Axes:
-        """Draw the losses over the rate: of training, held out, and of heats; the suggestion and its interval.
+        """Draw the losses over the rate, the suggestion and its interval.
 
         Args:
             axes: Where to draw; a new figure when left out.
         """
-        from mxtorch.lr_finder.plot import plot_curve
-
-        return plot_curve(self, axes)
+        return plot_search(
+            axes,
+            title=f"Learning rate, {self.use.replace('_', '-')}: {self.status.replace('_', ' ')}",
+            reading=self.reading,
+            trials=self.trials,
+            sweep=self.sweep,
+        )
 
     def __str__(self) -> str:
         rate = "none" if self.suggestion is None else f"{self.suggestion:.2e}"
         interval = "" if self.interval is None else f" (likely {self.interval[0]:.1e} to {self.interval[1]:.1e})"
-        ended = _STOP_REASONS[self.stop_reason]
+        note = f" Note: {self.note}." if self.note else ""
         return (
-            f"Learning rate, {self.use.replace('_', '-')}: {rate}{interval}, status {self.status}. {self.advice} "
-            f"{len(self.rates)} steps of the sweep, which ended because {ended}{self._heats_in_words()}."
+            f"Learning rate, {self.use.replace('_', '-')}: {rate}{interval}, status {self.status}. {self.advice}{note} "
+            f"{self._cost()}."
         )
 
     __repr__ = __str__
 
-    def _heats_in_words(self) -> str:
-        if not self.heats:
-            return ""
-        return f"; {len(self.heats)} short trainings, {sum(heat.steps for heat in self.heats)} steps"
+    def _cost(self) -> str:
+        if self.method == "sweep":
+            return f"{len(self.rates)} steps of a range test, which ended because {_STOP_REASONS[self.stop_reason]}"
+        steps = sum(trial.steps for trial in self.trials)
+        return f"{len(self.trials)} trainings, {steps} steps, {self.seconds:.1f} s"
 
     def _repr_html_(self) -> str:
         import base64
@@ -199,6 +249,14 @@ class LRFinderResult:
         return f'<p>{escape(str(self))}</p><img alt="loss over learning rate" src="data:image/png;base64,{picture}">'
 
 
+def _level_of_user() -> int:
+    """For a warning of the calling function: how many callers up the first one outside of this package is."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("mxtorch."):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
 def _finite(value: Any) -> Any:
     """The same content with None for numbers that are not finite."""
     if isinstance(value, dict):
@@ -208,6 +266,10 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def use_of(schedule: str | schedules.Schedule) -> Use:
-    """Which use a schedule makes of a rate."""
-    return "one_cycle" if type(schedules.get(schedule)).__name__ in _PEAKED else "constant"
+# A schedule that is at its highest rate for a short time bears a higher one than a constant rate.
+_PEAKED = (schedules.OneCycle, schedules.Triangular, schedules.Triangular2, schedules.ExpRange)
+
+
+def is_constant(schedule: object) -> bool:
+    """Whether a schedule uses its rate as a constant schedule does: it stays near its highest rate for long."""
+    return not isinstance(schedules.get(schedule) if isinstance(schedule, str) else schedule, _PEAKED)

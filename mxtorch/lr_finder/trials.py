@@ -1,174 +1,202 @@
-"""Short trainings from one snapshot, each with a whole one-cycle: which peak is left with the lowest loss.
+"""Short trainings from one snapshot at several rates, in rungs: the best rates go on to longer ones.
 
-The range test places a row of peaks below its stability edge; then follow those where the losses point. Each heat
-starts from the same weights and sees the same batches, and is judged by the loss on samples that none of them trained
-on. A whole cycle squeezed into the steps (as `OneCycle` runs it, Smith and Topin 2017, arXiv 1708.07120) warms up and
-ends at a rate near zero, so that a loss tells what was learnt, not how far the last step jumped. The last heat tries
-what follows for a constant rate: a cycle passes its peak for a moment only.
+The rungs are those of successive halving (Karnin et al. 2013; Jamieson and Talwalkar 2016, arXiv 1502.07943). Each
+training runs the very schedule that is asked for, squeezed into its steps, since the best constant rate and the best
+peak can't be computed from one another. Where there are steps enough, the last rung is the training itself.
+
+Everything here is a pure function of what `run` returns, so that it is tried on recordings as well.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
-# Below so many steps in all, the range test is given every one of them: heats would be too short to tell anything.
-FEWEST_STEPS_FOR_HEATS = 300
-# Of the steps of the whole search; a longer range test moves its edge by little.
-SWEEP_STEPS = 80
-FIRST_HEATS = 5
-# The row, one beside the best of it, one with a constant rate.
-ALL_HEATS = FIRST_HEATS + 2
-# The step between neighbouring rates of the row, in decades.
+from mxtorch.lr_finder.numbers import NUMBERS, SearchNumbers
+
+# Neighbouring rates are half a decade apart: a finer grid costs more than it gains, as losses hardly differ on it.
 SPACING = 0.5
-# Where the row begins, in decades below the edge.
-BELOW_EDGE = 0.25
-# Batches to judge a heat by.
-JUDGING_BATCHES = 7
-# A held-out loss that changed by less than this share has not moved.
-MOVEMENT = 0.01
-# The peak that is best for a one-cycle is so many times the best constant rate: its rate is there for a moment only.
-ONE_CYCLE_FACTOR = 2.15
-# A constant rate has to bring this share of what the best cycle brought.
-SHARE_TO_BRING = 0.5
-# A guess is this share of the constant rate that was tried, or that goes with the highest peak that did no harm.
-SHARE_OF_GUESS = 0.25
-HORIZON_POWER = 1 / 3
-
-Use = Literal["constant", "one_cycle"]
 
 
 @dataclass(frozen=True)
-class Heat:
+class Trial:
     """One short training.
 
     Attributes:
-        use: `one_cycle`, or `constant` for the last one.
-        rate: The peak of its one-cycle, or its constant rate.
+        rate: The base rate: the constant rate, or the peak of the schedule.
         steps: Optimizer steps.
-        loss: The held-out loss after them; infinite where it is no number.
-        loss_before: The loss of the same samples before them.
+        loss: The held-out loss after them, or the training loss of their last quarter; infinite where it is no number.
+        loss_before: The same before them.
+        rung: 0 for the first and shortest trainings.
     """
 
-    use: Use
     rate: float
     steps: int
     loss: float
     loss_before: float
+    rung: int
 
     @property
-    def is_stable(self) -> bool:
-        """Whether the loss is no worse than before."""
-        return self.loss <= self.loss_before + MOVEMENT * abs(self.loss_before)
-
-    @property
-    def has_learnt(self) -> bool:
-        """Whether the loss is clearly better than before."""
-        return self.loss <= self.loss_before - 2 * MOVEMENT * abs(self.loss_before)
+    def fall(self) -> float:
+        """How far the loss fell; negative where it rose."""
+        return self.loss_before - self.loss
 
 
-class Outcome(NamedTuple):
-    """What heats say.
+@dataclass(frozen=True)
+class Plan:
+    """How the steps of a search are spent.
 
     Attributes:
-        kind: `learnt`; `unsteady`, where a cycle has learnt and the constant rate has not; `unmoved`, where no loss has
-            moved, and `harmful`, where all became worse.
-        rate: For a constant schedule: below the peak that the cycles speak for. None where all became worse.
-    """
-
-    kind: Literal["learnt", "unsteady", "unmoved", "harmful"]
-    rate: float | None
-
-
-def run_heats(
-    run: Callable[[Use, float, int], Heat],
-    edge: float,
-    steps: int,
-    *,
-    training_steps: int,
-    on_progress: Callable[[str], None] = lambda message: None,
-) -> list[Heat]:
-    """A row of cycles, one more beside the best, or beyond it where it is the last of the row, and a constant rate.
-
-    Args:
-        run: `run(use, rate, steps)` trains from the snapshot.
-        edge: The rate beyond which the range test's loss rose.
-        steps: Optimizer steps to spend.
-        training_steps: Heats are never longer than the training itself.
-        on_progress: Told, in words, which rates are still in.
-    """
-    top = edge * 10**-BELOW_EDGE
-    rates = [top * 10 ** (-SPACING * index) for index in range(FIRST_HEATS)]
-    length = min(max(steps // ALL_HEATS, 1), training_steps)
-    on_progress(f"{len(rates)} rates, {rates[-1]:.1e} to {rates[0]:.1e}")
-    heats = [run("one_cycle", rate, length) for rate in rates]
-    on_progress(f"around {min(heats, key=lambda heat: heat.loss).rate:.1e}")
-    heats.append(run("one_cycle", _one_more(heats), length))
-    constant = _lowest_of_parabola(heats) / ONE_CYCLE_FACTOR
-    on_progress(f"{constant:.1e} as a constant rate")
-    heats.append(run("constant", constant, length))
-    return heats
-
-
-def outcome(heats: Sequence[Heat], training_steps: int) -> Outcome | None:
-    """The rate that the heats speak for; None without heats.
-
-    The longer a training, the lower its best rate. For steps of a constant rate the bound D^2 / (2 rate steps) + rate
-    G^2 / 2 on the error of stochastic gradient descent (Nemirovski et al. 2009, sec. 2.2) gives a power of one half;
-    language models were measured to follow one near a third (Bjorck et al. 2024, arXiv 2409.19913).
-
-    Args:
-        heats: All of one length.
+        steps: Optimizer steps in all, at most.
         training_steps: The length of the training that the rate is for.
+        lowest: No rate below it is tried.
+        highest: No rate above it is tried.
+        usual: The usual rate of the optimizer, where the window is.
+        lengths: Steps of a training in each rung.
+        narrow: Whether the window is one decade on either side.
     """
-    heats = [heat for heat in heats if 0 < heat.rate < math.inf and not math.isnan(heat.loss)]
-    cycles = [heat for heat in heats if heat.use == "one_cycle"]
-    if not cycles:
-        return None
-    best = min(cycles, key=lambda heat: heat.loss)
-    constant = [heat for heat in heats if heat.use == "constant"]
-    if not best.has_learnt:
-        stable = [heat.rate for heat in cycles if heat.is_stable]
-        if not stable:
-            return Outcome("harmful", None)
-        return Outcome("unmoved", max(stable) / ONE_CYCLE_FACTOR * SHARE_OF_GUESS)
-    enough = best.loss_before - SHARE_TO_BRING * (best.loss_before - best.loss)
-    if any(heat.loss > enough for heat in constant):
-        return Outcome("unsteady", min(heat.rate for heat in constant) * SHARE_OF_GUESS)
-    horizon = best.steps / max(training_steps, best.steps)
-    return Outcome("learnt", _lowest_of_parabola(cycles) / ONE_CYCLE_FACTOR * horizon**HORIZON_POWER)
+
+    steps: int
+    training_steps: int
+    lowest: float
+    highest: float
+    usual: float
+    lengths: tuple[int, int, int]
+    narrow: bool
+
+    @classmethod
+    def of(
+        cls,
+        steps: int,
+        training_steps: int,
+        usual: float,
+        lowest: float = 0.0,
+        highest: float = math.inf,
+        numbers: SearchNumbers = NUMBERS,
+    ) -> Plan:
+        """The plan for a number of steps."""
+        narrow = steps < numbers.few_steps
+        first = 3 if narrow else numbers.decades_down + numbers.decades_up + 1
+        # The second rung has five rates, the last one its three and mostly a fourth beyond one end.
+        counts = (first, 5, numbers.rates_of_last_rung + 0.5)
+        unit = steps / sum(count * length for count, length in zip(counts, numbers.lengths, strict=True))
+        lengths = [max(int(unit * length), 1) for length in numbers.lengths]
+        most = [max(int(part * training_steps), 1) for part in numbers.longest]
+        shortest, middle, longest = (min(length, limit) for length, limit in zip(lengths, most, strict=True))
+        return cls(steps, training_steps, lowest, highest, usual, (shortest, middle, longest), narrow)
+
+    @property
+    def most_steps(self) -> int:
+        """Steps that can be of use: where the last rung has whole trainings, further ones tell nothing new."""
+        first, middle, last = self.lengths
+        return min(self.steps, 6 * first + 6 * middle + 6 * last)
+
+    def window(self, numbers: SearchNumbers = NUMBERS) -> list[float]:
+        """The rates of the first rung, a decade apart."""
+        down, up = (1, 1) if self.narrow else (numbers.decades_down, numbers.decades_up)
+        rates = [self.usual * 10.0**decade for decade in range(-down, up + 1)]
+        inside = self.within(rates)
+        if inside:
+            return inside
+        if 0 < self.lowest < self.highest < math.inf:
+            return [math.sqrt(self.lowest * self.highest)]
+        return [min(max(self.usual, self.lowest), self.highest)]
+
+    def within(self, rates: Iterable[float]) -> list[float]:
+        """The rates that are allowed, rising; those that differ in the last digits only once."""
+        allowed = [rate for rate in sorted(rates) if self.lowest / 1.01 <= rate <= self.highest * 1.01]
+        return [rate for index, rate in enumerate(allowed) if index == 0 or not same(rate, allowed[index - 1])]
 
 
-def _one_more(heats: Sequence[Heat]) -> float:
-    """Beyond the best rate where it is the highest or the lowest, else halfway to its better neighbour."""
-    heats = sorted(heats, key=lambda heat: -heat.rate)
-    best = min(range(len(heats)), key=lambda index: heats[index].loss)
-    if best == 0:
-        return heats[0].rate * 10**SPACING
-    if best == len(heats) - 1:
-        return heats[-1].rate * 10**-SPACING
-    neighbour = min(heats[best - 1], heats[best + 1], key=lambda heat: heat.loss)
-    return math.sqrt(heats[best].rate * neighbour.rate)
+def try_rates(
+    run: Callable[[float, int, int], Trial],
+    plan: Plan,
+    *,
+    on_rung: Callable[[Sequence[float], int], None] = lambda rates, steps: None,
+    numbers: SearchNumbers = NUMBERS,
+) -> list[Trial]:
+    """All trainings of a search, in their order.
+
+    Args:
+        run: `run(rate, steps, rung)` trains from the snapshot.
+        plan: How the steps are spent.
+        on_rung: Called with the rates and the steps of each rung before it begins.
+        numbers: The settings.
+    """
+    trials: list[Trial] = []
+    left = plan.most_steps
+
+    def rung(rates: Sequence[float], number: int) -> list[Trial]:
+        nonlocal left
+        steps = plan.lengths[number]
+        affordable = max(left // steps, 1) if not trials or number == 0 else left // steps
+        on_rung(rates[:affordable], steps)
+        found = [run(rate, steps, number) for rate in rates[:affordable]]
+        left -= steps * len(found)
+        trials.extend(found)
+        return found
+
+    first = rung(plan.window(numbers), 0)
+    moved = has_moved(first, numbers)
+    # Where nothing has moved yet, no rate may be thrown away: the same ones are trained for longer.
+    best = lowest_loss(first).rate
+    middle = neighbours(best, plan, 2) if moved else [trial.rate for trial in first]
+    second = rung(middle, 1) or first
+    moved = has_moved(second, numbers)
+    best = lowest_loss(second).rate
+    if moved:
+        last = rung(by_closeness(neighbours(best, plan, 1), best), 2)
+    else:
+        # A deep network that learns late learns at a high rate only, which is steady all the same.
+        steady = [trial.rate for trial in second if trial.fall >= -numbers.movement * abs(trial.loss_before)]
+        highest = max(steady, default=best)
+        down = plan.within(highest * 10 ** (-SPACING * index) for index in range(numbers.rates_of_last_rung))
+        last = rung(down[::-1], 2)
+    while last and left >= plan.lengths[2]:
+        tried = [trial.rate for trial in last]
+        around = [*neighbours(lowest_loss(last).rate, plan, 1), *neighbours(choose(last, numbers).rate, plan, 1)]
+        beyond = [rate for rate in around if not any(same(rate, one) for one in tried)]
+        if not beyond:
+            break
+        last += rung(beyond[:1], 2)
+    return trials
 
 
-def _lowest_of_parabola(heats: Sequence[Heat]) -> float:
-    """The rate where a parabola through the best heat and its neighbours, over the logarithm, is lowest."""
-    heats = sorted(heats, key=lambda heat: -heat.rate)
-    best = min(range(len(heats)), key=lambda index: heats[index].loss)
-    middle = math.log(heats[best].rate)
-    if not 0 < best < len(heats) - 1:
-        return heats[best].rate
-    # Offsets of the neighbours from the best one, and how much worse they are.
-    (right, right_rise), (left, left_rise) = (
-        (math.log(heat.rate) - middle, heat.loss - heats[best].loss) for heat in (heats[best - 1], heats[best + 1])
-    )
-    if not left < 0 < right:
-        return heats[best].rate  # the same rate twice
-    bend = right_rise / right - left_rise / left
-    slope = (right_rise / right * -left + left_rise / left * right) / (right - left)
-    if not (0 < bend < math.inf and math.isfinite(slope)):
-        return heats[best].rate
-    vertex = -slope * (right - left) / (2 * bend)
-    return math.exp(middle + min(max(vertex, left), right))
+def neighbours(rate: float, plan: Plan, count: int) -> list[float]:
+    """The rate with `count` rates on either side, half a decade apart."""
+    return plan.within(rate * 10 ** (SPACING * index) for index in range(-count, count + 1))
+
+
+def same(rate: float, other: float) -> bool:
+    """Whether two rates are the same but for rounding."""
+    return math.isclose(rate, other, rel_tol=0.01)
+
+
+def by_closeness(rates: Sequence[float], best: float) -> list[float]:
+    """The rates with the best first, then the lower ones: if steps run out, a rate too high costs more."""
+    return sorted(rates, key=lambda rate: (not same(rate, best), rate))
+
+
+def lowest_loss(trials: Sequence[Trial]) -> Trial:
+    """The training with the lowest loss; of equal ones that with the lowest rate."""
+    return min(trials, key=lambda trial: (trial.loss, trial.rate))
+
+
+def choose(trials: Sequence[Trial], numbers: SearchNumbers = NUMBERS) -> Trial:
+    """The training whose rate is taken: of those about as good as the best, that with the lowest rate.
+
+    Below the best rate a loss changes slowly, and above it there may be a cliff; on little data lower rates overfit
+    less, which short trainings do not see.
+    """
+    best = lowest_loss(trials)
+    if not math.isfinite(best.fall):  # neither the loss before nor that after need be a number
+        return best
+    enough = best.fall - numbers.close * abs(best.fall)
+    return min((trial for trial in trials if trial.fall >= enough), key=lambda trial: trial.rate)
+
+
+def has_moved(trials: Sequence[Trial], numbers: SearchNumbers = NUMBERS) -> bool:
+    """Whether the best of the trainings has learnt something."""
+    best = lowest_loss(trials)
+    return math.isfinite(best.loss) and best.fall > numbers.movement * abs(best.loss_before)

@@ -38,7 +38,8 @@ def test_a_bar_with_loss_metrics_rate_and_speed(make, net, loader, capsys, monke
 
 def test_nothing_is_printed_when_not_wanted(make, net, loader, capsys):
     trainer = make(net)
-    trainer.find_lr(loader, num_steps=20)
+    trainer.find_lr(loader, num_steps=40)
+    trainer.find_lr(loader, method="sweep", num_steps=20)
     trainer.fit(loader, loader)
     assert capsys.readouterr() == ("", "")
 

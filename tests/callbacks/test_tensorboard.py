@@ -35,8 +35,9 @@ def server(tmp_path, net, loader):
         progress=False,
         log_every=4,
     )
-    found = trainer.find_lr(loader, start_lr=1e-4, end_lr=1000, schedule="one_cycle")
-    trainer.fit(loader, loader, epochs=3, lr=found, schedule="one_cycle")
+    found = trainer.find_lr(loader, method="sweep", start_lr=1e-4, end_lr=1000, schedule="one_cycle")
+    tried = trainer.find_lr(loader, num_steps=60, schedule="one_cycle")
+    trainer.fit(loader, loader, epochs=3, lr=found.suggestion, schedule="one_cycle")
     trainer.close()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -68,14 +69,14 @@ def server(tmp_path, net, loader):
             except OSError:
                 pass
             time.sleep(0.25)
-        yield ask, trainer, found
+        yield ask, trainer, found, tried
         process.terminate()
 
 
 def test_a_server_shows_everything(server):
-    ask, trainer, found = server
+    ask, trainer, found, tried = server
     tags = ask("plugin/scalars/tags")
-    assert list(tags) == ["moons"], "one run, hparams included"
+    assert sorted(tags) == ["moons", "moons/lr_finder"], "one run, hparams included, and that of the search"
     assert set(tags["moons"]) >= {
         "train/loss",
         "val/loss",
@@ -84,11 +85,12 @@ def test_a_server_shows_everything(server):
         "learning_rate/group1",
         "gradient_norm",
         "samples_per_second",
-        "lr_finder/loss",
     }
+    assert "lr_finder/loss" in tags["moons/lr_finder"]
 
     def scalars(tag):
-        return ask("plugin/scalars/scalars", tag=tag, run="moons")
+        run = "moons/lr_finder" if tag.startswith("lr_finder") else "moons"
+        return ask("plugin/scalars/scalars", tag=tag, run=run)
 
     records = trainer.history.records
     assert [step for _, step, _ in scalars("learning_rate/group0")] == [record["step"] for record in records]
@@ -101,7 +103,10 @@ def test_a_server_shows_everything(server):
     assert [value for _, _, value in curve] == pytest.approx(found.losses, rel=1e-5)
     held_out = scalars("lr_finder/held_out_loss")
     assert [value for _, _, value in held_out] == pytest.approx([loss for _, loss in found.held_out], rel=1e-5)
-    assert "lr_finder/curve" in ask("plugin/images/tags")["moons"]
+    last = tried.trials[-1]
+    losses = scalars(f"lr_finder/loss_after_{last.steps}_steps")
+    assert [value for _, _, value in losses if value == pytest.approx(last.loss, rel=1e-5)]
+    assert "lr_finder/curve" in ask("plugin/images/tags")["moons/lr_finder"]
     experiment = ask.post("plugin/hparams/experiment", {"experimentName": ""})
     names = {entry["name"] for entry in experiment["hparamInfos"]}
     assert {"learning_rate", "optimizer", "precision", "schedule"} <= names

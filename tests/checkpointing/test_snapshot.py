@@ -113,11 +113,16 @@ def assert_same(first, second):
 
 
 def find(trainer, loader):
-    found = trainer.find_lr(loader, start_lr=1e-4, end_lr=1, num_steps=12)
+    found = trainer.find_lr(loader, method="sweep", start_lr=1e-4, end_lr=1, num_steps=12)
     assert len(found.losses) >= 5
 
 
-def interrupted(error):
+def find_by_trials(trainer, loader):
+    found = trainer.find_lr(loader, loader, schedule="one_cycle", training_steps=12, num_steps=36)
+    assert len(found.trials) >= 5
+
+
+def interrupted(error, search=find):
     def sweep(trainer, loader):
         step, calls = trainer.training_step, []
 
@@ -129,7 +134,7 @@ def interrupted(error):
 
         trainer.training_step = failing
         with pytest.raises(type(error)):
-            find(trainer, loader)
+            search(trainer, loader)
         del trainer.training_step
 
     return sweep
@@ -137,13 +142,23 @@ def interrupted(error):
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop])
 @pytest.mark.parametrize(
-    "sweep", [find, interrupted(OSError("lost")), interrupted(KeyboardInterrupt())], ids=["whole", "error", "ctrl-c"]
+    "sweep",
+    [
+        find,
+        find_by_trials,
+        interrupted(OSError("lost")),
+        interrupted(KeyboardInterrupt()),
+        interrupted(KeyboardInterrupt(), find_by_trials),
+    ],
+    ids=["whole", "trials", "error", "ctrl-c", "ctrl-c in trials"],
 )
 def test_no_trace(kind, sweep):
     assert_same(run(make(kind), make_loader(), sweep=None), run(make(kind), make_loader(), sweep=sweep))
 
 
-@pytest.mark.parametrize("sweep", [find, interrupted(KeyboardInterrupt())], ids=["whole", "ctrl-c"])
+@pytest.mark.parametrize(
+    "sweep", [find, find_by_trials, interrupted(KeyboardInterrupt())], ids=["whole", "trials", "ctrl-c"]
+)
 @pytest.mark.parametrize("persistent", [False, True])
 def test_no_trace_with_workers(persistent, sweep):
     def loader():
@@ -157,7 +172,9 @@ def test_no_trace_with_workers(persistent, sweep):
     assert_same(first, run(make(kind), loader(), sweep=sweep, before=before))
 
 
-@pytest.mark.parametrize("sweep", [find, interrupted(KeyboardInterrupt())], ids=["whole", "ctrl-c"])
+@pytest.mark.parametrize(
+    "sweep", [find, find_by_trials, interrupted(KeyboardInterrupt())], ids=["whole", "trials", "ctrl-c"]
+)
 @pytest.mark.parametrize(
     "options", [{"precision": "fp16"}, {"precision": "bf16"}, {"accumulate": 4}], ids=["fp16", "bf16", "accumulate"]
 )
@@ -197,7 +214,9 @@ def test_no_trace_of_a_sweep_that_ends_in_the_optimizers_step(precision):
     assert_same(first, run(*settings(), sweep=sweep, before=before))
 
 
-@pytest.mark.parametrize("sweep", [find, interrupted(KeyboardInterrupt())], ids=["whole", "ctrl-c"])
+@pytest.mark.parametrize(
+    "sweep", [find, find_by_trials, interrupted(KeyboardInterrupt())], ids=["whole", "trials", "ctrl-c"]
+)
 def test_no_trace_with_a_schedule_and_with_a_torch_scheduler(sweep):
     def own(sweep):
         def before(trainer, loader):
@@ -221,10 +240,12 @@ def test_no_trace_in_generators_of_the_loader():
         return data
 
     kind = torch.optim.SGD
-    assert_same(run(make(kind), loader(), sweep=None), run(make(kind), loader(), sweep=find))
+    for search in (find, find_by_trials):
+        assert_same(run(make(kind), loader(), sweep=None), run(make(kind), loader(), sweep=search))
 
 
-def test_gradients_modes_and_schedule_come_back():
+@pytest.mark.parametrize("search", [find, find_by_trials])
+def test_gradients_modes_and_schedule_come_back(search):
     trainer, loader = make(torch.optim.SGD), make_loader()
     trainer.model.eval()
     trainer.model[1].train()
@@ -232,7 +253,7 @@ def test_gradients_modes_and_schedule_come_back():
     gradients = [parameter.grad for parameter in trainer.model.parameters()]
     values = [gradient.clone() for gradient in gradients]
     parameters = list(trainer.model.parameters())
-    find(trainer, loader)
+    search(trainer, loader)
     assert all(now is before for now, before in zip(trainer.model.parameters(), parameters, strict=True))
     for parameter, gradient, value in zip(parameters, gradients, values, strict=True):
         assert parameter.grad is gradient

@@ -23,6 +23,7 @@ def test_the_code_runs(tmp_path, monkeypatch, capsys):
     scope = {"__name__": "fine_tuning", "train_data": loader(12), "val_data": loader(10)}
     for block in (first, second):
         block = re.sub(r"epochs=(3|20)", "epochs=1", block)
+        block = block.replace("lr=found", "lr=0.01")  # in pictures of noise there is nothing to find
         exec(compile(block, "docs/fine-tuning.md", "exec"), scope)
     assert "features of the frozen layers" in capsys.readouterr().out
     assert (tmp_path / "dogs.safetensors").exists()

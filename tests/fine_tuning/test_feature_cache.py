@@ -38,13 +38,13 @@ def run(net, make, cache_of, train, val, *, cached, **options):
     seed_everything(7)
     trainer = make(net, channels_last=False)
     if not cached:
-        found = trainer.find_lr(train, num_steps=30)
+        found = trainer.find_lr(train, num_steps=40)
         history = trainer.fit(train, val, epochs=3, lr=0.1, schedule="one_cycle")
     else:
         cache = cache_of(trainer, **options)
         features, val_features = cache.loader(train), cache.loader(val)
         with cache.in_force():
-            found = trainer.find_lr(features, num_steps=30)
+            found = trainer.find_lr(features, num_steps=40)
             history = trainer.fit(features, val_features, epochs=3, lr=0.1, schedule="one_cycle")
     return found, history, torch.rand(1), random.random(), np.random.rand()
 
@@ -52,8 +52,8 @@ def run(net, make, cache_of, train, val, *, cached, **options):
 def same(one, other, tolerance):
     (found, history, *numbers), (found2, history2, *numbers2) = one, other
     assert numbers == numbers2
-    assert found.rates == found2.rates
-    assert found.losses == pytest.approx(found2.losses, rel=tolerance)
+    assert [trial.rate for trial in found.trials] == [trial.rate for trial in found2.trials]
+    assert [trial.loss for trial in found.trials] == pytest.approx([one.loss for one in found2.trials], rel=tolerance)
     for name in ("train/loss", "val/loss"):
         assert history[name] == pytest.approx(history2[name], rel=tolerance)
 

@@ -98,16 +98,59 @@ def test_one_phase_alone(net, make, train):
     assert [len(trained) for trained in rates.trained] == [2, 10]
 
 
-def test_an_honest_fallback_where_no_rate_is_found(net, make, train):
+def learns_nothing(net):
     with torch.no_grad():
         net[2][1].weight.zero_()
-    for parameter in net[2].parameters():
-        parameter.register_hook(torch.zeros_like)  # nothing is learned, so there is nothing to find
+    for parameter in net.parameters():
+        parameter.register_hook(torch.zeros_like)
     net[2][0].p = 0.0
-    trainer = make(net, lr=0.03)
-    result = trainer.fine_tune([(torch.ones(4, 3, 8, 8), torch.tensor([0, 1, 0, 1]))], epochs=0, head="2")
+
+
+def constant_pictures(count):
+    return DataLoader([(torch.ones(3, 8, 8), index % 2) for index in range(count)], 4)
+
+
+def test_an_honest_fallback_where_no_rate_is_found(net, make):
+    learns_nothing(net)
+    result = make(net, lr=0.03).fine_tune(constant_pictures(32), epochs=0, head="2")
+    assert result.found["head"].status == "no_signal"
     assert result.rates["head"] == 0.03
     assert any("no rate to suggest" in note and "the optimizer's own rate, 3.0e-02" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("epochs", [1, 40], ids=["too few steps to search", "nothing learnt in short trainings"])
+def test_a_rule_of_thumb_is_called_none_that_was_found(net, make, epochs):
+    learns_nothing(net)
+    result = make(net).fine_tune(constant_pictures(16), epochs=epochs, freeze_epochs=epochs, head="2", cache=False)
+    head, all_layers = result.rates["head"], result.rates["all layers"]
+    assert result.found["head"].suggestion == head
+    assert all_layers == pytest.approx(head / 10), "the optimizer's usual rate is none for a trained network"
+    assert any(
+        "head: " in note and f"show no rate. Going on with the optimizer's usual rate, {head:.1e}" in note
+        for note in result.notes
+    )
+    assert any("all layers: " in note and "a tenth of the head's" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("epochs", [1, 20, 400])
+def test_a_search_takes_fewer_steps_than_the_training(net, make, epochs, monkeypatch):
+    trainer, searches = make(net), []
+    monkeypatch.setattr(trainer, "find_lr", lambda data, **options: searches.append(options) or Found())
+    monkeypatch.setattr(trainer, "fit", lambda *_, **__: None)
+    trainer.fine_tune(constant_pictures(40), epochs=epochs, freeze_epochs=1, head="2", cache=False)
+    last = searches[-1]
+    assert last["training_steps"] == 10 * epochs
+    assert 0.2 <= last["budget"] <= 0.5
+    assert len(searches) == 2
+
+
+class Found:
+    """A search that found a rate."""
+
+    status, advice, interval, suggestion, is_rule_of_thumb = "ok", "", None, 0.1, False
+
+    def suggestion_for(self, schedule):
+        return 0.1
 
 
 def test_an_optimizer_that_holds_the_head_alone_gets_the_rest(net, make, train):

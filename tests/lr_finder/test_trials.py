@@ -1,162 +1,159 @@
+"""Which trainings a search runs, as a pure function of their losses."""
+
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxtorch.lr_finder.trials import (
-    ALL_HEATS,
-    FEWEST_STEPS_FOR_HEATS,
-    FIRST_HEATS,
-    HORIZON_POWER,
-    ONE_CYCLE_FACTOR,
-    SHARE_OF_GUESS,
-    SWEEP_STEPS,
-    Heat,
-    outcome,
-    run_heats,
-)
+from mxtorch.lr_finder.trials import Plan, Trial, has_moved, neighbours, try_rates
 
-EDGE = 1.0
 UNTRAINED = 2.0
+STEPS = st.integers(2, 20_000)
+LENGTHS = st.integers(1, 20_000)
+USUAL = st.sampled_from([1e-3, 3e-3, 1e-2, 3e-2, 1.0])
 
 
-def heat(rate, loss, use="one_cycle", steps=50):
-    return Heat(use, rate, steps, loss, UNTRAINED)
+def bowl(best, width=1.0, stable=math.inf):
+    """Losses that are lowest at one rate, the lower the longer the training; infinite above a stable rate."""
+
+    def loss(rate, part):
+        learnt = math.exp(-((math.log10(rate / best) / width) ** 2))
+        return math.inf if rate > stable else UNTRAINED - learnt * part**0.3
+
+    return loss
 
 
-def race(loss_of, steps=420, training_steps=300, constant_loss_of=None, **options):
-    """Heats whose loss is a function of the peak; a constant rate does what its peak does, unless said otherwise."""
+def search(plan, loss_of):
+    """All trainings, and the rungs as they were announced."""
+    rungs = []
 
-    def run(use, rate, steps):
-        if use == "one_cycle":
-            return heat(rate, loss_of(rate), use, steps)
-        loss = loss_of(rate * ONE_CYCLE_FACTOR) if constant_loss_of is None else constant_loss_of(rate)
-        return heat(rate, loss, use, steps)
+    def run(rate, steps, rung):
+        return Trial(rate, steps, loss_of(rate, steps / plan.training_steps), UNTRAINED, rung)
 
-    return run_heats(run, EDGE, steps, training_steps=training_steps, **options)
-
-
-def bowl(best):
-    """Lowest at one peak."""
-    return lambda rate: UNTRAINED - 1 + 0.3 * math.log10(rate / best) ** 2
+    trials = try_rates(run, plan, on_rung=lambda rates, steps: rungs.append((list(rates), steps)))
+    return trials, rungs
 
 
-def peak_of(heats, training_steps=None):
-    """The peak that the heats speak for."""
-    said = outcome(heats, training_steps or heats[0].steps)
-    assert said.kind == "learnt"
-    return said.rate * ONE_CYCLE_FACTOR
+def lowest(trials):
+    return min((trial for trial in trials if trial.rung == trials[-1].rung), key=lambda trial: trial.loss)
 
 
-@pytest.mark.parametrize("exponent", [-0.2, -0.5, -0.75, -1.0, -1.4, -1.9, -2.2])
-def test_a_known_optimum_is_found(exponent):
-    assert math.log10(peak_of(race(bowl(EDGE * 10**exponent)))) == pytest.approx(exponent, abs=0.1)
+@st.composite
+def ranges(draw):
+    """What start_lr and end_lr allow; mostly everything."""
+    low = draw(st.one_of(st.just(0.0), st.floats(1e-6, 1e2)))
+    high = draw(st.one_of(st.just(math.inf), st.floats(1.1, 1e5).map(lambda factor: max(low, 1e-6) * factor)))
+    return low, high
 
 
-def test_a_row_of_cycles_one_beside_the_best_and_a_constant_rate():
-    told = []
-    heats = race(bowl(0.05), on_progress=told.append)
-    row, beside, constant = heats[:FIRST_HEATS], *heats[FIRST_HEATS:]
-    assert [heat.use for heat in heats] == ["one_cycle"] * (ALL_HEATS - 1) + ["constant"]
-    assert {heat.steps for heat in heats} == {420 // ALL_HEATS}
-    rates = [heat.rate for heat in row]
-    assert rates[0] < EDGE, "half a decade apart, from below the edge down"
-    assert np.diff(np.log10(rates)) == pytest.approx([-0.5] * (FIRST_HEATS - 1))
-    first, second = sorted(row, key=lambda heat: heat.loss)[:2]
-    assert beside.rate == pytest.approx(math.sqrt(first.rate * second.rate))
-    assert constant.rate == pytest.approx(peak_of(heats) / ONE_CYCLE_FACTOR)
-    assert told == [
-        f"{FIRST_HEATS} rates, {rates[-1]:.1e} to {rates[0]:.1e}",
-        f"around {first.rate:.1e}",
-        f"{constant.rate:.1e} as a constant rate",
-    ]
+@settings(max_examples=400, deadline=None)
+@given(STEPS, LENGTHS, USUAL, ranges(), st.data())
+def test_whatever_the_losses_no_more_steps_and_no_rate_outside(steps, training_steps, usual, limits, data):
+    losses = st.one_of(st.floats(-10, 10), st.sampled_from([UNTRAINED, math.inf, 0.0, 1e308]))
+    plan = Plan.of(steps, training_steps, usual, *limits)
+    trials, rungs = search(plan, lambda rate, part: data.draw(losses))
+    assert trials
+    assert sum(trial.steps for trial in trials) <= plan.most_steps <= steps
+    low, high = limits
+    for trial in trials:
+        assert low / 1.011 <= trial.rate <= high * 1.011
+        assert 1 <= trial.steps <= training_steps
+    assert [rung.steps for rung in trials] == sorted(rung.steps for rung in trials), "ever longer"
+    announced = [(rate, steps) for rates, steps in rungs for rate in rates]
+    assert [(trial.rate, trial.steps) for trial in trials] == announced
+    tried = [(round(math.log10(trial.rate), 6), trial.rung) for trial in trials]
+    assert len(set(tried)) == len(tried), "no rate twice with the same length"
 
 
-@settings(max_examples=100, deadline=None)
-@given(
-    st.integers(FEWEST_STEPS_FOR_HEATS, 5000),
-    st.integers(1, 1000),
-    st.lists(st.floats(allow_nan=False), min_size=ALL_HEATS, max_size=ALL_HEATS),
-)
-def test_steps_are_never_more_than_asked_for(num_steps, training_steps, losses):
-    dealt = iter(losses)
-    heats = race(
-        lambda rate: next(dealt),
-        steps=num_steps - SWEEP_STEPS,
-        training_steps=training_steps,
-        constant_loss_of=lambda rate: next(dealt),
-    )
-    assert len(heats) == ALL_HEATS
-    assert sum(heat.steps for heat in heats) <= num_steps - SWEEP_STEPS
-    assert all(1 <= heat.steps <= training_steps for heat in heats)
-    assert all(0 < heat.rate < EDGE * 10**0.26 for heat in heats)
-    said = outcome(heats, training_steps)
-    assert said.rate is None or 0 < said.rate < EDGE * 10**0.26
-
-
-def test_where_nothing_moves_it_is_a_share_of_the_highest_rate_that_does_no_harm():
-    heats = race(lambda rate: UNTRAINED if rate < 0.1 else 50.0)
-    stable = max(heat.rate for heat in heats if heat.loss == UNTRAINED and heat.use == "one_cycle")
-    assert outcome(heats, 300) == ("unmoved", pytest.approx(stable / ONE_CYCLE_FACTOR * SHARE_OF_GUESS))
-
-
-@pytest.mark.parametrize("loss", [math.inf, 1e30, UNTRAINED * 1.5])
-def test_where_all_get_worse_there_is_no_rate(loss):
-    assert outcome(race(lambda rate: loss), 300) == ("harmful", None)
-
-
-@pytest.mark.parametrize("loss", [math.inf, UNTRAINED, UNTRAINED - 0.4])
-def test_a_constant_rate_that_does_not_learn_what_a_cycle_learnt_is_not_trusted(loss):
-    heats = race(bowl(0.05), constant_loss_of=lambda rate: loss)
-    assert outcome(heats, 300) == ("unsteady", pytest.approx(heats[-1].rate * SHARE_OF_GUESS))
-
-
-def test_a_constant_rate_that_learns_most_of_it_is_trusted():
-    assert outcome(race(bowl(0.05), constant_loss_of=lambda rate: UNTRAINED - 0.6), 300).kind == "learnt"
-
-
-def test_the_best_at_either_end_is_followed_beyond_it():
-    falling = race(lambda rate: UNTRAINED - 1 - 0.1 * math.log10(rate))
-    assert peak_of(falling) == pytest.approx(EDGE * 10**0.25), "above the highest of the row"
-    rising = race(lambda rate: UNTRAINED - 1 + 0.1 * math.log10(rate))
-    assert peak_of(rising) == pytest.approx(EDGE * 10**-2.75), "below the lowest of the row"
-
-
-def test_infinite_losses_above_the_best_do_not_hide_it():
-    assert 0.05 / 10**0.5 <= peak_of(race(lambda rate: math.inf if rate > 0.06 else bowl(0.05)(rate))) <= 0.06
+@settings(max_examples=300, deadline=None)
+@given(st.floats(-1.9, 2.4), st.floats(0.7, 2), st.integers(400, 20_000), st.integers(100, 20_000), USUAL)
+def test_the_best_rate_of_a_bowl_is_found_within_half_a_decade(decades, width, steps, training_steps, usual):
+    best = usual * 10**decades
+    trials, _ = search(Plan.of(steps, training_steps, usual), bowl(best, width))
+    assert abs(math.log10(lowest(trials).rate / best)) <= 0.5
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.floats(-3, 0), *[st.floats(0.05, 2)] * 2, *[st.floats(0.01, 1)] * 2)
-def test_the_vertex_is_that_of_the_closed_formula(middle, below, above, left_rise, right_rise):
-    exponents, losses = [middle - below, middle, middle + above], [left_rise, 0.0, right_rise]
-    bend, slope, _ = np.polyfit(np.array(exponents) * math.log(10), losses, 2)
-    heats = [heat(10**exponent, loss) for exponent, loss in zip(exponents, losses, strict=True)]
-    assert math.log(peak_of(heats)) == pytest.approx(-slope / (2 * bend), abs=1e-6)
+@given(st.floats(-1.4, 1.9), st.integers(400, 20_000))
+def test_rates_that_diverge_do_not_hide_the_best(decades, steps):
+    best = 1e-2 * 10**decades
+    stable = best * 10**0.3
+    trials, _ = search(Plan.of(steps, 1000, 1e-2), bowl(best, stable=stable))
+    found = lowest(trials)
+    assert best * 10**-0.8 <= found.rate <= stable
 
 
-def test_longer_trainings_bear_lower_rates():
-    heats = [heat(rate, loss) for rate, loss in ((1e-3, 1.0), (1e-2, 0.5), (1e-1, 1.0))]
-    assert peak_of(heats, 50) == pytest.approx(1e-2)
-    assert peak_of(heats, 10) == pytest.approx(1e-2), "no heat was longer than that"
-    rates = [peak_of(heats, steps) for steps in (50, 300, 3000, 30000)]
-    assert rates == sorted(rates, reverse=True)
-    assert rates[-1] == pytest.approx(1e-2 * (50 / 30000) ** HORIZON_POWER)
+def test_the_last_rung_is_a_bowl_around_the_best():
+    trials, _ = search(Plan.of(5000, 1000, 1e-2), bowl(0.1))
+    last = sorted(trial.rate for trial in trials if trial.rung == trials[-1].rung)
+    best = lowest(trials).rate
+    assert last[0] < best < last[-1]
 
 
-def test_without_cycles_there_is_nothing_to_say():
-    assert outcome([], 300) is None
-    assert outcome([heat(0.1, 1.0, "constant")], 300) is None
-    assert peak_of([heat(0.1, 1.0)] * 3) == pytest.approx(0.1), "the same rate thrice"
+def test_a_search_with_steps_to_spare_tries_whole_trainings_and_then_stops():
+    plan = Plan.of(10**6, 300, 1e-2)
+    trials, _ = search(plan, bowl(0.1))
+    assert trials[-1].steps == 300
+    assert sum(trial.steps for trial in trials) < 10_000
+    assert plan.most_steps < 10_000, "what is announced is what can be of use"
 
 
-def test_what_has_learnt_and_what_is_stable():
-    assert heat(0.1, UNTRAINED * 0.97).has_learnt
-    assert not heat(0.1, UNTRAINED * 0.99).has_learnt
-    assert heat(0.1, UNTRAINED * 1.005).is_stable
-    assert not heat(0.1, UNTRAINED * 1.02).is_stable
-    assert not heat(0.1, math.inf).is_stable
+def test_the_best_at_the_end_of_a_rung_is_followed_beyond_it():
+    falling = [trial.rate for trial in search(Plan.of(20_000, 1000, 1e-2), lambda rate, part: 1.0 - 0.01 * rate)[0]]
+    assert max(falling) > 10 * max(Plan.of(20_000, 1000, 1e-2).window()) / 10**1.01
+    plan = Plan.of(20_000, 1000, 1e-2, highest=0.1)
+    held = [trial.rate for trial in search(plan, lambda rate, part: 1.0 - 0.01 * rate)[0]]
+    assert max(held) <= 0.1 * 1.011
+
+
+def test_while_nothing_moves_no_rate_is_thrown_away():
+    """A loss that rests on its plateau until the trainings are long enough."""
+    best = bowl(1e-3)
+    trials, rungs = search(Plan.of(3000, 1000, 1e-2), lambda rate, part: UNTRAINED if part < 0.1 else best(rate, part))
+    assert not has_moved([trial for trial in trials if trial.rung == 0])
+    assert rungs[1][0] == rungs[0][0], "the same rates, for longer"
+    assert abs(math.log10(lowest(trials).rate / 1e-3)) <= 1
+
+
+def test_where_nothing_ever_moves_the_highest_steady_rates_are_trained_longest():
+    trials, _ = search(Plan.of(3000, 1000, 1e-2), lambda rate, part: UNTRAINED if rate < 0.5 else math.inf)
+    last = [trial.rate for trial in trials if trial.rung == trials[-1].rung]
+    assert max(last) < 0.5
+    assert max(last) == pytest.approx(max(trial.rate for trial in trials if trial.rate < 0.5))
+
+
+def test_where_nothing_ever_moves_up_to_the_end_of_the_range_its_end_is_trained_longest():
+    trials, _ = search(Plan.of(3000, 1000, 1e-2, highest=1e-1), lambda rate, part: UNTRAINED)
+    assert trials[-1].rung == 2
+    assert max(trial.rate for trial in trials if trial.rung == 2) == pytest.approx(1e-1)
+
+
+def test_where_everything_diverges_the_search_ends():
+    trials, _ = search(Plan.of(3000, 1000, 1e-2), lambda rate, part: math.inf)
+    assert all(trial.loss == math.inf for trial in trials)
+
+
+@pytest.mark.parametrize(
+    "limits", [(1e-4, math.inf), (0.0, 1e-1), (1e-3, 1e-1), (2e-2, 2.5e-2), (50, math.inf), (0.0, 1e-8)]
+)
+def test_the_window_is_inside_of_what_is_allowed(limits):
+    window = Plan.of(3000, 1000, 1e-2, *limits).window()
+    assert window
+    assert all(limits[0] <= rate <= limits[1] for rate in window)
+    assert window == sorted(window)
+
+
+def test_neighbours_stop_at_the_limits():
+    plan = Plan.of(3000, 1000, 1e-2, 1e-2, 1e-1)
+    assert neighbours(1e-1, plan, 2) == pytest.approx([1e-2, 10**-1.5, 1e-1])
+
+
+def test_how_far_a_loss_fell():
+    assert Trial(0.1, 5, 1.5, 2.0, 0).fall == 0.5
+    assert has_moved([Trial(0.1, 5, 1.5, 2.0, 0), Trial(1.0, 5, math.inf, 2.0, 0)])
+    assert not has_moved([Trial(0.1, 5, 2.0, 2.0, 0)])
+    assert not has_moved([Trial(0.1, 5, math.inf, 2.0, 0)])
+    assert has_moved([Trial(0.1, 5, -3.0, -2.0, 0)]), "losses may be negative"

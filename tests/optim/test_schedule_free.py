@@ -162,7 +162,8 @@ def test_running_statistics_of_other_weights(train):
 
 @both(ESTIMATING | AVERAGING)
 @pytest.mark.parametrize("trained", [False, True], ids=["fresh", "in_mid_training"])
-def test_find_lr_leaves_no_trace(kind, trained, train, net, loader):
+@pytest.mark.parametrize(("method", "num_steps"), [("sweep", 12), ("trials", 36)])
+def test_find_lr_leaves_no_trace(kind, trained, method, num_steps, train, net, loader):
     trainer = train(kind, 1.0 if kind in ESTIMATING.values() else 0.05)
     if trained:
         trainer.fit(loader)
@@ -177,8 +178,8 @@ def test_find_lr_leaves_no_trace(kind, trained, train, net, loader):
     before = everything()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = trainer.find_lr(loader, start_lr=1e-4, end_lr=1.0, num_steps=12)
-    assert len(found.losses) == 12
+        found = trainer.find_lr(loader, method=method, start_lr=1e-4, end_lr=1.0, num_steps=num_steps)
+    assert len(found.losses if method == "sweep" else found.trials) > 4
     weights, held, generator = everything()
     assert all(torch.equal(weights[name], value) for name, value in before[0].items())
     assert held == before[1]

@@ -86,7 +86,7 @@ def same(one: list, other: list) -> bool:
     return all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)
 
 
-SWEEP = {"start_lr": 1e-5, "end_lr": 1.0, "num_steps": 20}
+SWEEP = {"method": "sweep", "start_lr": 1e-5, "end_lr": 1.0, "num_steps": 20}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
@@ -170,11 +170,13 @@ def test_an_optimizer_that_steps_now_and_then(points):
     assert len(found.rates) == 20  # each step of the discriminator counts, not each batch
 
 
-def test_an_optimizer_that_never_steps(make, net, loader):
+@pytest.mark.parametrize("method", ["trials", "sweep"])
+@pytest.mark.parametrize("num_steps", [30, 150])
+def test_an_optimizer_that_never_steps(make, net, loader, method, num_steps):
     trainer = make(net, other_optimizers={"idle": torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)})
     before = [parameter.detach().clone() for parameter in net.parameters()]
     with pytest.raises(ValueError, match="training_step took no step with it"):
-        trainer.find_lr(loader, optimizer="idle")
+        trainer.find_lr(loader, optimizer="idle", method=method, num_steps=num_steps)
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
 
 

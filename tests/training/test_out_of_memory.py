@@ -27,8 +27,9 @@ class Small(nn.Module):
 def test_it_is_told_with_the_batch_size_and_what_to_try(make, loader):
     with pytest.raises(torch.OutOfMemoryError, match=r"step 1 .* batch of 32 samples \(CUDA out of memory.*batch_size"):
         make(Small(16)).fit(loader)
-    with pytest.raises(torch.OutOfMemoryError, match="batch of 32 samples"):
-        make(Small(16)).find_lr(loader)
+    for method in ("trials", "sweep"):
+        with pytest.raises(torch.OutOfMemoryError, match="batch of 32 samples"):
+            make(Small(16)).find_lr(loader, method=method, num_steps=60)
 
 
 @pytest.mark.parametrize("most", [16, 9, 1])
@@ -71,3 +72,16 @@ def test_batches_of_every_kind_are_split():
     assert torch.equal(torch.cat([first["pair"][1], second["pair"][1]]), inputs + 1)
     assert first["names"] + second["names"] == list("abcde")
     assert second["scale"] == 2.0
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        (torch.zeros(50, 8, 3), torch.zeros(8)),
+        {"nodes": torch.zeros(40, 2), "graph": torch.zeros(40), "labels": torch.zeros(8)},
+        ((torch.zeros(5, 8, 3), torch.zeros(5, 8)), torch.zeros(8)),
+    ],
+)
+def test_batches_with_the_samples_elsewhere_are_not_split(batch):
+    with pytest.raises(ValueError, match="a batch of 8 samples can't be taken in parts"):
+        split(Window([batch], [8], 8), 2)

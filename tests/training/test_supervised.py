@@ -37,7 +37,8 @@ def test_dictionary_batches(two_moons, with_loss):
     assert history["train/loss"][-1] < history["train/loss"][0]
     assert history["val/multiclassaccuracy"][-1] > 0.5
     assert trainer.predict(data).shape == (256, 2)
-    assert trainer.find_lr(data, num_steps=25).rates
+    assert trainer.find_lr(data, method="sweep", num_steps=25).rates
+    assert trainer.find_lr(data, data, num_steps=40).trials
 
 
 def test_several_inputs(two_moons, make):
