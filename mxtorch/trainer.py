@@ -498,6 +498,7 @@ class Trainer(SupervisedSteps):
         example: Tensor | None = None,
         about: str = "",
         outputs: Literal["softmax", "sigmoid", "exp", "probabilities", "raw"] | None = None,
+        overwrite: bool = False,
     ) -> Path:
         """Write the model for use without its training code, and a model card in Markdown beside it.
 
@@ -509,7 +510,9 @@ class Trainer(SupervisedSteps):
         options: dict[str, Any] = {"train_data": train_data, "classes": classes, "preprocessing": preprocessing}
         options["outputs"] = outputs
         with self.callbacks.judged_weights():
-            return export(self, local_path(path, "path"), val_data, example=example, about=about, **options)
+            return export(
+                self, local_path(path, "path"), val_data, example=example, about=about, overwrite=overwrite, **options
+            )
 
     # ---------------------------------------------------------------- files
 

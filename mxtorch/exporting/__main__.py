@@ -18,9 +18,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("model", help="a file that Trainer.export wrote: .safetensors, .pt2 or .onnx")
     parser.add_argument("pictures", nargs="+", help="files of pictures")
     parser.add_argument("--top", type=int, default=3, help="how many classes to print (default: %(default)s)")
+    parser.add_argument(
+        "--trusted", action="store_true", help="open a .pt2, which can run any code: only if you trust who wrote it"
+    )
     options = parser.parse_args(arguments)
     try:
-        predictor = load(options.model)
+        predictor = load(options.model, trusted=options.trusted)
         for picture, row in zip(options.pictures, predictor.predict(options.pictures), strict=True):
             print(f"{picture}: {_in_words(row, options.top)}")
     except (ValueError, OSError, ModuleNotFoundError) as error:

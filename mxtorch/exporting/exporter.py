@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mxtorch._structure import describe
+from mxtorch.checkpointing.file import atomic_text
 from mxtorch.checkpointing.snapshot import TrainingState
 from mxtorch.data.class_names import class_names
 from mxtorch.exporting import formats
@@ -39,6 +40,7 @@ def export(
     example: Tensor | None = None,
     about: str = "",
     outputs: Outputs | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write a trained model for use without its training code, and a model card in Markdown beside it.
 
@@ -62,6 +64,7 @@ def export(
             (CrossEntropyLoss), `"sigmoid"` for logits of independent classes (BCEWithLogitsLoss), `"exp"` for
             logarithms of probabilities (NLLLoss), `"probabilities"` for those of independent classes (BCELoss),
             `"raw"` for numbers (MSELoss).
+        overwrite: Whether a file, a card or a link at these places is replaced if `export` did not write it.
 
     Returns:
         The path of the file.
@@ -69,7 +72,8 @@ def export(
     Raises:
         ValueError: The ending is unknown, the model can't be exported, the outputs of the file are not those of the
             model, a transform can't be described or is not all that is done to a picture, the loss does not tell what
-            the outputs are, or the number of names is wrong or a name is there twice.
+            the outputs are, the number of names is wrong or a name is
+            there twice, or something that `export` did not write is in the place of the file or of its card.
 
     Example:
         >>> from mxtorch import Trainer, exporting
@@ -82,6 +86,8 @@ def export(
         ['no', 'yes']
     """
     path = Path(path)
+    for each in (path, path.with_suffix(".md")):
+        formats.check_replaceable(each, overwrite)
     model: Any = unwrapped(trainer.model)
     activation = outputs_of(trainer.loss, outputs)
     example, described = _inputs(model, val_data, preprocessing, example)
@@ -98,7 +104,8 @@ def export(
     with evaluation_point([trainer.optimizer, *trainer.other_optimizers.values()]):
         formats.write(trainer.model, path, facts, example)
     card = model_card(trainer, path, facts, train_data, val_data, about)
-    path.with_suffix(".md").write_text(card, encoding="utf-8")
+    with atomic_text(path.with_suffix(".md")) as file:
+        file.write(card)
     return path
 
 

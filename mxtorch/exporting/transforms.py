@@ -74,6 +74,12 @@ class PictureTransforms:
                 return height if height == width else (height, width)
         return None
 
+    @property
+    def largest_resize(self) -> int:
+        """The largest side that a picture is resized to, in pixels; 1 where it is not resized."""
+        sizes = [arguments["size"] for name, arguments in self.steps if name.endswith("Resize")]
+        return max((max(_pair(size)) for size in sizes if size is not None), default=1)
+
     def __call__(self, picture: Any) -> Tensor:
         """The input [C, H, W] for a picture of PIL.
 

@@ -41,7 +41,6 @@ class _Bank:
         dtype: The dtype in which features are handed out.
         definition: The hash of the data set's definition when they were computed.
         checked: Hashes of some inputs; empty for random ones.
-        file: The file that holds the features, if they are not in memory.
     """
 
     features: Tensor
@@ -50,12 +49,6 @@ class _Bank:
     dtype: torch.dtype
     definition: bytes
     checked: dict[int, bytes]
-    file: Path | None
-
-    def remove_file(self) -> None:
-        if self.file is not None:
-            with contextlib.suppress(OSError):
-                self.file.unlink()
 
 
 class FeatureCache:
@@ -152,9 +145,7 @@ class FeatureCache:
             yield
 
     def close(self) -> None:
-        """Free the memory and remove the files."""
-        for _, bank in self._banks.values():
-            bank.remove_file()
+        """Free the memory and the room on the disk, once no loader of features is left either."""
         self._banks.clear()
 
     def refresh(self) -> None:
@@ -213,7 +204,6 @@ class FeatureCache:
                 return known
             self.tell("Samples have changed since their features were computed: they are computed again.")
         if known is not None:
-            known.remove_file()
             del self._banks[id(dataset)]
         random = dataset_fingerprint.random_transform(data)
         changing = random is not None or dataset_fingerprint.changes(dataset)
@@ -221,11 +211,7 @@ class FeatureCache:
             cause = f"it has {random}" if random else "two readings of an item differ"
             raise CacheError(f"its items change between calls ({cause}); views=k keeps k readings of each")
         bank = self._empty_bank(dataset, views if changing else 1, definition)
-        try:
-            self._fill(dataset, bank, workers=data.num_workers)
-        except BaseException:
-            bank.remove_file()
-            raise
+        self._fill(dataset, bank, workers=data.num_workers)
         self._banks[id(dataset)] = (dataset, bank)
         return bank
 
@@ -244,8 +230,12 @@ class FeatureCache:
         if place is None:
             raise CacheError(f"{what}, {storage.in_words(size)}: there is no room")
         self.tell(place.sentence + ".")
-        table, file = storage.table((rows, *feature.shape), dtype, place.folder)
-        return _Bank(table, [None] * rows, views, feature.dtype, definition, {}, file)
+        try:
+            table = storage.table((rows, *feature.shape), dtype, place.folder)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise CacheError(f"{what}, {storage.in_words(size)}: no room in {place.folder} ({reason})") from error
+        return _Bank(table, [None] * rows, views, feature.dtype, definition, {})
 
     def _fill(self, dataset: Any, bank: _Bank, *, workers: int) -> None:
         """Run the frozen layers over all samples; the random numbers of the training stay the same."""

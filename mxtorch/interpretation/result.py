@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mxtorch.checkpointing.file import atomic_text
 from mxtorch.interpretation import plots
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ class Interpretation:
         written = []
         for name in ("per_class", "most_confused", "top_losses", "calibration"):
             rows = getattr(self, name)()
-            with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
+            with atomic_text(folder / f"{name}.csv") as file:
                 if rows:
                     writer = csv.DictWriter(file, list(rows[0]))
                     writer.writeheader()
