@@ -32,7 +32,8 @@ def create(
         num_classes: Number of outputs. If it differs from the 1000 classes of the weights, the classifier has random
             values and everything else has those of the weights.
         in_channels: Number of channels of the images. With weights, the kernels of the first convolution are summed
-            for one channel, and repeated and rescaled for more than three.
+            for one channel, and repeated and rescaled for more than three. Some models of timm have several first
+            convolutions, of which all are fitted; where its first layer can't be fitted, weights are refused.
         weights: A file with a state_dict of this network, in place of `pretrained`: `.safetensors`, or torch's format
             without pickled code. Files of pretrained-models.pytorch fit as well. A bare file name is also looked for
             in the caches.
@@ -44,8 +45,9 @@ def create(
 
     Raises:
         TypeError: `name` or `pretrained` has a wrong type.
-        ValueError: The name or tag is unknown; a number is not a positive integer; or the file is for another model or
-            class count, or can only be read by unpickling.
+        ValueError: The name or tag is unknown; a number is not a positive integer; the model has no classifier or
+            several; the weights can't be fitted to the number of channels; or the file is for another model or class
+            count, or can only be read by unpickling.
         FileNotFoundError: The file does not exist.
         WeightsError: The weights are in no cache and could not be downloaded.
         ModuleNotFoundError: The model needs the extra `cadene`.
@@ -123,24 +125,42 @@ def _any_of_timm(
     import timm
 
     model = entry.builder.split(":")[1]
+    card = timm.get_pretrained_cfg(model)
+    if in_channels != builders.COLOURS and (card is None or not card.first_conv):
+        raise ValueError(f"in_channels: got {in_channels}; {entry.name} takes images with 3 channels only")
+    options: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_channels}
     if chosen is None or state is None:
-        net: Any = timm.create_model(model, pretrained=False, num_classes=num_classes)
+        net: Any = timm.create_model(model, pretrained=False, **options)
     else:
         # timm knows how to fit its own files. It is given the tensors, so that it opens neither a file nor a socket.
-        net = timm.create_model(
-            f"{model}.{chosen.tag}",
-            pretrained=True,
-            num_classes=num_classes,
-            pretrained_cfg_overlay={"state_dict": state},
-        )
-    head = net.pretrained_cfg.get("classifier")
-    if not isinstance(head, str):
-        raise ValueError(
-            f"model: {entry.name} has {'no classifier' if head is None else 'several classifiers'}; the zoo needs one "
-            "that it can call fc, so build this model with timm itself"
-        )
-    net = name_head(net, head)
+        options["pretrained_cfg_overlay"] = {"state_dict": state}
+        if in_channels != builders.COLOURS:  # timm would go on with random values where it can't fit the first layer
+            random = timm.create_model(model, pretrained=False, **options)
+            builders.check_first_layers(random, entry.name, in_channels)
+        net = timm.create_model(f"{model}.{chosen.tag}", pretrained=True, **options)
+    net = name_head(net, _classifier_of(net, entry.name))
     if chosen is None and state is not None and path is not None:
-        checkpoints.load_state(net, state, entry.family, path)
-    builders.set_in_channels(net, in_channels)
+        checkpoints.load_state(net, builders.fit_first_layers(net, state, entry.name, in_channels), entry.family, path)
     return net, chosen is not None and chosen.classes == num_classes
+
+
+def _classifier_of(net: Any, name: str) -> str:
+    """The path of the classifier of a network of timm.
+
+    Raises:
+        ValueError: It has none, or several.
+    """
+    head = net.pretrained_cfg.get("classifier")
+    if isinstance(head, str):
+        try:
+            classifier = net.get_submodule(head)
+        except AttributeError:  # an encoder, which has the card of the whole network
+            head = None
+        else:
+            if not isinstance(classifier, nn.Identity):
+                return head
+            head = None
+    raise ValueError(
+        f"model: {name} has {'several classifiers' if head else 'no classifier'}; the zoo needs one that it can call "
+        "fc, so build this model with timm itself"
+    )

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+COLOURS = 3  # the channels that all published weights are for
+
 
 def build(builder: str, num_classes: int) -> nn.Module:
     """Build a network.
@@ -57,6 +59,54 @@ def channels_of(net: nn.Module, state: dict[str, Tensor]) -> int | None:
     """The number of input channels of the network that a state_dict is from; None if its names are not `net`'s."""
     weight = state.get(f"{_first_convolution(net)}.weight")
     return None if weight is None or weight.ndim != 4 else weight.shape[1]
+
+
+def check_first_layers(net: Any, name: str, in_channels: int) -> None:
+    """Raise unless weights for three channels can be fitted to a network of timm that takes another number.
+
+    Raises:
+        ValueError: They can't; timm would leave random values there.
+    """
+    if in_channels == COLOURS:
+        return
+    layers = [net.get_submodule(layer) for layer in first_layer_names(net)]
+    # A stem that takes blocks of pixels for channels has more channels than the image; timm can sum its groups only.
+    unfit = [
+        layer
+        for layer in layers
+        if not isinstance(layer, nn.Conv2d) or (in_channels != 1 and layer.in_channels != in_channels)
+    ]
+    if unfit:
+        raise ValueError(
+            f"in_channels: got {in_channels}; the first layer of {name} is {unfit[0]}, to which weights for {COLOURS} "
+            "channels can't be fitted. Give pretrained=False, or images with 3 channels"
+        )
+
+
+def fit_first_layers(net: Any, state: dict[str, Tensor], name: str, in_channels: int) -> dict[str, Tensor]:
+    """The tensors of a file with those of the first layers fitted to the number of channels of a network of timm.
+
+    Raises:
+        ValueError: They can't be fitted.
+    """
+    from timm.models import adapt_input_conv
+
+    names = first_layer_names(net)
+    unlike = [
+        f"{layer}.weight"
+        for layer in names
+        if f"{layer}.weight" in state and state[f"{layer}.weight"].shape != net.get_submodule(layer).weight.shape
+    ]
+    if not unlike:
+        return state
+    check_first_layers(net, name, in_channels)
+    return state | {weight: adapt_input_conv(in_channels, state[weight]) for weight in unlike}
+
+
+def first_layer_names(net: Any) -> tuple[str, ...]:
+    """The layers that take the image, as timm has them in a model's card; it may be several, or unknown."""
+    names = net.pretrained_cfg.get("first_conv") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 class AveragePoolWithoutPadding(nn.Module):

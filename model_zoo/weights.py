@@ -11,16 +11,41 @@ import torch
 
 from .cards import Entry, WeightFile, Weights
 from .catalogue import ENTRIES, PACKAGED
-from .download import WeightsError, download, unreachable, verified
+from .download import LARGEST_FILE, download, unreachable, verified
+from .first_seen import FirstSeen, WeightsError
 
 MIRROR_VARIABLE = "MXTORCH_WEIGHTS_MIRROR"
 OFFLINE_VARIABLE = "MXTORCH_OFFLINE"
 HOME_VARIABLE = "MXTORCH_HOME"
 
 
+_ON, _OFF = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
+# A file may have so many bytes for each parameter of its model (four are its values), and so many besides: state of
+# normalisation, classifiers for training, the 1001st class.
+_BYTES_OF_A_PARAMETER = 6
+_BYTES_BESIDES = 32 << 20
+
+
 def cache_folder() -> Path:
     """The folder of downloads: `$MXTORCH_HOME/weights`, by default `~/.cache/mxtorch/weights`."""
-    return Path(os.environ.get(HOME_VARIABLE) or Path.home() / ".cache" / "mxtorch") / "weights"
+    return Path(os.environ.get(HOME_VARIABLE) or "~/.cache/mxtorch").expanduser() / "weights"
+
+
+def first_seen() -> FirstSeen:
+    """The hashes that files without a whole pinned one had when they were first seen."""
+    return FirstSeen(cache_folder())
+
+
+def is_offline() -> bool:
+    """Whether `MXTORCH_OFFLINE` forbids downloads: 1, true, yes or on; 0, false, no, off or nothing allow them.
+
+    Raises:
+        ValueError: It has another value.
+    """
+    value = os.environ.get(OFFLINE_VARIABLE, "").strip().lower()
+    if value not in _ON + _OFF:
+        raise ValueError(f"{OFFLINE_VARIABLE}: got {value!r}; give 1 or 0")
+    return value in _ON
 
 
 def locate(entry: Entry, weights: Weights) -> Path:
@@ -36,7 +61,7 @@ def locate(entry: Entry, weights: Weights) -> Path:
             hand.
     """
     tried: list[str] = []
-    path = find_here(weights, tried) or _fetch(weights, tried)
+    path = find_here(weights, tried) or _fetch(entry, weights, tried)
     if path is None:
         raise WeightsError(_missing(entry, weights, tried))
     return path
@@ -44,7 +69,7 @@ def locate(entry: Entry, weights: Weights) -> Path:
 
 def find_here(weights: Weights, tried: list[str]) -> Path | None:
     """The verified file of a set of weights on this machine, or None; what was tried is appended to `tried`."""
-    for path, problem in check_here(weights):
+    for path, _, problem in check_here(weights):
         if not problem:
             return path
         tried.append(problem)
@@ -54,17 +79,42 @@ def find_here(weights: Weights, tried: list[str]) -> Path | None:
     return None
 
 
-def check_here(weights: Weights) -> Iterator[tuple[Path, str]]:
-    """The files of a set of weights on this machine, each with what is wrong with it; empty text if nothing is."""
-    here = [(folder / file.name, file) for folder in _folders() for file in weights.files]
-    here += [(path, file) for file in weights.files for path in _in_hub_cache(file)]
-    here += _in_package(weights)
-    for path, file in here:
-        if path.is_file():
-            try:
-                yield verified(path, file), ""
-            except WeightsError as error:
-                yield path, str(error)
+def check_here(weights: Weights, *, record: bool = True) -> Iterator[tuple[Path, WeightFile, str]]:
+    """The files of a set of weights on this machine, each with what is wrong with it; empty text if nothing is.
+
+    Args:
+        weights: The set.
+        record: Whether the hash of a file that was never seen is recorded.
+    """
+    for path, file, announced in _here(weights):
+        yield path, file, _problem(path, file, announced, record)
+
+
+def _problem(path: Path, file: WeightFile, announced: str, record: bool) -> str:
+    try:
+        verified(path, file, first_seen(), announced=announced, record=record)
+    except WeightsError as error:
+        return str(error)
+    return ""
+
+
+def guarantees(weights: Weights) -> Iterator[tuple[str, str]]:
+    """The name of each file of a set of weights, and what its check is worth: pinned, prefix only, first seen when."""
+    for file in (*weights.files, *([PACKAGED[weights.package]] if weights.package else [])):
+        seen = first_seen().of(file.name)
+        when = f"first seen on {seen.date}, from {seen.source}" if seen else "never seen before"
+        yield Path(file.name).name, file.guarantee if len(file.sha256) == 64 else f"{file.guarantee}; {when}"
+
+
+def _here(weights: Weights) -> list[tuple[Path, WeightFile, str]]:
+    """The files of a set that are on this machine, and the hash that their place states."""
+    found = [(folder / file.name, file, "") for folder in _folders() for file in weights.files]
+    for file in weights.files:
+        for path in _in_hub_cache(file):  # it names files by their hashes, and those under git by shorter ones
+            blob = path.resolve().name if path.is_symlink() else ""
+            found.append((path, file, blob if len(blob) == 64 else ""))
+    found += [(path, file, "") for path, file in _in_package(weights)]
+    return [(path, file, announced) for path, file, announced in found if path.is_file()]
 
 
 def warn_of_licence(entry: Entry, weights: Weights) -> None:
@@ -93,14 +143,14 @@ def named_file(weights: str | Path) -> Path:
     known = [file for entry in ENTRIES.values() for group in entry.weights for file in group.files]
     for file in known:
         if file.name == path.name:
-            verified(path, file)
+            verified(path, file, first_seen(), record=False)
     return path
 
 
 def _folders() -> list[Path]:
     mirror = os.environ.get(MIRROR_VARIABLE, "")
     folders = [cache_folder(), Path(torch.hub.get_dir()) / "checkpoints"]
-    return [Path(mirror), *folders] if mirror and "://" not in mirror else folders
+    return [Path(mirror).expanduser(), *folders] if mirror and "://" not in mirror else folders
 
 
 def _in_hub_cache(file: WeightFile) -> list[Path]:
@@ -126,11 +176,11 @@ def _in_package(weights: Weights) -> list[tuple[Path, WeightFile]]:
     return [(Path(str(distribution.locate_file(file.name))), file)]
 
 
-def _fetch(weights: Weights, tried: list[str]) -> Path | None:
+def _fetch(entry: Entry, weights: Weights, tried: list[str]) -> Path | None:
     mirror = os.environ.get(MIRROR_VARIABLE, "")
     urls = [(file, f"{mirror.rstrip('/')}/{file.name}") for file in weights.files if "://" in mirror]
     urls += [(file, file.url) for file in weights.files if file.url]
-    if os.environ.get(OFFLINE_VARIABLE, "") not in ("", "0"):
+    if is_offline():
         tried += [f"{url}: not tried, because {OFFLINE_VARIABLE} is set" for _, url in urls]
         return None
     out_of_reach = unreachable([url for _, url in urls])
@@ -139,15 +189,19 @@ def _fetch(weights: Weights, tried: list[str]) -> Path | None:
             tried.append(f"{url}: {out_of_reach[url]}")
             continue
         try:
-            return download(url, file, cache_folder())
+            return download(url, file, cache_folder(), _most_bytes(entry))
         except WeightsError as error:
             tried.append(f"{url}: {error}")
     return None
 
 
+def _most_bytes(entry: Entry) -> int:
+    return entry.parameters * _BYTES_OF_A_PARAMETER + _BYTES_BESIDES if entry.parameters else LARGEST_FILE
+
+
 def _missing(entry: Entry, weights: Weights, tried: list[str]) -> str:
     names = " or ".join(
-        f"{file.name} ({f'sha256 {file.sha256}...' if file.sha256 else 'hash unknown'})" for file in weights.files
+        f"{file.name} ({f'sha256 {file.sha256}' if file.sha256 else 'hash unknown'})" for file in weights.files
     )
     lines = [
         f"the weights {weights.tag} of {entry.name} were not found and could not be downloaded. Tried:",

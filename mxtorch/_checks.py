@@ -5,12 +5,15 @@ from __future__ import annotations
 import difflib
 import math
 import operator
+import os
+import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.utils.data import Dataset, IterableDataset
 
@@ -51,10 +54,35 @@ def positive_rate(value: Any, argument: str) -> float:
     """
     rate = number(value)
     if rate is None:
-        raise TypeError(f"{argument}: got {value!r}; give a finite positive number")
+        several = isinstance(value, (slice, tuple, list, Mapping))
+        hint = "; for a rate for each layer group, give the optimizer parameter groups, each with an 'lr'"
+        raise TypeError(f"{argument}: got {value!r}; give a finite positive number{hint if several else ''}")
     if not (math.isfinite(rate) and rate > 0):
         raise ValueError(f"{argument}: got {rate}; give a finite positive number")
     return rate
+
+
+def rate_or_zero(value: Any, argument: str) -> float:
+    """As `positive_rate`, with 0 allowed: the rate of what is not to move, or of a warm-up's first step."""
+    return 0.0 if number(value) == 0 else positive_rate(value, argument)
+
+
+def local_path(path: Any, argument: str) -> Path:
+    """A path of this machine, with `~` as the user's home.
+
+    Raises:
+        TypeError: It is no path.
+        ValueError: It is an address of another machine, such as `s3://bucket`.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"{argument}: got {path!r}; give a path")
+    text = os.fspath(path)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):  # Path("s3://x") is "s3:/x"; one letter is a drive of Windows
+        raise ValueError(
+            f"{argument}: got {text!r}; only paths of this machine's file system can be written and read. Give one, "
+            "and copy the files with a tool of the storage, or mount it"
+        )
+    return Path(text).expanduser()
 
 
 def closest(name: str, choices: Iterable[str]) -> str:
@@ -80,16 +108,44 @@ def check_integer(value: Any, argument: str, *, at_least: int = 1) -> int:
     return whole
 
 
+def check_loss_function(loss: Any) -> None:
+    """Raise unless `loss` can be called with outputs and targets, or is None.
+
+    Raises:
+        TypeError: It can't be called, or is a class in place of an instance.
+    """
+    if isinstance(loss, type):
+        raise TypeError(f"loss: got the class {loss.__name__}; give an instance, {loss.__name__}()")
+    if loss is not None and not callable(loss):
+        raise TypeError(f"loss: got {loss!r}; give a function or module of (outputs, targets), or None")
+
+
 def check_parameters(
-    model: nn.Module, loss: nn.Module | None, optimizer: Optimizer, others: Iterable[Optimizer] = ()
-) -> None:
-    """Raise unless the optimizer trains the model; warn of trainable parameters that it and the others leave out."""
+    model: nn.Module,
+    loss: nn.Module | None,
+    optimizer: Optimizer,
+    others: Iterable[Optimizer] = (),
+    *,
+    known: Collection[str] = (),
+) -> list[str]:
+    """Raise unless the optimizer trains the model; warn of trainable parameters that it and the others leave out.
+
+    Args:
+        model: The module that is trained.
+        loss: The loss, if it is a module.
+        optimizer: The optimizer.
+        others: Further optimizers.
+        known: Names that were warned of before, and are not again.
+
+    Returns:
+        The names of the parameters that are left out.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {model!r}; give a torch.nn.Module")
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer: got {optimizer!r}; give a ScheduledOptim or another torch optimizer")
     named = dict(model.named_parameters())
-    lazy = [name for name, parameter in named.items() if isinstance(parameter, UninitializedParameter)]
+    lazy = [name for name, tensor in (*named.items(), *model.named_buffers()) if is_lazy(tensor)]
     if lazy:
         raise ValueError(
             f"model: {lazy[0]} has no shape yet; pass one batch through the model, then make the optimizer"
@@ -107,13 +163,15 @@ def check_parameters(
         )
     if loss is not None:
         left_out += [f"loss.{n}" for n, p in loss.named_parameters() if p.requires_grad and id(p) not in held]
-    if left_out:
-        names = ", ".join(left_out[:4]) + (f" and {len(left_out) - 4} more" if len(left_out) > 4 else "")
+    new = [name for name in left_out if name not in known]
+    if new:
+        names = ", ".join(new[:4]) + (f" and {len(new) - 4} more" if len(new) > 4 else "")
         warnings.warn(
             f"The optimizer leaves out trainable parameters: {names}. If a layer was replaced after the optimizer "
             "was made, make the optimizer again; if they are meant to stay, set requires_grad_(False).",
             stacklevel=3,
         )
+    return left_out
 
 
 def check_data(data: Any, argument: str, *, passes: int) -> None:

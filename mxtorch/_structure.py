@@ -1,11 +1,13 @@
-"""Nested structures of tensors: tuples, lists, dictionaries, as loaders and models give them.
+"""Nested structures of tensors: tuples, lists, dictionaries, data classes, as loaders and models give them.
 
 `torch.utils._pytree` walks tuples, lists, named tuples and dictionaries. Other mappings, such as the `BatchEncoding` of
-transformers, are leaves to it; they are walked here as dictionaries.
+transformers, are leaves to it; they are walked here as dictionaries. Instances of data classes are walked by fields.
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,9 +26,38 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     def apply(leaf: Any) -> Any:
         if isinstance(leaf, Tensor):
             return function(leaf)
-        return map_tensors(function, dict(leaf)) if isinstance(leaf, Mapping) else leaf
+        if isinstance(leaf, Mapping):
+            return map_tensors(function, dict(leaf))
+        return _with_fields(leaf, lambda field: map_tensors(function, field)) if _has_fields(leaf) else leaf
 
     return function(value) if isinstance(value, Tensor) else tree_map(apply, value)
+
+
+def move_tensors(move: Callable[[Tensor], Any], value: Any, device: torch.device) -> Any:
+    """The same structure with every tensor moved; an object that has a `to` of its own is moved by that.
+
+    Such are `PackedSequence`, whose batch sizes stay on the CPU, and the batches of graph libraries.
+
+    Args:
+        move: Moves a tensor.
+        value: The structure.
+        device: What `to` is given.
+    """
+
+    def apply(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return move(leaf)
+        if isinstance(leaf, Mapping):
+            return move_tensors(move, dict(leaf), device)
+        if callable(getattr(leaf, "to", None)) and not isinstance(leaf, type):
+            moved = leaf.to(device)
+            return leaf if moved is None else moved  # some move themselves
+        return _with_fields(leaf, lambda field: move_tensors(move, field, device)) if _has_fields(leaf) else leaf
+
+    def is_leaf(node: Any) -> bool:
+        return isinstance(node, tuple) and hasattr(node, "to")
+
+    return move(value) if isinstance(value, Tensor) else tree_map(apply, value, is_leaf=is_leaf)
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -36,6 +67,8 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield leaf
         elif isinstance(leaf, Mapping):
             yield from tensors_in(dict(leaf))
+        elif _has_fields(leaf):
+            yield from tensors_in([getattr(leaf, field.name, None) for field in dataclasses.fields(leaf)])
 
 
 def detached(value: Any) -> Any:
@@ -78,4 +111,20 @@ def describe(value: Any) -> str:
         return "dict of {" + ", ".join(f"{key!r}: {describe(item)}" for key, item in value.items()) + "}"
     if isinstance(value, (tuple, list)):
         return f"{type(value).__name__} of (" + ", ".join(describe(item) for item in value[:8]) + ")"
+    if _has_fields(value):
+        fields = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
+        return f"{type(value).__name__} of (" + ", ".join(f"{k}={describe(v)}" for k, v in fields.items()) + ")"
     return type(value).__name__
+
+
+def _has_fields(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _with_fields(value: Any, change: Callable[[Any], Any]) -> Any:
+    """A copy of an instance of a data class with its fields changed, also of a frozen one; `__init__` is not called."""
+    twin = copy.copy(value)
+    for field in dataclasses.fields(value):
+        if hasattr(value, field.name):
+            object.__setattr__(twin, field.name, change(getattr(value, field.name)))
+    return twin

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from mxtorch import schedules
-from mxtorch._checks import check_data, check_integer, check_parameters, closest, positive_rate
+from mxtorch._checks import (
+    check_data,
+    check_integer,
+    check_loss_function,
+    check_parameters,
+    closest,
+    local_path,
+    positive_rate,
+)
 from mxtorch.callbacks import Checkpoint, ProgressBar, TensorBoard
 from mxtorch.checkpointing import file
 from mxtorch.checkpointing.contents import undone_without_a_step
@@ -27,7 +35,8 @@ from mxtorch.interpretation import Interpretation, interpret
 from mxtorch.lr_finder import search
 from mxtorch.lr_finder.result import LRFinderResult
 from mxtorch.optim import schedule_free
-from mxtorch.optim.run_schedule import set_run_schedule
+from mxtorch.optim.external_scheduler import ExternalScheduler, mode_of
+from mxtorch.optim.run_schedule import check_end, check_layer_scales, set_run_schedule
 from mxtorch.optim.scheduled import ScheduledOptim, as_scheduled, chosen_optimizer
 from mxtorch.training import evaluation
 from mxtorch.training.callback import Callback, CallbackList
@@ -38,6 +47,8 @@ from mxtorch.training.interruption import Interruption
 from mxtorch.training.loop import Loop, place_of_next
 from mxtorch.training.metrics import as_collection
 from mxtorch.training.modes import preserved_modes
+from mxtorch.training.monitor import check_watched
+from mxtorch.training.rehearsal import rehearse_validation
 from mxtorch.training.run import Position, Run, steps_in_epoch
 from mxtorch.training.saving import Saving, fingerprint
 from mxtorch.training.step import NonfinitePolicy, StepRunner, StepSettings
@@ -71,7 +82,8 @@ class Trainer(SupervisedSteps):
             large batch, the last and shorter window too.
         clip_grad_norm: Clip the norm of all gradients together to this.
         clip_grad_value: Clip every single value of the gradients to this, before the norm.
-        channels_last: Memory format for images; `"auto"` uses it for convolutional networks where it is faster.
+        channels_last: Memory format for images; `"auto"` uses it for convolutional networks where it is faster, and
+            where the first batch shows that the network can take it.
         compile: True, or arguments for `torch.nn.Module.compile`.
         engine: An engine of your own in place of `device`, `precision`, `channels_last` and `compile`; see
             `mxtorch.engines.Engine`.
@@ -143,11 +155,10 @@ class Trainer(SupervisedSteps):
         )
         if on_nonfinite not in _POLICIES:
             raise ValueError(f"on_nonfinite: got {on_nonfinite!r}{closest(str(on_nonfinite), _POLICIES)}")
-        if loss is not None and not callable(loss):
-            raise TypeError(f"loss: got {loss!r}; give a function or module of (outputs, targets), or None")
+        check_loss_function(loss)
         loss_module = loss if isinstance(loss, nn.Module) else None
         others = as_scheduled(other_optimizers)
-        check_parameters(model, loss_module, optimizer, others.values())
+        left_out = check_parameters(model, loss_module, optimizer, others.values())
         optimizer = optimizer if isinstance(optimizer, ScheduledOptim) else ScheduledOptim(optimizer)
         schedule_free.warn_of_norms(model, [optimizer, *others.values()])
         metric_collection = as_collection(metrics, "metrics")
@@ -177,6 +188,7 @@ class Trainer(SupervisedSteps):
         self.progress = progress
         self.history = History()
         self.run: Run | None = None
+        self._left_out = left_out
         self._position = Position()
         self._attributes = Attributes({"model": model} | ({} if loss_module is None else {"loss": loss_module}))
 
@@ -189,8 +201,11 @@ class Trainer(SupervisedSteps):
         *,
         epochs: int = 1,
         lr: float | LRFinderResult | Literal["keep"] = "keep",
-        schedule: schedules.ScheduleName | schedules.Schedule | Callable[[int], float] | LRScheduler | None = None,
+        schedule: (
+            schedules.ScheduleName | schedules.Schedule | Callable[[int], float] | ExternalScheduler | None
+        ) = None,
         schedule_every: Literal["step", "epoch"] | None = None,
+        schedule_monitor: str | None = None,
         steps_per_epoch: int | None = None,
         resume: str | Path | None = None,
         auto_accumulate: bool = False,
@@ -209,11 +224,16 @@ class Trainer(SupervisedSteps):
                 `find_lr` returned, of which the suggestion for this schedule is taken; or `"keep"`, which leaves
                 the rates as they are. None is an error: it is what `found.suggestion` is where nothing was found.
             schedule: A schedule or its name (`"one_cycle"`), begun anew, its length filled in from this run; a
-                function of the step; or a `torch.optim.lr_scheduler` scheduler made for this optimizer. None
-                goes on with the optimizer's own.
+                function of the step; or a scheduler of `torch.optim.lr_scheduler` or `timm.scheduler` made for this
+                optimizer: torch's goes on where it stands, timm's begins anew. None goes on with the optimizer's own.
             schedule_every: For a torch scheduler, and required there: whether `step()` is meant for every
-                optimizer step or for every epoch.
-            steps_per_epoch: Optimizer steps in an epoch, for data without a length; a longer epoch is cut there.
+                optimizer step or for every epoch. ReduceLROnPlateau can only be meant for every epoch, and the
+                schedulers of timm know it, so it can be left out with them.
+            schedule_monitor: For a scheduler that watches a figure (ReduceLROnPlateau): which column of the history.
+                By default it is the validation loss, or the training loss in a run without validation; a scheduler with
+                `mode="max"` needs a name here, as "val/accuracy".
+            steps_per_epoch: Optimizer steps in an epoch, for data without a length. Longer data are cut there, and the
+                next epoch goes on where this one was cut; when they end, it begins them again.
             resume: A checkpoint of this run, from which it goes on bit for bit, in mid-epoch too; or `"auto"`: the
                 newest whole checkpoint in the folder of the `Checkpoint` callback; where there is none the run begins.
                 See docs/checkpoints.md.
@@ -232,13 +252,18 @@ class Trainer(SupervisedSteps):
             KeyboardInterrupt: Likewise after Ctrl-C; a second Ctrl-C raises it at once.
         """
         epochs = check_integer(epochs, "epochs")
-        check_data(train_data, "train_data", passes=epochs)
+        check_data(train_data, "train_data", passes=epochs if steps_per_epoch is None else 1)
         if val_data is not None:
             check_data(val_data, "val_data", passes=epochs)
+        loss_module = self.loss if isinstance(self.loss, nn.Module) else None
+        others = self.other_optimizers.values()
+        self._left_out = check_parameters(self.model, loss_module, self.optimizer, others, known=self._left_out)
         context, position, settings, saving = self.context, self._position, self.settings, self._saving
         checkpoints = [one for one in self.callbacks.callbacks if isinstance(one, Checkpoint)]
         check_arguments(checkpoints, resume, settings.on_nonfinite, schedule)
-        steps_per_epoch = steps_in_epoch(train_data, settings.accumulate, steps_per_epoch)
+        most_steps = None if steps_per_epoch is None else check_integer(steps_per_epoch, "steps_per_epoch")
+        steps_per_epoch = steps_in_epoch(train_data, settings.accumulate, most_steps)
+        check_watched(mode_of(schedule), schedule_monitor, val_data is not None, self.metrics, self.train_metrics)
         total_steps = None if steps_per_epoch is None else epochs * steps_per_epoch
         # training_step steps other optimizers itself, so with them the first failed step has changed weights.
         before = context.capture(train_data, before_first_step=not self.other_optimizers)
@@ -248,12 +273,21 @@ class Trainer(SupervisedSteps):
             undone_without_a_step(before, position),
             schedule_free.evaluated_afterwards(context.optimizers),
         ):
-            scheduler = set_run_schedule(self.optimizer, lr, schedule, schedule_every, total_steps)
+            figures: list[str] | None = []
+            if val_data is not None:
+                wants_trial = resume is None or resume == "auto"
+                figures = (
+                    rehearse_validation(context, val_data, self.metrics, self.callbacks, before)
+                    if wants_trial
+                    else None
+                )
+            scheduler = set_run_schedule(self.optimizer, lr, schedule, schedule_every, total_steps, schedule_monitor)
             position.fits += 1
             feed = Feed(train_data, interruption.check)
             validation = None if val_data is None else Feed(val_data)
             run = Run(position, position.fits, epochs, steps_per_epoch, feed, validation, scheduler)
-            run.resumes = resume is not None
+            run.resumes, run.most_steps = resume is not None, most_steps
+            run.expect(figures, train_metrics=self.train_metrics is not None)
             run.fingerprint = fingerprint(run, context, settings, lr, schedule)
             self.run = run
             runner = StepRunner(
@@ -266,9 +300,10 @@ class Trainer(SupervisedSteps):
             if settings.on_nonfinite == "rollback":
                 load = functools.partial(saving.resume, run)
                 loop.roll_back = Rollback(checkpoints, load, self.optimizer, position)
-            with self.callbacks.running("fit"):
+            with self.callbacks.fitting():
                 if resume is not None and (file_ := saving.go_on(run, resume, checkpoints)) and self._reports:
                     print(f"resumed from {file_}: step {self.step}, epoch {run.epochs_done + 1}/{run.epochs}")
+                check_end(self.optimizer, scheduler, run.steps_to_come, run.epochs_to_come)
                 loop.run_epochs()
         return self.history
 
@@ -355,10 +390,12 @@ class Trainer(SupervisedSteps):
         check_data(train_data, "train_data", passes=2)  # the data must still be there for fit
         if val_data is not None:
             check_data(val_data, "val_data", passes=2)
+        swept = chosen_optimizer(self.optimizer, self.other_optimizers, optimizer)
+        check_layer_scales(swept)
         request = search.Request.checked(
             train_data,
             self.settings.accumulate,
-            chosen_optimizer(self.optimizer, self.other_optimizers, optimizer),
+            swept,
             method=method,
             schedule=schedule,
             epochs=epochs,
@@ -399,7 +436,8 @@ class Trainer(SupervisedSteps):
         Raises:
             ValueError: The data are empty, or the model can't take the first batch; an unknown augmentation.
         """
-        return evaluation.predict(self.context, data, tta)
+        with self.callbacks.judged_weights():
+            return evaluation.predict(self.context, data, tta)
 
     # ---------------------------------------------------------------- what is built on the loop
 
@@ -444,7 +482,8 @@ class Trainer(SupervisedSteps):
         Plots and rows are in what is returned; with `log_dir` they go to TensorBoard as well. See
         `mxtorch.interpretation.interpret` for the arguments.
         """
-        result = interpret(self, val_data, classes=classes, pictures=pictures)
+        with self.callbacks.judged_weights():
+            result = interpret(self, val_data, classes=classes, pictures=pictures)
         self.callbacks.call("on_interpreted", result)
         return result
 
@@ -458,6 +497,8 @@ class Trainer(SupervisedSteps):
         preprocessing: Any = None,
         example: Tensor | None = None,
         about: str = "",
+        outputs: Literal["softmax", "sigmoid", "exp", "probabilities", "raw"] | None = None,
+        overwrite: bool = False,
     ) -> Path:
         """Write the model for use without its training code, and a model card in Markdown beside it.
 
@@ -467,7 +508,11 @@ class Trainer(SupervisedSteps):
         from mxtorch.exporting import export  # it imports the zoo, which is imported on first use
 
         options: dict[str, Any] = {"train_data": train_data, "classes": classes, "preprocessing": preprocessing}
-        return export(self, path, val_data, example=example, about=about, **options)
+        options["outputs"] = outputs
+        with self.callbacks.judged_weights():
+            return export(
+                self, local_path(path, "path"), val_data, example=example, about=about, overwrite=overwrite, **options
+            )
 
     # ---------------------------------------------------------------- files
 
@@ -479,6 +524,7 @@ class Trainer(SupervisedSteps):
         Raises:
             OSError: The file can't be written; an older file at `path` is untouched.
         """
+        path = local_path(path, "path")
         file.write(path, self.checkpoint_content())
 
     def load(self, path: str | Path) -> None:
@@ -489,7 +535,14 @@ class Trainer(SupervisedSteps):
             CheckpointError: A ValueError: it is no checkpoint, is damaged, or is of another model or optimizer;
                 nothing has changed then.
         """
-        self._saving.load(path)
+        self._saving.load(local_path(path, "path"))
+
+    def judged_weights(self) -> AbstractContextManager[Mapping[str, Any]]:
+        """In a `with` block within `fit`, the model has the weights that are judged; for callbacks.
+
+        After `fit` the model has them anyway. See docs/checkpoints.md.
+        """
+        return self.callbacks.judged_weights()
 
     def checkpoint_content(self) -> dict[str, Any]:
         """Everything that a checkpoint holds, copied: later steps do not change it.
@@ -500,7 +553,7 @@ class Trainer(SupervisedSteps):
         return self._saving.content(self.run)
 
     def close(self) -> None:
-        """Close what callbacks hold open (TensorBoard's file). The trainer can't be used for training after that."""
+        """Close what callbacks hold open (TensorBoard's file)."""
         self.callbacks.close()
 
     # ---------------------------------------------------------------- where it stands
@@ -519,6 +572,10 @@ class Trainer(SupervisedSteps):
     def skipped_steps(self) -> int:
         """Steps that were left out because a number was not finite."""
         return self._position.skipped_steps
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the run, whose data and handlers of signals belong to this process; a copy begins a new one."""
+        return vars(self) | {"run": None}
 
     def __repr__(self) -> str:
         return (
@@ -547,6 +604,7 @@ class Trainer(SupervisedSteps):
             self.prediction_step,
             self.other_optimizers,
             owner=self,
+            count_samples=self.count_samples,
         )
 
     @property

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ..cards import WeightFile, Weights
 from ..preprocessing import Preprocessing
+from .hashes import WHOLE
 
 TORCH = "https://download.pytorch.org/models/"
 TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/"
@@ -34,14 +35,13 @@ def bicubic(size: int, resize: int) -> Preprocessing:
 
 def from_folder(folder: str, name: str) -> WeightFile:
     """A file whose name ends in the first digits of its sha256."""
-    return WeightFile(name, folder + name, name.removesuffix(".pth").rsplit("-", 1)[-1])
+    return WeightFile(name, folder + name, WHOLE.get(name) or name.removesuffix(".pth").rsplit("-", 1)[-1])
 
 
 def from_hub(name: str) -> WeightFile:
     """A file that timm publishes on the Hugging Face Hub."""
-    return WeightFile(
-        f"{name}.safetensors", f"https://huggingface.co/timm/{name}/resolve/main/model.safetensors", hub=f"timm/{name}"
-    )
+    url = f"https://huggingface.co/timm/{name}/resolve/main/model.safetensors"
+    return WeightFile(f"{name}.safetensors", url, WHOLE.get(f"{name}.safetensors", ""), f"timm/{name}")
 
 
 def weights_of_cadene(name: str, top1: float, preprocessing: Preprocessing) -> Weights:

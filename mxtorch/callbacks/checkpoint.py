@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from mxtorch._checks import check_integer, closest
+from mxtorch._checks import check_integer, closest, local_path
 from mxtorch.checkpointing.contents import read
 from mxtorch.checkpointing.file import CheckpointError, FolderLock, link, packed, write
 from mxtorch.training.callback import Callback, current_run
+from mxtorch.training.monitor import Direction, Mode, check_mode, direction
 from mxtorch.training.trainer_view import TrainerView
 
 _NAME = re.compile(r"step-(\d{8,})\.ckpt")
@@ -41,7 +42,7 @@ class Checkpoint(Callback):
         keep: So many of the newest stay. The best is kept besides.
         monitor: The figure of the history that tells the best epoch; with the default, runs without validation have
             no best.
-        mode: `"min"` or `"max"`: which is better.
+        mode: `"min"` or `"max"`: which is better; `"auto"` decides as `EarlyStopping` does.
 
     Raises:
         ValueError: An argument is off.
@@ -55,7 +56,7 @@ class Checkpoint(Callback):
         every: int | Literal["epoch"] = "epoch",
         keep: int = 3,
         monitor: str = "val/loss",
-        mode: Literal["min", "max"] = "min",
+        mode: Mode = "auto",
     ) -> None:
         if isinstance(every, str) and every != "epoch":
             raise ValueError(f"every: got {every!r}; give a number of steps, or 'epoch'")
@@ -64,12 +65,9 @@ class Checkpoint(Callback):
         check_integer(keep, "keep")
         if not isinstance(monitor, str) or not monitor:
             raise TypeError(f"monitor: got {monitor!r}; give the name of a figure of the history, as 'val/loss'")
-        if mode not in ("min", "max"):
-            raise ValueError(f"mode: got {mode!r}{closest(str(mode), ('min', 'max'))}")
-        if folder is not None and not isinstance(folder, (str, os.PathLike)):
-            raise TypeError(f"folder: got {folder!r}; give a path")
-        self.folder = None if folder is None else Path(folder)
-        self.every, self.keep, self.monitor, self.mode = every, keep, monitor, mode
+        self.folder = None if folder is None else local_path(folder, "folder")
+        self.every, self.keep, self.monitor, self.mode = every, keep, monitor, check_mode(mode)
+        self._direction: Direction = "min"  # settled when a run begins, and with it the metrics
         self.best: float | None = None
         self._best_name: str | None = None
         self._lock: FolderLock | None = None
@@ -77,6 +75,10 @@ class Checkpoint(Callback):
         self._owner: TrainerView | None = None
         self._saved: tuple[int, int] | None = None  # the step and the epochs done of the newest file
         self._look_for_newer = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the lock of the folder and the thread that writes, which belong to this process."""
+        return vars(self) | {"_lock": None, "_writing": None}
 
     # ---------------------------------------------------------------- files that are there
 
@@ -114,6 +116,7 @@ class Checkpoint(Callback):
         """Take the folder."""
         if self.monitor.startswith("val/") and self.monitor != "val/loss" and not current_run(trainer).validates:
             raise ValueError(f"monitor: got {self.monitor!r}, but fit was given no val_data")
+        self._direction = direction(self.monitor, self.mode, trainer.metrics, trainer.train_metrics)
         self.locate(trainer)
         assert self.folder is not None
         try:
@@ -164,7 +167,7 @@ class Checkpoint(Callback):
         try:
             run = trainer.run
             if run is not None and run.complete and (run.stopping or run.epochs_done >= run.epochs):
-                self.save(trainer)
+                self._save_end(trainer)
             self._finish()
         finally:
             if self._lock is not None:
@@ -197,7 +200,7 @@ class Checkpoint(Callback):
         if self.folder is None:
             if trainer.log_dir is None:
                 raise ValueError("folder: Checkpoint was given none, and the Trainer has no log_dir; give one of them")
-            self.folder = Path(trainer.log_dir) / "checkpoints"
+            self.folder = local_path(trainer.log_dir, "log_dir") / "checkpoints"
 
     def save(self, trainer: TrainerView, *, is_best: bool = False) -> None:
         """Copy the state now, and begin to write it."""
@@ -216,6 +219,16 @@ class Checkpoint(Callback):
         self._writing = _Writing(self.folder, name, ready, self._best_name, self.keep)
         self._saved = place
 
+    def _save_end(self, trainer: TrainerView) -> None:
+        """Save the state of a run that is over, with the weights that it leaves in the model.
+
+        The file of the last epoch is that of the end as well, unless a callback has put best weights back since. The
+        best file keeps the weights that it is the best for.
+        """
+        if current_run(trainer).left_best and self._best_name != f"step-{trainer.step:08d}.ckpt":
+            self._saved = None
+        self.save(trainer)
+
     def _finish(self) -> None:
         """Wait for the file that is being written, and raise what went wrong."""
         writing, self._writing = self._writing, None
@@ -233,7 +246,7 @@ class Checkpoint(Callback):
         value = row[self.monitor]
         if math.isnan(value):
             return False
-        if self.best is None or (value < self.best if self.mode == "min" else value > self.best):
+        if self.best is None or (value < self.best if self._direction == "min" else value > self.best):
             self.best = float(value)
             return True
         return False

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import Any
 
 from mxtorch._checks import check_integer, closest
-from mxtorch.training.callback import Callback
+from mxtorch.checkpointing.serialization import frozen
+from mxtorch.training.callback import Callback, Weights, current_run
+from mxtorch.training.monitor import Mode, check_mode, direction
 from mxtorch.training.trainer_view import TrainerView
-
-Mode = Literal["auto", "min", "max"]
-# Figures that are the better the lower they are; all others rise as they improve.
-_FALLING = ("loss", "error", "mae", "mse", "rmse", "perplexity", "distance")
 
 
 class _Follower(Callback):
@@ -24,13 +20,13 @@ class _Follower(Callback):
     """
 
     def __init__(self, monitor: str, mode: Mode, min_delta: float) -> None:
-        if mode not in ("auto", "min", "max"):
-            raise ValueError(f"mode: got {mode!r}{closest(str(mode), ('auto', 'min', 'max'))}")
+        if not isinstance(monitor, str) or not monitor:
+            raise TypeError(f"monitor: got {monitor!r}; give the name of a figure of the history, as 'val/loss'")
         if not 0 <= min_delta < math.inf:
             raise ValueError(f"min_delta: got {min_delta!r}; give a finite number of at least 0")
         self.monitor = monitor
-        falls = any(word in monitor.lower() for word in _FALLING) if mode == "auto" else mode == "min"
-        self._sign = -1.0 if falls else 1.0
+        self.mode = check_mode(mode)
+        self._sign = 0.0  # known when a run begins, and with it the metrics
         self._min_delta = min_delta
         self._resumes = False
         self.best: float | None = None
@@ -38,9 +34,15 @@ class _Follower(Callback):
         self.epochs_without = 0
 
     def on_fit_start(self, trainer: TrainerView) -> None:
-        """Begin afresh, except after a state was loaded."""
+        """Settle what is better; begin afresh, except after a state was loaded."""
+        falls = direction(self.monitor, self.mode, trainer.metrics, trainer.train_metrics) == "min"
+        self._sign = -1.0 if falls else 1.0
         if not self._resumes:
             self.best, self.best_epoch, self.epochs_without = None, 0, 0
+        self._resumes = False
+
+    def on_fit_end(self, trainer: TrainerView) -> None:
+        """A state that was loaded within the run belongs to that run."""
         self._resumes = False
 
     def _has_improved(self, trainer: TrainerView, row: Mapping[str, float]) -> bool:
@@ -73,14 +75,18 @@ class EarlyStopping(_Follower):
         monitor: A column of the history, as `"val/loss"` or `"val/accuracy"`.
         patience: Epochs without improvement before the end.
         min_delta: What counts as an improvement.
-        mode: `"min"` or `"max"`; `"auto"` takes min for losses and errors, max for everything else.
+        mode: `"min"` or `"max"`: which is better. `"auto"` asks the metric of that name (`higher_is_better` of
+            torchmetrics), else knows the usual names by whole words (loss, nll, wer, ...; accuracy, f1, auroc, ...).
+
+    A run that it ended stays ended when it is resumed, unless the patience was raised: then it goes on.
 
     Attributes:
         best: The best value; None before the first epoch.
         best_epoch: The epoch it came in, as `trainer.epoch` counts, from 1.
 
     Raises:
-        ValueError: An argument is off; in the first epoch: it has no such figure.
+        ValueError: An argument is off. From `fit`, before the first step: neither metric nor name tells what is
+            better. In the first epoch: it has no such figure.
     """
 
     def __init__(
@@ -89,17 +95,53 @@ class EarlyStopping(_Follower):
         super().__init__(monitor, mode, min_delta)
         check_integer(patience, "patience")
         self.patience = patience
+        self._stopped = False
+
+    def on_fit_start(self, trainer: TrainerView) -> None:
+        """Begin afresh, except after a state was loaded."""
+        super().on_fit_start(trainer)
+        self._stopped = False
+
+    def on_resume(self, trainer: TrainerView) -> None:
+        """Let a run go on that this callback had ended, if it has more patience now."""
+        if self._stopped and self.epochs_without < self.patience:
+            self._stopped = current_run(trainer).stopping = False
 
     def on_epoch_complete(self, trainer: TrainerView, row: Mapping[str, float]) -> None:
         """Judge the epoch."""
         if not self._has_improved(trainer, row) and self.epochs_without >= self.patience:
+            self._stopped = True
             trainer.stop()
+
+    def report(self, trainer: TrainerView) -> str:
+        """Why the run ended early, if it did."""
+        if not self._stopped:
+            return ""
+        best = (
+            "it never was a number"
+            if self.best is None
+            else f"its best was {self.best:.4g}, of epoch {self.best_epoch}"
+        )
+        return (
+            f"EarlyStopping ended the run after epoch {trainer.epoch}: {self.monitor} has not improved for "
+            f"{self.epochs_without} epochs, {best}"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Also whether the run was ended."""
+        return {**super().state_dict(), "stopped": self._stopped}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there in the next run."""
+        super().load_state_dict(state)
+        self._stopped = bool(state.get("stopped", False))
 
 
 class BestWeights(_Follower):
     """Puts the weights of a run's best epoch back when the run has ended, also by an error or Ctrl-C.
 
-    They are kept on the CPU. Put it before callbacks that save at the end of a run.
+    Kept are the weights that were judged: with `EMA` or `SWA` the average, whatever the order of the callbacks. They
+    are copied to the CPU.
 
     Args:
         monitor: A column of the history.
@@ -109,7 +151,7 @@ class BestWeights(_Follower):
 
     def __init__(self, monitor: str = "val/loss", *, min_delta: float = 0.0, mode: Mode = "auto") -> None:
         super().__init__(monitor, mode, min_delta)
-        self._weights: dict[str, Tensor] = {}
+        self._weights: dict[str, Any] = {}
 
     def on_fit_start(self, trainer: TrainerView) -> None:
         """Forget an earlier run's weights, except after a state was loaded."""
@@ -120,14 +162,19 @@ class BestWeights(_Follower):
     def on_epoch_complete(self, trainer: TrainerView, row: Mapping[str, float]) -> None:
         """Keep the weights if they are the best so far."""
         if self._has_improved(trainer, row):
-            self._weights = {
-                name: value.detach().to("cpu", copy=True) for name, value in trainer.model.state_dict().items()
-            }
+            with trainer.judged_weights():
+                state: dict[str, Any] = frozen(trainer.model.state_dict(), "model")
+                self._weights = dict(state)
 
-    def on_fit_end(self, trainer: TrainerView) -> None:
-        """Put the best weights back."""
-        if self._weights:
-            trainer.model.load_state_dict(self._weights)
+    def best_weights(self, trainer: TrainerView) -> Weights | None:
+        """The weights of the best epoch."""
+        if not self._weights:
+            return None
+        return Weights(self._weights, f"the weights of epoch {self.best_epoch}, the best by {self.monitor}")
+
+    def report(self, trainer: TrainerView) -> str:
+        """The best epoch."""
+        return f"The best {self.monitor} was {self.best:.4g}, of epoch {self.best_epoch}" if self._weights else ""
 
     def state_dict(self) -> dict[str, Any]:
         """The best weights as well."""

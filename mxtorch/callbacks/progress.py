@@ -21,6 +21,10 @@ class ProgressBar(Callback):
         self._bar: Any = None
         self._metrics: dict[str, float] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the bar, which belongs to this process's terminal."""
+        return vars(self) | {"_bar": None}
+
     def on_epoch_start(self, trainer: TrainerView) -> None:
         """Open the bar."""
         run = current_run(trainer)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
+import importlib
 import io
 import os
 import secrets
 import shutil
 import time
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar, TextIO
 
 import torch
 
@@ -25,9 +28,13 @@ except ImportError:  # Windows
 
 FORMAT = "mxtorch.checkpoint"
 FORMAT_VERSION = 3
+# A temporary file that is older than this and that nobody holds is of a process that was killed.
+SWEPT_AFTER_SECONDS = 60.0
+# A checkpoint of more values than this is read again before it is put into place: it may take too much memory.
+MANY_VALUES = 200_000
 
 # Never through a planted symlink, never over a file that is there; the mode is the umask's to cut, as with `open`.
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL
 for _flag in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"):
     _CREATE |= getattr(os, _flag, 0)
 
@@ -38,22 +45,28 @@ class CheckpointError(ValueError):
 
 @contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A new file, open for writing bytes, that takes the place of `path` when the block is done.
+    """A new file, open for writing (and reading) bytes, that takes the place of `path` when the block is done.
 
     `path` holds either what it held or all of what was written, also after a power cut: file and folder are synced.
-    A symlink at `path` is replaced and not followed. After an error in the block nothing is left behind.
+    A symlink at `path` is replaced and not followed. After an error in the block nothing is left behind; what a process
+    that was killed left behind is removed by the next one that writes `path`. Until then the file is at `file.name`.
 
     Raises:
         OSError: The file can't be written; the message has the path. What was there before is untouched.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(f"{_prefix(path)}{secrets.token_hex(8)}.tmp")
     try:
-        with os.fdopen(os.open(temporary, _CREATE, 0o666), "wb") as file:
+        sweep(path)
+        with open(temporary, "w+b", opener=lambda name, _: os.open(name, _CREATE, 0o666)) as file:
+            _lock(file.fileno())
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            if os.name == "posix":  # elsewhere an open file can't be moved
+                os.replace(temporary, path)
+        if os.name != "posix":
+            os.replace(temporary, path)
         sync_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -61,6 +74,54 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.errno is not None:
             raise type(error)(error.errno, f"{error.strerror or 'failed'}, while writing", str(path)) from error
         raise
+
+
+@contextlib.contextmanager
+def atomic_text(path: str | Path) -> Iterator[TextIO]:
+    """The same as `atomic_file` for text in UTF-8; line ends are written as they are given.
+
+    Raises:
+        OSError: The file can't be written; the message has the path. What was there before is untouched.
+    """
+    with atomic_file(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        yield text
+        text.detach()  # which flushes
+
+
+def sweep(path: Path) -> None:
+    """Remove what killed processes left behind while they wrote a file or a link of this name.
+
+    A file that is being written is locked, and a new one may not be locked yet: both stay.
+    """
+    if fcntl is None:
+        return
+    for left in path.parent.glob(f"{glob.escape(_prefix(path))}{'[0-9a-f]' * 16}.tmp"):
+        with contextlib.suppress(OSError):  # another process has removed it, or it belongs to another user
+            if time.time() - left.lstat().st_mtime < SWEPT_AFTER_SECONDS:
+                continue
+            if not left.is_symlink():
+                descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    if not _lock(descriptor):
+                        continue
+                finally:
+                    os.close(descriptor)
+            left.unlink()
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name[:100]}."
+
+
+def _lock(descriptor: int) -> bool:
+    """Mark a file as being written, until it is closed; False where another process has, or there are no locks."""
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return fcntl is not None
 
 
 def sync_folder(folder: str | Path) -> None:
@@ -89,25 +150,75 @@ def write(path: str | Path, content: dict[str, Any] | bytes) -> None:
             file.write(content)
             return
         sink = _Sink(file)
-        torch.save(_with_format(content), sink)  # type: ignore[arg-type]
+        content, values = _with_format(content)
+        torch.save(content, sink)  # type: ignore[arg-type]
         sink.raise_failure()
+        if values > MANY_VALUES:
+            _check_readable(file)
 
 
 def packed(content: dict[str, Any]) -> bytes:
-    """The bytes of a checkpoint's file."""
+    """The bytes of a checkpoint's file.
+
+    Raises:
+        ValueError: It holds so many small values that `read` would refuse it.
+    """
     file = io.BytesIO()
-    torch.save(_with_format(content), file)
+    content, values = _with_format(content)
+    torch.save(content, file)
+    if values > MANY_VALUES:
+        _check_readable(file)
     return file.getvalue()
 
 
-def _with_format(content: dict[str, Any]) -> dict[str, Any]:
-    return {"format": FORMAT, "format_version": FORMAT_VERSION, **content}
+def _with_format(content: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """The content of the file, and how many values it has."""
+    counted = [0]
+    dense = {name: _dense(value, counted, {}) for name, value in content.items()}
+    return {"format": FORMAT, "format_version": FORMAT_VERSION, **dense}, counted[0]
+
+
+def _dense(value: Any, counted: list[int], memo: dict[int, torch.Tensor]) -> Any:
+    """The same value, in which no tensor is larger than its storage: `read` refuses expanded ones."""
+    counted[0] += 1
+    if isinstance(value, torch.Tensor):
+        if value.layout is not torch.strided or value.nbytes <= value.untyped_storage().nbytes():
+            return value
+        return memo.setdefault(id(value), value.contiguous())
+    kind = type(value)
+    if kind in (dict, OrderedDict):
+        items = {name: _dense(item, counted, memo) for name, item in value.items()}
+        if all(items[name] is item for name, item in value.items()):
+            return value
+        changed = kind(items)
+        if kind is OrderedDict:
+            vars(changed).update(vars(value))
+        return changed
+    if kind in (list, tuple):
+        return kind(_dense(item, counted, memo) for item in value)
+    return value
+
+
+def _check_readable(file: BinaryIO) -> None:
+    """Refuse what `read` would refuse."""
+    try:
+        _untrusted().check_torch_file(file)
+    except ValueError as error:
+        raise ValueError(f"the checkpoint can't be written: {error}; keep many numbers in tensors") from error
+    finally:
+        file.seek(0, os.SEEK_END)
+
+
+def _untrusted() -> ModuleType:
+    # The zoo has the checks because it reads such files too, and knows nothing of training.
+    return importlib.import_module("mxtorch.model_zoo.untrusted")
 
 
 def read(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
     """Read a checkpoint, without running any code that a file may carry.
 
-    Checksums are verified first, so a file that was cut short or has a flipped bit is told and not loaded.
+    Checksums are verified first, so a file that was cut short or has a flipped bit is refused. What it describes is
+    compared with its bytes before it is built: reading takes at most four times its size and 64 MiB of memory.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -166,7 +277,8 @@ def link(path: str | Path, target: str) -> None:
         OSError: Neither can be made.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    sweep(path)
+    temporary = path.with_name(f"{_prefix(path)}{secrets.token_hex(8)}.tmp")
     try:
         os.symlink(target, temporary)
     except (OSError, NotImplementedError):
@@ -259,15 +371,9 @@ class _Sink:
 
 
 def _verify(file: BinaryIO) -> None:
-    """Compare every record with its checksum, which torch writes and does not look at when it reads."""
+    """Refuse what describes more than it holds, then compare every record with its checksum, which torch ignores."""
+    _untrusted().check_torch_file(file)
     with zipfile.ZipFile(file) as archive:
-        size = os.fstat(file.fileno()).st_size
-        names = [entry.filename for entry in archive.infolist()]
-        if len(set(names)) < len(names):
-            raise ValueError("it has two records of one name")
-        for entry in archive.infolist():
-            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size:
-                raise ValueError(f"its record {entry.filename!r} is packed in a way that torch does not write")
         damaged = archive.testzip()
     if damaged is not None:
         raise ValueError(f"its record {damaged!r} does not match its checksum")

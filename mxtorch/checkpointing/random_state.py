@@ -49,21 +49,27 @@ def unpacked_python_state(state: Any) -> tuple[Any, ...]:
 
 
 def packed_numpy_state(state: dict[str, Any]) -> dict[str, Any]:
-    """The state of a NumPy bit generator, arrays as int64 tensors (its words may have fewer bits, never more)."""
-    inner = {
-        name: torch.from_numpy(value.astype(np.int64)) if isinstance(value, np.ndarray) else value
-        for name, value in state["state"].items()
+    """The state of a NumPy bit generator, its arrays as tensors of the same type."""
+    return {
+        name: packed_numpy_state(value)
+        if isinstance(value, dict)
+        else torch.from_numpy(value.copy())
+        if isinstance(value, np.ndarray)
+        else value
+        for name, value in state.items()
     }
-    return {**state, "state": inner}
 
 
 def unpacked_numpy_state(state: dict[str, Any]) -> dict[str, Any]:
     """What NumPy takes for what `packed_numpy_state` gave."""
-    inner = {
-        name: value.numpy().astype(np.uint64) if isinstance(value, Tensor) else value
-        for name, value in state["state"].items()
+    return {
+        name: unpacked_numpy_state(value)
+        if isinstance(value, dict)
+        else value.numpy()
+        if isinstance(value, Tensor)
+        else value
+        for name, value in state.items()
     }
-    return {**state, "state": inner}
 
 
 def raw_random_state() -> dict[str, Any]:
@@ -95,9 +101,29 @@ def set_raw_random_state(state: dict[str, Any]) -> None:
         torch.mps.set_rng_state(state["mps"])
 
 
+def changed_generators(before: dict[str, Any]) -> list[str]:
+    """The names of the global generators that have drawn since `raw_random_state` gave `before`."""
+    now = raw_random_state()
+    return [name for name, state in before.items() if name not in now or _differ(state, now[name])]
+
+
+def _differ(first: Any, second: Any) -> bool:
+    if isinstance(first, dict):
+        return any(_differ(value, second[name]) for name, value in first.items())
+    if isinstance(first, Tensor):
+        return not torch.equal(first, second)
+    if isinstance(first, list):
+        return any(map(_differ, first, second))
+    return bool(np.any(first != second)) if isinstance(first, np.ndarray) else bool(first != second)
+
+
 def is_generator(part: Any) -> bool:
-    """Whether it is a random number generator of torch, Python or NumPy."""
-    return isinstance(part, (torch.Generator, random.Random, np.random.Generator, np.random.RandomState))
+    """Whether it is a random number generator of torch, Python or NumPy whose state can be read.
+
+    `random.SystemRandom` is none: its numbers come from the system, and it has no state.
+    """
+    kinds = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
+    return isinstance(part, kinds) and not isinstance(part, random.SystemRandom)
 
 
 def generator_state(generator: Any) -> Any:
@@ -106,9 +132,9 @@ def generator_state(generator: Any) -> Any:
         return generator.get_state()
     if isinstance(generator, random.Random):
         return generator.getstate()
-    if isinstance(generator, np.random.Generator):
-        return copy.deepcopy(generator.bit_generator.state)
-    return generator.get_state()
+    if isinstance(generator, np.random.RandomState):
+        return generator.get_state(legacy=False)
+    return copy.deepcopy(_bit_generator(generator).state)
 
 
 def set_generator_state(generator: Any, state: Any) -> None:
@@ -118,26 +144,28 @@ def set_generator_state(generator: Any, state: Any) -> None:
     elif isinstance(generator, random.Random):
         generator.setstate(state)
     else:
-        generator.bit_generator.state = state
+        _bit_generator(generator).state = state
 
 
 def packed_generator(generator: Any) -> dict[str, Any]:
     """Kind and state of a random number generator of torch, Python or NumPy."""
-    kind = type(generator).__name__
-    if isinstance(generator, torch.Generator):
-        return {"kind": kind, "state": generator.get_state()}
+    state = generator_state(generator)
     if isinstance(generator, random.Random):
-        return {"kind": kind, "state": packed_python_state(generator.getstate())}
-    if isinstance(generator, np.random.RandomState):
-        return {"kind": kind, "state": packed_numpy_state(generator.get_state(legacy=False))}
-    return {"kind": kind, "state": packed_numpy_state(generator.bit_generator.state)}
+        state = packed_python_state(state)
+    elif not isinstance(generator, torch.Generator):
+        state = packed_numpy_state(state)
+    return {"kind": type(generator).__name__, "state": state}
 
 
 def set_packed_generator(generator: Any, packed: dict[str, Any]) -> None:
     """Put back what `packed_generator` gave."""
-    if isinstance(generator, torch.Generator):
-        generator.set_state(packed["state"])
-    elif isinstance(generator, random.Random):
-        generator.setstate(unpacked_python_state(packed["state"]))
-    else:
-        set_generator_state(generator, unpacked_numpy_state(packed["state"]))
+    state = packed["state"]
+    if isinstance(generator, random.Random):
+        state = unpacked_python_state(state)
+    elif not isinstance(generator, torch.Generator):
+        state = unpacked_numpy_state(state)
+    set_generator_state(generator, state)
+
+
+def _bit_generator(generator: Any) -> Any:
+    return generator if isinstance(generator, np.random.BitGenerator) else generator.bit_generator

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch.optim.lr_scheduler import LRScheduler
-
 from mxtorch import schedules
-from mxtorch._checks import length
+from mxtorch._checks import length, local_path
 from mxtorch.checkpointing.file import CheckpointError
 from mxtorch.checkpointing.serialization import frozen
+from mxtorch.optim.external_scheduler import is_external
+from mxtorch.optim.run_schedule import RunScheduler
 from mxtorch.optim.scheduled import ScheduledOptim
 
 # Halvings of the rate by rollbacks: a run that needs more is not mended by a lower rate.
@@ -25,7 +25,7 @@ REFUSED = ("optimizer", "parameter groups", "precision", "accumulate", "batches"
 WARNED = ("clip_grad_norm", "num_workers", "prefetch_factor", "persistent_workers", "device", "validation")
 # Settings of a parameter group that a schedule or a user changes during a run.
 _CHANGING = (
-    *("params", "param_names", "lr", "base_lr", "initial_lr"),
+    *("params", "param_names", "lr", "base_lr", "initial_lr", "schedule_position"),
     *("max_lr", "min_lr", "max_momentum", "base_momentum"),
 )
 
@@ -43,13 +43,15 @@ def check_arguments(checkpoints: Sequence[CheckpointFolder], resume: Any, on_non
         raise TypeError(f"resume: got {resume!r}; give the path of a checkpoint, or 'auto'")
     if resume == "auto" and not checkpoints:
         raise ValueError("resume: got 'auto', but no callback is a Checkpoint; add one to the Trainer's callbacks")
-    if resume is not None and resume != "auto" and not Path(resume).is_file():
+    if resume is not None and resume != "auto" and not local_path(resume, "resume").is_file():
         raise FileNotFoundError(f"resume: there is no file {str(resume)!r}; 'auto' takes the newest checkpoint")
     if on_nonfinite == "rollback":
         if not checkpoints:
             raise ValueError("on_nonfinite: 'rollback' needs a Checkpoint among the Trainer's callbacks")
-        if isinstance(schedule, LRScheduler):
-            raise ValueError("on_nonfinite: 'rollback' halves the base rate, which a torch scheduler keeps to itself")
+        if is_external(schedule):
+            raise ValueError(
+                f"on_nonfinite: 'rollback' halves the base rate, which {type(schedule).__name__} keeps to itself"
+            )
 
 
 def newest_of(checkpoints: Sequence[CheckpointFolder]) -> tuple[Path, dict[str, Any]] | None:
@@ -118,7 +120,7 @@ def fingerprint_of(
     optimizer: ScheduledOptim,
     data: Any,
     *,
-    torch_scheduler: LRScheduler | None,
+    scheduler: RunScheduler,
     lr: Any,
     given_schedule: Any,
     **settings: Any,
@@ -128,14 +130,14 @@ def fingerprint_of(
     Args:
         optimizer: With its schedule in force.
         data: The training data.
-        torch_scheduler: The torch scheduler of the run, or None.
+        scheduler: The scheduler of the run, of torch or timm, if there is one.
         lr: The argument of `fit`.
         given_schedule: Likewise.
         settings: Further values that are plain already.
     """
     schedule = optimizer.schedule
-    if torch_scheduler is not None:
-        named = type(torch_scheduler).__name__
+    if scheduler.scheduler is not None:
+        named = scheduler.described()
     elif schedules.is_savable(schedule):
         named = repr(schedule)
     else:
@@ -145,6 +147,7 @@ def fingerprint_of(
         "parameter groups": [_hyperparameters(group) for group in optimizer.param_groups],
         "schedule": named,
         "schedule_given": given_schedule is not None,
+        "scheduler": scheduler.scheduler is not None,
         "lr": float(lr) if type(lr) in (int, float) else None,
         "batches": length(data),
         "batch_size": getattr(data, "batch_size", None),
@@ -162,6 +165,8 @@ def compare(now: dict[str, Any], saved: dict[str, Any]) -> list[str]:
     Raises:
         CheckpointError: This is another run.
     """
+    if saved.get("scheduler") and not now["schedule_given"]:
+        raise CheckpointError(f"fit was given no schedule here, and {saved.get('schedule')!r} there; give it again")
     names = [*REFUSED, *(["schedule"] if now["schedule_given"] else []), *(["lr"] if now["lr"] is not None else [])]
     differences = [
         f"{name} is {_difference(now.get(name), saved.get(name))}" for name in names if now.get(name) != saved.get(name)
@@ -173,7 +178,8 @@ def compare(now: dict[str, Any], saved: dict[str, Any]) -> list[str]:
 
 
 def _hyperparameters(group: dict[str, Any]) -> dict[str, Any]:
-    return {name: frozen(value) for name, value in group.items() if name not in _CHANGING}
+    cycled = ("momentum", "betas") if "max_momentum" in group else ()  # CyclicLR and OneCycleLR change them
+    return {name: frozen(value) for name, value in group.items() if name not in (*_CHANGING, *cycled)}
 
 
 def _difference(now: Any, saved: Any) -> str:

@@ -5,21 +5,36 @@ What can't be written in such a form is refused before a file is begun, with its
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from mxtorch.checkpointing.packing import Packer, Unpacker, attributes_of, is_plain
 from mxtorch.checkpointing.random_state import is_generator, packed_generator, set_packed_generator
-from mxtorch.checkpointing.snapshot import parts_of
+from mxtorch.checkpointing.reachable import ATOMS, LONG_CONTAINER, Walk, bytes_of, is_plain_object, name_of, slots_of
 
-_NUMBERS_AND_TEXT = frozenset((type(None), bool, int, float, str))
-_PLAIN = frozenset((type(None), bool, int, float, str, bytes, torch.dtype, torch.device, torch.Size))
+_PLAIN = frozenset((type(None), bool, int, float, str, complex, torch.dtype, torch.device))
+# Bytes of tensors and arrays of a loader that are compared and saved, each and in all: orders and counts, not data.
+LARGEST_SAVED_OF_LOADER = 2**24
+MOST_SAVED_OF_LOADER = 2**26
+# Values in one attribute of a loader's part; more are data.
+MOST_VALUES = 8192
+# Objects whose kinds tell whether a loader is made as the one that was saved.
+_COMPARED_PARTS = 256
 # What every module has; the user's own attributes are the others.
 _OF_EVERY_MODULE = {*vars(nn.Module()), "_compiled_call_impl"}
+# A checkpoint holds these in other parts, or not at all.
+_SAVED_ELSEWHERE = (Optimizer, LRScheduler, DataLoader, Dataset, Sampler)
 
 
 def frozen(value: Any, where: str = "content", memo: dict[int, Tensor] | None = None) -> Any:
@@ -41,9 +56,13 @@ def frozen(value: Any, where: str = "content", memo: dict[int, Tensor] | None = 
         return memo[id(value)]
     if type(value) in _PLAIN:
         return value
-    if isinstance(value, np.generic):
+    if type(value) is bytes:
+        return value or bytearray()  # equal, and readable, which empty bytes are not
+    if isinstance(value, torch.Size):
+        return tuple(value)
+    if isinstance(value, np.generic) and value.dtype.kind in "biufcSU":
         return value.item()
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
         return torch.from_numpy(value.copy())
     if isinstance(value, Mapping):
         copied = {
@@ -69,190 +88,261 @@ def frozen(value: Any, where: str = "content", memo: dict[int, Tensor] | None = 
     )
 
 
-class LoaderPartStates:
-    """Generators and counters of all that a loader is made of: samplers, data set, transforms.
+class Attributes:
+    """What steps change in modules besides parameters and buffers that `state_dict` holds.
 
-    Numbers count only once they differ from what they were when this was made: what never changes belongs to the
-    program and not to a file.
+    Attributes of modules, also of modules kept in lists or dictionaries with all their tensors, of the objects that
+    they hold, variables of closures, and buffers that are not persistent. Whatever is made of numbers, text and the
+    program's own objects counts only once it differs from what it was when this was made: what never changes belongs
+    to the program and not to a file.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        self._modules = dict(modules)
+        self._types: dict[str, type] = {}
+        self._names: dict[int, str] = {}  # of the program's objects, by id
+        self._parts: dict[str, Any] = {}  # the same objects by name
+        parts = self._found()
+        for name, part in parts.items():
+            self._name(part, name)
+        packer = Packer(self._name, self._types, learning=True, registered=self._registered())
+        self._initial = {
+            name: {key: packer.pack(value, f"{name}.{key}") for key, value in self._state_of(part).items()}
+            for name, part in parts.items()
+        }
+
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """By object and attribute.
+
+        Raises:
+            TypeError: An attribute can't be made again when the file is read; it is named.
+        """
+        parts = self._found()
+        here = {id(part): name for name, part in parts.items()}
+
+        def name_for(value: Any, where: str) -> str:
+            if id(value) in self._names:
+                return self._names[id(value)]
+            name = here.get(id(value), where)
+            if name in self._parts and type(self._parts[name]) is type(value) and id(value) in here:
+                return name  # made anew in the place of one like it
+            raise TypeError(
+                f"{where} is a {type(value).__name__}, which a checkpoint can't hold and which was not there when the "
+                "Trainer was made; make it in the module's __init__, or keep it out of the module"
+            )
+
+        packer = Packer(name_for, self._types, registered=self._registered())
+        changed: dict[str, dict[str, Any]] = {}
+        for name, part in parts.items():
+            if type(self._parts.get(name)) is not type(part):
+                continue  # made meanwhile: what refers to it is refused
+            initial = self._initial.get(name, {})
+            for key, value in self._state_of(part).items():
+                packed = packer.pack(value, f"{name}.{key}", initial.get(key))
+                if packed is not initial.get(key) or not is_plain(packed):
+                    changed.setdefault(name, {})[key] = packed
+        return changed
+
+    def load_state_dict(self, saved: dict[str, dict[str, Any]]) -> None:
+        """Put back what `state_dict` gave; objects that are gone are passed over.
+
+        Raises:
+            ValueError: It is malformed, or refers to a type that is not there.
+        """
+        unpacker = Unpacker(self._parts.__getitem__, self._types)
+        for name, part in self._parts.items():
+            before = {key: packed for key, packed in self._initial.get(name, {}).items() if is_plain(packed)}
+            for key, packed in (before | saved.get(name, {})).items():
+                now = self._state_of(part).get(key)
+                value = unpacker.unpack(packed, now)
+                if value is not now or key not in self._state_of(part):
+                    _set(part, key, value)
+
+    def _name(self, value: Any, where: str) -> str:
+        """The name of an object of the program, which is its place, and is noted."""
+        if id(value) not in self._names:
+            self._names[id(value)] = where
+            self._parts[where] = value
+        return self._names[id(value)]
+
+    def _found(self) -> dict[str, Any]:
+        """Modules, and other objects that can be reached from them, by name."""
+        walk = Walk(lambda part: not isinstance(part, _SAVED_ELSEWHERE) and not _is_trainer(part))
+        walk.search((module, name) for name, module in self._modules.items())
+        found: dict[str, Any] = {}
+        for part, trail in [*walk.objects, *walk.functions]:
+            if not is_plain_object(part):
+                found.setdefault(self._names.get(id(part)) or name_of(trail), part)
+        return found
+
+    def _registered(self) -> frozenset[int]:
+        """The tensors that the modules' `state_dict` holds."""
+        states = [module.state_dict(keep_vars=True) for module in self._modules.values()]
+        return frozenset(id(tensor) for state in states for tensor in state.values())
+
+    def _state_of(self, part: Any) -> dict[str, Any]:
+        if isinstance(part, torch.jit.ScriptModule):
+            return {}
+        if not isinstance(part, nn.Module):
+            return attributes_of(part)
+        attributes = {name: value for name, value in vars(part).items() if name not in _OF_EVERY_MODULE}
+        tensors = part._parameters | part._buffers
+        return attributes | {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+
+def _set(part: Any, name: str, value: Any) -> None:
+    """Set an attribute or a variable of a closure, without the class having a say in it."""
+    if isinstance(part, FunctionType):
+        assert part.__closure__ is not None
+        part.__closure__[part.__code__.co_freevars.index(name)].cell_contents = value
+        return
+    if isinstance(part, nn.Module):
+        for tensors in (part._parameters, part._buffers):
+            if name in tensors:
+                tensors[name] = value
+                return
+    if name in slots_of(type(part)):
+        object.__setattr__(part, name, value)
+    else:
+        vars(part)[name] = value
+
+
+def _is_trainer(part: Any) -> bool:
+    return any(base.__module__ == "mxtorch.trainer" for base in type(part).__mro__)
+
+
+class LoaderPartStates:
+    """What changes in all that a loader is made of (samplers, data set, transforms), and its random generators.
+
+    Attributes count only once they differ from what they were when this was made: what never changes belongs to the
+    program and not to a file. Of a long list of data, such as the samples of a data set, the order is saved. What
+    can't be saved, as open files and objects made meanwhile, is passed over.
     """
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
-        self._initial = {id(part): _numbers(part) for part in parts_of(loader)}
+        self._types: dict[str, type] = {}
+        self._lists: dict[tuple[str, str], list[Any]] = {}
+        self._not_saved: set[tuple[str, str]] = set()
+        self._initial: dict[str, dict[str, Any]] = {}
+        self._names: dict[int, str] = {}
+        walk = self._walk()
+        self._parts = self._objects(walk)  # held, so that no id is used again
+        self._names = {id(part): name for name, part in self._parts.items()}
+        packer = self._packer(learning=True)
+        for name, part in self._parts.items():
+            initial = self._initial[name] = {}
+            for key, value in _loader_state_of(part).items():
+                if _is_long(value):
+                    self._lists[name, key] = list(value)
+                elif (packed := _packed(packer, value)) is not None:
+                    initial[key] = packed
+                else:
+                    self._not_saved.add((name, key))
 
-    def state_dict(self) -> list[dict[str, Any]]:
-        """By part, in the order in which they are found."""
-        saved = []
-        for part in parts_of(self._loader):
-            if is_generator(part):
-                saved.append(packed_generator(part))
-            else:
-                initial = self._initial.get(id(part), {})
-                changed = {name: value for name, value in _numbers(part).items() if value != initial.get(name)}
-                saved.append({"kind": type(part).__name__, "numbers": changed})
-        return saved
+    def state_dict(self) -> dict[str, Any]:
+        """Generators, and what has changed, by the names of the objects."""
+        walk, packer = self._walk(), self._packer()
+        objects = self._objects(walk)
+        changed: dict[str, dict[str, Any]] = {}
+        for name, initial in self._initial.items():
+            for key, value in _loader_state_of(objects[name]).items() if name in objects else ():
+                elements = self._lists.get((name, key))
+                if elements is not None:
+                    packed = _order_of(value, elements)
+                elif (name, key) in self._not_saved or _is_long(value):
+                    continue
+                else:
+                    packed = _packed(packer, value, initial.get(key))
+                if packed is not None and packed is not initial.get(key):
+                    changed.setdefault(name, {})[key] = packed
+        generators = {name_of(trail): packed_generator(generator) for generator, trail in walk.generators}
+        return {"kinds": _kinds(self._parts), "generators": generators, "changed": changed}
 
-    def load_state_dict(self, saved: list[dict[str, Any]]) -> bool:
+    def load_state_dict(self, saved: dict[str, Any]) -> bool:
         """Put back what `state_dict` gave; False where the loader is made of other parts, and nothing was changed."""
-        parts = parts_of(self._loader)
-        if [type(part).__name__ for part in parts] != [entry["kind"] for entry in saved]:
+        walk = self._walk()
+        objects = self._objects(walk)
+        generators = {name_of(trail): generator for generator, trail in walk.generators}
+        kinds = {name: type(generator).__name__ for name, generator in generators.items()}
+        if _kinds(self._parts) != saved["kinds"] or not saved["changed"].keys() <= objects.keys():
             return False
-        for part, entry in zip(parts, saved, strict=True):
-            if is_generator(part):
-                set_packed_generator(part, entry)
-                continue
-            for name, value in ({**self._initial.get(id(part), {}), **entry["numbers"]}).items():
-                if vars(part).get(name) != value:
-                    setattr(part, name, value)
+        if any(kinds.get(name) != packed["kind"] for name, packed in saved["generators"].items()):
+            return False
+        for name, packed in saved["generators"].items():
+            set_packed_generator(generators[name], packed)
+        unpacker = Unpacker(self._parts.__getitem__, self._types)
+        for name, part in objects.items():
+            for key, packed in (self._initial.get(name, {}) | saved["changed"].get(name, {})).items():
+                now = _loader_state_of(part).get(key)
+                value = now if "order" in packed else unpacker.unpack(packed, now)
+                if value is not now or key not in _loader_state_of(part):
+                    _set(part, key, value)
+        for (name, key), elements in self._lists.items():
+            order = saved["changed"].get(name, {}).get(key, {}).get("order")
+            now = _loader_state_of(objects[name]).get(key) if name in objects else None
+            if isinstance(now, list):
+                now[:] = elements if order is None else [elements[index] for index in order.tolist()]
         return True
 
+    def _walk(self) -> Walk:
+        return Walk().search([(self._loader, "data")])
 
-def _is_loader(part: Any) -> bool:
-    return hasattr(part, "batch_sampler") and hasattr(part, "num_workers")
-
-
-def _numbers(part: Any) -> dict[str, bool | int | float]:
-    if _is_loader(part) or is_generator(part):
-        return {}
-    return {name: value for name, value in vars(part).items() if type(value) in (bool, int, float)}
-
-
-class Attributes:
-    """What steps change in modules besides parameters and buffers that `state_dict` holds.
-
-    Counters, flags, tensors, arrays and generators kept as attributes, also in lists and dictionaries, and buffers
-    that are not persistent. Numbers and text count only once they differ from what they were when this was made: what
-    never changes belongs to the program and not to a file.
-    """
-
-    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
-        self._modules = {
-            f"{name}.{inner}": module for name, root in modules.items() for inner, module in root.named_modules()
-        }
-        self._initial: dict[str, dict[str, Any]] = {}
-        self._initial = self._packed()
-
-    def state_dict(self) -> dict[str, dict[str, Any]]:
-        """By module and attribute."""
-        changed = {}
-        for name, attributes in self._packed().items():
-            initial = self._initial.get(name, {})
-            kept = {
-                key: packed for key, packed in attributes.items() if not _is_plain(packed) or packed != initial.get(key)
-            }
-            if kept:
-                changed[name] = kept
-        return changed
-
-    def load_state_dict(self, saved: dict[str, dict[str, Any]]) -> None:
-        """Put back what `state_dict` gave; attributes that are gone are passed over."""
-        with torch.no_grad():
-            for name, attributes in saved.items():
-                module = self._modules.get(name)
-                for key, packed in attributes.items():
-                    if module is not None and hasattr(module, key):
-                        setattr(module, key, _unpacked(packed, getattr(module, key)))
-
-    def _packed(self) -> dict[str, dict[str, Any]]:
-        found: dict[str, dict[str, Any]] = {}
-        for name, module in self._modules.items():
-            initial = self._initial.get(name, {})
-            values = [(key, value) for key, value in vars(module).items() if key not in _OF_EVERY_MODULE]
-            values += [(key, module._buffers[key]) for key in module._non_persistent_buffers_set]
-            packed = {key: _packed_unless_same(value, initial.get(key)) for key, value in values}
-            found[name] = {key: value for key, value in packed.items() if value is not None}
+    def _objects(self, walk: Walk) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for part, trail in [*walk.objects, *walk.functions]:
+            found.setdefault(self._names.get(id(part)) or name_of(trail), part)
         return found
 
+    def _packer(self, *, learning: bool = False) -> Packer:
+        def name(value: Any, where: str) -> str:
+            if id(value) in self._names:
+                return self._names[id(value)]
+            raise TypeError(f"{where} is a {type(value).__name__}")
 
-def _packed_unless_same(value: Any, initial: dict[str, Any] | None) -> dict[str, Any] | None:
-    """`initial` where a container still holds what it held; a vocabulary of a million words is not packed again."""
-    if initial is not None and "plain" in initial:
-        kind, content = initial["plain"]
-        if type(value).__name__ == kind and value == content:
-            return initial
-    return _packed(value, set())
+        return Packer(
+            name,
+            self._types,
+            learning=learning,
+            by_value=lambda value: id(value) not in self._names,
+            most=MOST_VALUES,
+            most_bytes=MOST_SAVED_OF_LOADER,
+        )
 
 
-def _packed(value: Any, inside: set[int]) -> dict[str, Any] | None:
-    """A value with its kind; None for what is no state: modules, functions, a container that holds itself."""
-    if type(value) in _NUMBERS_AND_TEXT:
-        return {"value": value}
-    if type(value) in (dict, list, tuple, set) and _holds_numbers_and_text(value):
-        return {"plain": [type(value).__name__, value.copy() if hasattr(value, "copy") else value]}
-    if isinstance(value, Tensor):
-        return None if isinstance(value, nn.Parameter) else {"tensor": value.detach().clone()}
-    if isinstance(value, np.ndarray):
-        return {"array": torch.from_numpy(value.copy())} if value.dtype.kind in "biuf" else None
-    if is_generator(value):
-        return {"generator": packed_generator(value)}
-    if not isinstance(value, (dict, list, tuple, set, deque)) or id(value) in inside:
+def _loader_state_of(part: Any) -> dict[str, Any]:
+    """What may change in a part of a loader; a transform that is a module has weights, which are no state."""
+    if isinstance(part, DataLoader):
+        return {}
+    left_out = _OF_EVERY_MODULE if isinstance(part, nn.Module) else ()
+    return {
+        name: value
+        for name, value in attributes_of(part).items()
+        if name not in left_out and not is_generator(value) and bytes_of(value) <= LARGEST_SAVED_OF_LOADER
+    }
+
+
+def _packed(packer: Packer, value: Any, before: Any = None) -> Any:
+    try:
+        return packer.pack(value, "an attribute", before)
+    except TypeError:
         return None
-    inside = inside | {id(value)}
-    if isinstance(value, dict):
-        items = {key: _packed(item, inside) for key, item in value.items() if type(key) in (str, int)}
-        return {"dict": {key: item for key, item in items.items() if item is not None}}
-    packed = [_packed(item, inside) for item in value]
-    return None if any(item is None for item in packed) else {type(value).__name__: packed}
 
 
-def _holds_numbers_and_text(container: Any) -> bool:
-    if isinstance(container, dict):
-        keys_are_plain = all(type(key) in (str, int) for key in container)
-        return keys_are_plain and all(type(value) in _NUMBERS_AND_TEXT for value in container.values())
-    return all(type(item) in _NUMBERS_AND_TEXT for item in container)
+def _is_long(value: Any) -> bool:
+    """Whether it is a list of so many objects that only their order is saved."""
+    return type(value) is list and len(value) > LONG_CONTAINER and not ATOMS.issuperset(set(map(type, value)))
 
 
-def _is_plain(packed: dict[str, Any]) -> bool:
-    """Whether it is made of numbers and text alone, which can be compared."""
-    ((kind, content),) = packed.items()
-    if kind in ("tensor", "array", "generator"):
-        return False
-    return kind in ("value", "plain") or all(
-        _is_plain(item) for item in (content.values() if kind == "dict" else content)
-    )
+def _order_of(now: Any, elements: list[Any]) -> dict[str, Tensor] | None:
+    """The places that the elements of a list had; None where nothing has changed, or others have come."""
+    if type(now) is not list or (len(elements) == len(now) and all(map(operator.is_, elements, now))):
+        return None
+    places = {id(element): index for index, element in enumerate(elements)}
+    order = [places.get(id(element), -1) for element in now]
+    return None if -1 in order else {"order": torch.tensor(order)}
 
 
-def _unpacked(packed: dict[str, Any], now: Any) -> Any:
-    """The value; where `now` is an object that others may refer to, that object with the value in it."""
-    ((kind, content),) = packed.items()
-    if kind == "value":
-        return content
-    if kind == "plain":
-        return _filled(now, *content)
-    if kind == "tensor":
-        if isinstance(now, Tensor) and now.shape == content.shape and now.dtype == content.dtype:
-            return now.copy_(content)
-        return content.to(now.device) if isinstance(now, Tensor) else content
-    if kind == "array":
-        if isinstance(now, np.ndarray) and now.shape == tuple(content.shape) and now.flags.writeable:
-            now[...] = content.numpy()
-            return now
-        return content.numpy()
-    if kind == "generator":
-        set_packed_generator(now, content)
-        return now
-    if kind == "dict":
-        for key in [key for key in now if key not in content and _packed(now[key], {id(now)}) is not None]:
-            del now[key]
-        for key, item in content.items():
-            now[key] = _unpacked(item, now.get(key))
-        return now
-    old = list(now) if isinstance(now, (list, tuple, deque)) and len(now) == len(content) else [None] * len(content)
-    items = [_unpacked(item, before) for item, before in zip(content, old, strict=True)]
-    if isinstance(now, list):
-        now[:] = items
-        return now
-    makers: dict[str, Callable[[Iterable[Any]], Any]] = {"list": list, "tuple": tuple, "set": set}
-    return deque(items, getattr(now, "maxlen", None)) if kind == "deque" else makers[kind](items)
-
-
-def _filled(now: Any, kind: str, content: Any) -> Any:
-    """`now` with the content, where it is a container of that kind that can be changed; else a new one."""
-    if type(now).__name__ != kind or kind == "tuple":
-        return {"dict": dict, "list": list, "tuple": tuple, "set": set}[kind](content)
-    if kind == "list":
-        now[:] = content
-    else:
-        now.clear()
-        now.update(content)
-    return now
+def _kinds(objects: Mapping[str, Any]) -> list[str]:
+    parts = [part for part in itertools.islice(objects.values(), _COMPARED_PARTS) if not isinstance(part, FunctionType)]
+    return [type(part).__name__ for part in parts]

@@ -7,58 +7,68 @@ the loading of a checkpoint, which changes everything or nothing.
 from __future__ import annotations
 
 import contextlib
-import copy
+import ctypes
+import operator
 import signal
 import threading
-from collections import deque
+import types
+import warnings
+import zlib
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
-from types import FrameType, FunctionType, MethodType, ModuleType
+from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mxtorch.checkpointing.random_state import (
     generator_state,
-    is_generator,
     raw_random_state,
     set_generator_state,
     set_raw_random_state,
 )
+from mxtorch.checkpointing.reachable import Trail, Walk, bytes_of, name_of, slots_of
 
-# Longer containers hold data or vocabularies, not a step's state: they are not searched.
-LONGEST_SEARCHED_CONTAINER = 64
-# How many references deep a loader is searched: a sampler in a sampler, a transform in a list in a data set.
-DEEPEST_SEARCH = 6
-
-# Transforms are often modules, so those are searched; their tensors are weights, not a loader's state.
-_NOT_SEARCHED = (Tensor, type, FunctionType, MethodType, ModuleType)
+# Bytes of tensors and arrays that are copied of a loader, each and in all: orders of samplers, counts, small data. Of
+# others it is noted whether they change.
+LARGEST_COPIED_OF_DATA = 2**24
+MOST_COPIED_OF_DATA = 2**26
+_FINGERPRINT_ELEMENTS = 4096
+_DATA = (DataLoader, Dataset, Sampler)
+_ABSENT = object()
 
 
 class TrainingState:
     """A copy, in memory, of all that training steps change.
 
-    It covers parameters and buffers (their values and which tensor objects they are), gradients, the modes and
-    other attributes of every submodule (also what lists and dictionaries there hold), the optimizer's state and
-    settings and those of optimizers that it wraps, the engine's gradient scaler, the random number generators (Python,
-    NumPy, torch on every device), and what decides a loader's order: generators and counters of its sampler and data
-    set, persistent worker processes.
+    One walk (`reachable.Walk`) finds everything that can be reached from the modules, the optimizer, the owner and the
+    loader: tensors, arrays, random generators, and containers, attributes and variables of closures. Of tensors and
+    arrays the values are copied, of everything else which objects it held. The engine's gradient scaler and the global
+    generators of Python, NumPy and torch come with it; persistent worker processes of loaders are set aside.
 
-    Gradients are kept by reference: a step must begin with `zero_grad(set_to_none=True)`, as `Trainer`'s does.
+    Large tensors and arrays of a loader are data, and are not copied; `restore` warns if they have changed.
+
+    Gradients of the optimizer's parameters are kept by reference: a step must begin with
+    `zero_grad(set_to_none=True)`, as `Trainer`'s does. Those of other parameters are copied.
 
     Args:
         modules: The model, and a loss that is a module.
         optimizer: The optimizer, wrapped or not.
         capture_engine: Copies what a step changes in the engine, and returns a function that puts it back
             (`Engine.capture`).
-        loader: What batches are drawn from.
-        owner: An object whose own attributes a step may set (the trainer). Tensors, containers, modules and optimizers
-            among them, also in lists and dictionaries, are covered as those of `modules` and `optimizer` are.
+        loader: What batches are drawn from; a tuple for several loaders.
+        owner: An object whose own attributes a step may set (the trainer).
         before_first_step: Leave out what only `optimizer.step()` changes, parameters and optimizer state: cheap,
             and enough to undo a first step that failed before it got there.
+
+    Warns:
+        UserWarning: With a loader, unless `before_first_step`: what has a state that can't be put back (an open file,
+            a Python generator, a thread) is named.
     """
 
     def __init__(
@@ -71,124 +81,126 @@ class TrainingState:
         owner: object | None = None,
         before_first_step: bool = False,
     ) -> None:
-        self._containers: list[_Container] = []
-        self._tensors: dict[int, tuple[Tensor, Tensor]] = {}
+        self._containers: list[tuple[Callable[[Any, Any], None], Any, Any]] = []
+        self._tensors: list[tuple[Tensor, Tensor]] = []
         self._arrays: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
-        self._gradients: list[tuple[nn.Parameter, Tensor | None]] = []
+        self._gradients: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
+        self._trained: list[tuple[Tensor, bool]] = []
         self._generators: list[tuple[Any, Any]] = []
-        self._optimizer_states: list[tuple[Any, list[tuple[Any, Any]]]] = []
-        self._seen: set[int] = set()  # containers, which may hold themselves, and modules and optimizers
-        for module in modules:
-            self._capture_module(module, whole=not before_first_step)
-        if optimizer is not None:
-            self._capture_optimizer(optimizer, whole=not before_first_step)
-        for part in _modules_and_optimizers(owner):
-            if isinstance(part, nn.Module):
-                self._capture_module(part, whole=not before_first_step)
-            else:
-                self._capture_optimizer(part, whole=not before_first_step)
+        self._not_copied: list[tuple[Any, Any, Trail]] = []
+        self._bytes_left = MOST_COPIED_OF_DATA
+        uncovered: list[tuple[Trail, str]] = []
+
+        parts = [(module, "loss" if index else "model") for index, module in enumerate(modules)]
+        named = ((optimizer, "optimizer"), (owner, "trainer"))
+        roots: list[tuple[Any, str]] = [*parts, *((part, name) for part, name in named if part is not None)]
+        not_followed = ((Optimizer, "state"),) if before_first_step else ()
+        training = Walk(lambda part: not isinstance(part, _DATA), not_followed=not_followed).search(roots)
+        own = set() if optimizer is None else {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for tensor, trail in training.tensors:
+            self._keep_gradient(tensor, by_reference=id(tensor) in own)
+            if is_lazy(tensor):
+                uncovered.append((trail, "has no shape before its first batch"))
+            elif not (before_first_step and isinstance(tensor, nn.Parameter)):
+                self._tensors.append(_values_of(tensor))
+        self._arrays += [(array, array.copy()) for array, _ in training.arrays if array.flags.writeable]
+
+        data = Walk(after=training)
+        data.search([(part, name_of(trail)) for part, trail in training.left])
+        if loader is not None:
+            data.search([(loader, "data")])
+        for tensor, trail in data.tensors:
+            self._keep_gradient(tensor, by_reference=id(tensor) in own)
+            self._keep_data(tensor, trail)
+        for array, trail in data.arrays:
+            if array.flags.writeable:
+                self._keep_data(array, trail)
+
+        for walk in (training, data):
+            self._containers += _copies(walk)
+            self._generators += [(generator, generator_state(generator)) for generator, _ in walk.generators]
+            uncovered += walk.uncovered
         self._restore_engine = None if capture_engine is None else capture_engine()
-        if owner is not None:
-            self._containers.append(_Container(vars(owner)))
-            for value in () if before_first_step else vars(owner).values():
-                self._capture_value(value)
-        self._loader = loader
-        self._capture_loader(loader)
+        self._loaders = [*training.loaders, *data.loaders]
         if not before_first_step:
             self.set_workers_aside()
+        if uncovered and loader is not None and not before_first_step:
+            _warn_of(uncovered)
         self._random = raw_random_state()
 
     def restore(self) -> None:
-        """Put everything back. It can be called more than once, and Ctrl-C waits until it is done."""
-        with deferred_interrupt(), torch.no_grad():
-            for container in self._containers:
-                container.restore()
-            for live, saved in self._tensors.values():
-                live.copy_(saved)
-            for array, saved_array in self._arrays:
-                array[...] = saved_array
-            for parameter, gradient in self._gradients:
-                parameter.grad = gradient
-            for optimizer_state, saved_state in self._optimizer_states:
-                optimizer_state.clear()
-                optimizer_state.update(_copied(saved_state))
-            if self._restore_engine is not None:
-                self._restore_engine()
-            for generator, state in self._generators:
-                set_generator_state(generator, state)
-            set_raw_random_state(self._random)
+        """Put everything back. It can be called more than once, and Ctrl-C waits until it is done.
+
+        Warns:
+            UserWarning: Data that were too large to be copied have changed.
+        """
+        try:
+            with deferred_interrupt():
+                self._restore()
+        except KeyboardInterrupt:  # it came as this began, or waited until the end
+            with deferred_interrupt():
+                self._restore()
+            raise
+        if changed := [name_of(trail) for value, before, trail in self._not_copied if _fingerprint(value) != before]:
+            self._not_copied = []
+            warnings.warn(
+                f"{', '.join(changed)} changed meanwhile and can't be put back: data of more than "
+                f"{LARGEST_COPIED_OF_DATA // 2**20} MiB are not copied. Build the data anew.",
+                stacklevel=2,
+            )
 
     def set_workers_aside(self) -> None:
-        """Give the loader's next pass fresh workers: persistent ones carry random states. `restore` returns them."""
-        if isinstance(self._loader, DataLoader) and getattr(self._loader, "_iterator", None) is not None:
-            vars(self._loader)["_iterator"] = None
+        """Give the loaders' next passes fresh workers: persistent ones carry random states. `restore` returns them."""
+        for loader in self._loaders:
+            if getattr(loader, "_iterator", None) is not None:
+                vars(loader)["_iterator"] = None
 
-    def _capture_module(self, root: nn.Module, *, whole: bool) -> None:
-        for module in root.modules():
-            if id(module) in self._seen:
-                continue
-            self._seen.add(id(module))
-            attributes = vars(module)
-            self._containers += [_Container(attributes)]
-            for name, value in attributes.items():
-                if name == "_parameters" and not whole:
-                    self._containers.append(_Container(value))
-                elif name == "_modules":
-                    self._containers.append(_Container(value))  # these are visited by themselves
-                else:
-                    self._capture_value(value)
-        self._gradients += [(parameter, parameter.grad) for parameter in root.parameters()]
+    @torch.no_grad()
+    def _restore(self) -> None:
+        for put_back, live, saved in self._containers:
+            put_back(live, saved)
+        for tensor, values in self._tensors:
+            _write(tensor, values)
+        for array, saved_array in self._arrays:
+            array[...] = saved_array
+        for tensor, trained in self._trained:
+            if tensor.requires_grad != trained:
+                tensor.requires_grad_(trained)
+        for tensor, gradient, gradient_values in self._gradients:
+            tensor.grad = gradient
+            if gradient is not None and gradient_values is not None:
+                gradient.copy_(gradient_values)
+        if self._restore_engine is not None:
+            self._restore_engine()
+        for generator, state in self._generators:
+            set_generator_state(generator, state)
+        set_raw_random_state(self._random)
 
-    def _capture_value(self, value: Any) -> None:
-        """A tensor, array, generator, or a container of such; anything else is kept by reference."""
-        if isinstance(value, Tensor):
-            if id(value) not in self._tensors:
-                self._tensors[id(value)] = (value, value.detach().clone())
-        elif isinstance(value, np.ndarray):
-            if value.flags.writeable:
-                self._arrays.append((value, value.copy()))
-        elif is_generator(value):
-            self._generators.append((value, generator_state(value)))
-        elif isinstance(value, (dict, list, set, deque)) and id(value) not in self._seen:
-            self._seen.add(id(value))
-            self._containers.append(_Container(value))
-            if len(value) <= LONGEST_SEARCHED_CONTAINER:
-                for item in value.values() if isinstance(value, dict) else value:
-                    self._capture_value(item)
-
-    def _capture_optimizer(self, optimizer: Optimizer, *, whole: bool) -> None:
-        if id(optimizer) in self._seen:
+    def _keep_gradient(self, tensor: Tensor, *, by_reference: bool) -> None:
+        if not tensor.is_leaf or is_lazy(tensor):
             return
-        self._seen.add(id(optimizer))
-        attributes = vars(optimizer)
-        self._containers.append(_Container(attributes))
-        for group in attributes.get("param_groups", ()):
-            self._containers.append(_Container(group))
-            for name, value in group.items():
-                if name != "params":  # a tensor as the learning rate is one to copy
-                    self._capture_value(value)
-                elif whole:  # they may be of no module that is known here
-                    self._gradients += [(parameter, parameter.grad) for parameter in value]
-                    for parameter in value:
-                        self._capture_value(parameter)
-        if whole and "state" in attributes:
-            self._optimizer_states.append((attributes["state"], _copied(attributes["state"].items())))
-        for name, value in attributes.items():
-            if isinstance(value, Optimizer):  # one that is wrapped
-                self._capture_optimizer(value, whole=whole)
-            elif whole and name not in ("param_groups", "state"):
-                self._capture_value(value)
+        gradient = tensor.grad
+        if isinstance(tensor, nn.Parameter) or gradient is not None:
+            values = None if by_reference or gradient is None else gradient.detach().clone()
+            self._gradients.append((tensor, gradient, values))
+            self._trained.append((tensor, tensor.requires_grad))
 
-    def _capture_loader(self, loader: Any) -> None:
-        for part in parts_of(loader):
-            if is_generator(part):
-                self._generators.append((part, generator_state(part)))
-            else:
-                self._containers.append(_Container(vars(part)))
+    def _keep_data(self, value: Any, trail: Trail) -> None:
+        """A tensor or array of a loader: its values, or a fingerprint where it is large."""
+        if isinstance(value, Tensor) and is_lazy(value):
+            return
+        if bytes_of(value) > min(LARGEST_COPIED_OF_DATA, self._bytes_left) or isinstance(value, np.memmap):
+            self._not_copied.append((value, _fingerprint(value), trail))
+            return
+        self._bytes_left -= bytes_of(value)
+        if isinstance(value, Tensor):
+            self._tensors.append(_values_of(value))
+        else:
+            self._arrays.append((value, value.copy()))
 
 
 class LoaderSnapshot(TrainingState):
-    """A copy of what decides a loader's next pass: its samplers, its data set's counters, the random generators.
+    """A copy of what decides a loader's next pass: its samplers, its data set's state, the random generators.
 
     Args:
         loader: What batches are drawn from.
@@ -200,27 +212,6 @@ class LoaderSnapshot(TrainingState):
     def restore_global_generators(self) -> None:
         """Put back Python's, NumPy's and torch's global generators alone."""
         set_raw_random_state(self._random)
-
-
-class _Container:
-    """A shallow copy of a container: which objects it held, in which order."""
-
-    def __init__(self, live: Any) -> None:
-        self.live = live
-        self.items: Any = dict(live) if isinstance(live, dict) else list(live)
-
-    def restore(self) -> None:
-        if isinstance(self.live, dict):
-            for key in [key for key in self.live if key not in self.items]:
-                del self.live[key]
-            for key, value in self.items.items():
-                if key not in self.live or self.live[key] is not value:
-                    self.live[key] = value
-        elif isinstance(self.live, list):
-            self.live[:] = self.items
-        else:  # a set or a deque
-            self.live.clear()
-            self.live.update(self.items) if isinstance(self.live, set) else self.live.extend(self.items)
 
 
 @contextlib.contextmanager
@@ -239,38 +230,137 @@ def deferred_interrupt() -> Iterator[None]:
         previous(*received[0])
 
 
-def _copied(items: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-    """Deep copies of the values; the keys, which are the parameters themselves, stay."""
-    return [(key, copy.deepcopy(value)) for key, value in items]
+def parts_of(loader: Any) -> list[Any]:
+    """The objects a loader is made of (samplers, data sets, transforms, generators), nearest first."""
+    walk = Walk().search([(loader, "data")])
+    return [part for part, _ in walk.objects] + [generator for generator, _ in walk.generators]
 
 
-def parts_of(loader: Any, deepest: int = DEEPEST_SEARCH) -> list[Any]:
-    """The objects a loader is made of (samplers, data sets, transforms, generators), breadth first."""
-    found: list[Any] = []
-    seen: set[int] = set()
-    level = [loader]
-    for _ in range(deepest):
-        next_level: list[Any] = []
-        for part in level:
-            if id(part) in seen:
-                continue
-            seen.add(id(part))
-            if isinstance(part, (list, tuple, dict)):
-                values = list(part.values()) if isinstance(part, dict) else list(part[:LONGEST_SEARCHED_CONTAINER])
-                next_level += values if len(values) <= LONGEST_SEARCHED_CONTAINER else []
-            elif is_generator(part):
-                found.append(part)
-            elif hasattr(part, "__dict__") and not isinstance(part, _NOT_SEARCHED):
-                found.append(part)
-                next_level += [value for name, value in vars(part).items() if name != "_iterator"]
-        level = next_level
+# ---------------------------------------------------------------- containers
+
+
+def _copies(walk: Walk) -> list[tuple[Callable[[Any, Any], None], Any, Any]]:
+    """For each container: how it is put back, the container, a shallow copy of what it holds."""
+    found: list[tuple[Callable[[Any, Any], None], Any, Any]] = []
+    found += [(_put_back_dict, live, dict(live) if live else {}) for live in walk.dicts]
+    found += [(_put_back_list, live, list(live)) for live in walk.lists]
+    found += [(_put_back_set, live, set(live)) for live in walk.sets]
+    found += [(_put_back_deque, live, list(live)) for live in walk.deques]
+    found += [(_put_back_cell, live, _content(live)) for live in walk.cells]
+    found += [
+        (_put_back_slots, live, {name: getattr(live, name, _ABSENT) for name in slots_of(type(live))})
+        for live in walk.slotted
+    ]
+    found += [(_put_back_class, live, dict(vars(live))) for live in walk.classes]
+    found += [(_put_back_buffer, live, bytes(memoryview(live))) for live in walk.buffers]
     return found
 
 
-def _modules_and_optimizers(owner: object) -> list[nn.Module | Optimizer]:
-    """Those among an object's attributes, and in lists, tuples and dictionaries there."""
-    found: list[nn.Module | Optimizer] = []
-    for value in [] if owner is None else vars(owner).values():
-        items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else (value,)
-        found += [item for item in items if isinstance(item, (nn.Module, Optimizer))]
-    return found
+def _put_back_dict(live: dict[Any, Any], saved: dict[Any, Any]) -> None:
+    if len(live) == len(saved):
+        same_keys = all(map(operator.is_, live.keys(), saved.keys()))
+        if same_keys and all(map(operator.is_, live.values(), saved.values())):
+            return
+    kind = OrderedDict if isinstance(live, OrderedDict) else dict
+    kind.clear(live)
+    kind.update(live, saved)
+
+
+def _put_back_list(live: list[Any], saved: list[Any]) -> None:
+    if len(live) != len(saved) or not all(map(operator.is_, live, saved)):
+        list.__setitem__(live, slice(None), saved)
+
+
+def _put_back_set(live: set[Any], saved: set[Any]) -> None:
+    if live != saved:
+        set.clear(live)
+        set.update(live, saved)
+
+
+def _put_back_deque(live: deque[Any], saved: list[Any]) -> None:
+    deque.clear(live)
+    deque.extend(live, saved)
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return _ABSENT
+
+
+def _put_back_cell(live: types.CellType, saved: Any) -> None:
+    if saved is not _ABSENT:
+        live.cell_contents = saved
+    elif _content(live) is not _ABSENT:
+        del live.cell_contents
+
+
+def _put_back_slots(live: Any, saved: dict[str, Any]) -> None:
+    for name, value in saved.items():
+        if value is not _ABSENT:
+            object.__setattr__(live, name, value)
+        elif hasattr(live, name):
+            object.__delattr__(live, name)
+
+
+def _put_back_class(live: type, saved: dict[str, Any]) -> None:
+    now = dict(vars(live))
+    for name in now.keys() - saved.keys():
+        delattr(live, name)
+    for name, value in saved.items():
+        if now.get(name, _ABSENT) is not value:
+            setattr(live, name, value)
+
+
+def _put_back_buffer(live: Any, saved: bytes) -> None:
+    if isinstance(live, ctypes._SimpleCData | ctypes.Array | ctypes.Structure):
+        ctypes.memmove(ctypes.addressof(live), saved, len(saved))
+    elif isinstance(live, bytearray):
+        live[:] = saved
+    else:
+        del live[:]
+        live.frombytes(saved)
+
+
+# ---------------------------------------------------------------- tensors
+
+
+def _values_of(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """What is written when a tensor is put back, and a copy of its values; an expanded tensor's without repeats."""
+    if tensor.layout is torch.strided and 0 in tensor.stride():
+        tensor = tensor.detach()
+        for dimension, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+            if stride == 0 and size > 1:
+                tensor = tensor.narrow(dimension, 0, 1)
+    return tensor, tensor.detach().clone()
+
+
+def _write(live: Tensor, saved: Tensor) -> None:
+    if live.is_inference():
+        with torch.inference_mode():
+            live.copy_(saved)
+    elif live.shape == saved.shape and live.dtype == saved.dtype:
+        live.copy_(saved)
+    else:
+        live.data = saved.clone()
+
+
+def _fingerprint(value: Any) -> Any:
+    """Of large data: torch counts the changes of a tensor; of an array an even selection is looked at."""
+    if isinstance(value, Tensor):
+        return None if value.is_inference() else value._version
+    if value.size == 0 or value.dtype == object:
+        return None
+    step = max(1, value.size // _FINGERPRINT_ELEMENTS)
+    places = np.unravel_index(np.arange(0, value.size, step), value.shape)
+    return zlib.crc32(np.ascontiguousarray(value[places]).view(np.uint8).data)
+
+
+def _warn_of(uncovered: list[tuple[Trail, str]]) -> None:
+    found = "; ".join(f"{name_of(trail)}: {what}" for trail, what in uncovered)
+    warnings.warn(
+        f"Not everything can be put back afterwards: {found}. Where a step or a pass over the data changes these, they "
+        "stay changed.",
+        stacklevel=4,
+    )

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Subset, WeightedRandomSampler
+from torch.utils.data import ConcatDataset, Subset, WeightedRandomSampler
 
 from mxtorch._checks import whole_number
 
@@ -85,6 +85,8 @@ def labels_of(labels: Any) -> Tensor:
     """
     if isinstance(labels, Subset):
         return labels_of(labels.dataset)[torch.as_tensor(list(labels.indices))]
+    if isinstance(labels, ConcatDataset):
+        return torch.cat([labels_of(part) for part in labels.datasets])
     if hasattr(labels, "tensors"):  # a TensorDataset, whose last tensor holds the targets
         labels = labels.tensors[-1]
     for name in ("targets", "labels"):

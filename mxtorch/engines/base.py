@@ -122,3 +122,39 @@ class Engine(Protocol):
 
     def capture(self) -> Callable[[], None]:
         """Copy all that a step changes in the engine; the function that is returned puts it back."""
+
+
+@runtime_checkable
+class TriesMemoryFormat(Protocol):
+    """An engine that may hold images and weights in a faster memory format, which not every network can take.
+
+    It is a part of an engine that `Engine` does not ask for. Each kind of step is tried with its first batch, because
+    whether code relies on the order of elements in memory shows in no other way.
+
+    Attributes:
+        memory_format: Of 4-d inputs and weights; None leaves them as they are.
+    """
+
+    memory_format: torch.memory_format | None
+
+    def needs_trial(self, step: str) -> bool:
+        """Whether a kind of step has yet to be tried in the format.
+
+        Args:
+            step: `"training_step"`, `"evaluation_step"` or `"prediction_step"`.
+        """
+
+    def begin_trial(self, step: str) -> bool:
+        """`needs_trial`; if so, the format is put in force."""
+
+    def accept_trial(self, step: str) -> None:
+        """Note that a kind of step works in the format."""
+
+    def suspend_memory_format(self) -> bool:
+        """Put everything back into the default format; False where that is what it is in, or what the user chose."""
+
+    def resume_memory_format(self) -> None:
+        """Undo `suspend_memory_format`: the format was not what made the step fail."""
+
+    def reject_memory_format(self, step: str, error: Exception) -> None:
+        """Stay in the default format from now on, and log why."""

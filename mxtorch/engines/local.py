@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import math
 import os
 import warnings
@@ -14,13 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from mxtorch._checks import closest
-from mxtorch._structure import map_tensors
+from mxtorch._structure import move_tensors
 from mxtorch.engines.base import Precision, StepResult
+from mxtorch.engines.memory_format import convert
 from mxtorch.engines.nonfinite import BadNumberError, StepUnless, mark_bad_gradients
 from mxtorch.optim.scheduled import ScheduledOptim
 
 AUTOCAST_TYPES: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")
+_log = logging.getLogger("mxtorch")
 _TAKEN = StepResult(True, None)
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
@@ -33,7 +36,9 @@ class LocalEngine:
         precision: `"fp32"`, `"bf16"` (autocast), or `"fp16"` (autocast with a gradient scaler). Parameters stay
             in float32.
         channels_last: Put images and convolution weights into the channels-last memory format. `"auto"` does so
-            for networks with 2-d convolutions where it is faster: on the CPU, and on CUDA in half precision.
+            for networks with 2-d convolutions where it is faster: on the CPU, and on CUDA in half precision. It does so
+            at the first batch, and goes back to the default format for good if the network can't take it (one that
+            calls `.view` after a convolution can't). With True such a network is an error.
         compile: True or a dictionary of arguments for `torch.nn.Module.compile`, which compiles in place and so
             leaves the names in the state_dict alone.
 
@@ -42,7 +47,8 @@ class LocalEngine:
         precision: As given.
         asynchronous: Whether reading a number from a tensor waits for queued work: False on the CPU alone.
         is_main: True.
-        memory_format: Of 4-d inputs; None leaves them as they are.
+        memory_format: Of 4-d inputs and weights; None leaves them as they are, as `"auto"` does before the first
+            batch.
 
     Raises:
         ValueError: For an unknown or unavailable device, an unknown precision.
@@ -79,6 +85,9 @@ class LocalEngine:
         self.asynchronous = self.device.type != "cpu"
         self.memory_format: torch.memory_format | None = None
         self._channels_last = channels_last
+        self._wants_channels_last = False  # because of "auto", unless a trial says that it can't be
+        self._tried: set[str] = set()  # kinds of steps that work in the memory format
+        self._prepared: tuple[nn.Module, tuple[ScheduledOptim, ...]] | None = None
         self._compile = compile
         self._autocast_type = AUTOCAST_TYPES[precision]
         self._no_context = contextlib.nullcontext()
@@ -90,11 +99,8 @@ class LocalEngine:
 
     def prepare(self, model: nn.Module, loss: nn.Module | None, *optimizers: ScheduledOptim) -> None:
         """Bring the model, a loss with parameters, and the state of optimizers to the device, in place."""
-        if self._wants_channels_last(model):
-            self.memory_format = torch.channels_last
-            model.to(self.device).to(memory_format=torch.channels_last)
-        else:
-            model.to(self.device)
+        model.to(self.device)
+        self._prepared = (model, optimizers)
         if loss is not None:
             loss.to(self.device)
         for optimizer in optimizers:
@@ -102,11 +108,53 @@ class LocalEngine:
                 optimizer.load_state_dict(optimizer.state_dict())  # torch casts loaded state to its parameter's device
         if self._compile:
             model.compile(**(self._compile if isinstance(self._compile, dict) else {}))
-        self._moves = self.asynchronous or self.memory_format is not None
+        self._wants_channels_last = self._channels_last == "auto" and self._profits_from_channels_last(model)
+        if self._wants_channels_last:  # an earlier trainer may have left it in channels-last
+            convert(model, optimizers, torch.contiguous_format)
+        self._set_memory_format(torch.channels_last if self._channels_last is True else None)
+
+    def needs_trial(self, step: str) -> bool:
+        """Whether a kind of step has yet to be tried in the memory format that `"auto"` wants."""
+        return step not in self._tried and self._wants_channels_last
+
+    def begin_trial(self, step: str) -> bool:
+        """`needs_trial`; if so, the memory format is put in force."""
+        if not self.needs_trial(step):
+            return False
+        self._set_memory_format(torch.channels_last)
+        return True
+
+    def accept_trial(self, step: str) -> None:
+        """Note that a kind of step works in the memory format."""
+        self._tried.add(step)
+
+    def suspend_memory_format(self) -> bool:
+        """Go back to the default memory format, unless the user chose another; whether anything has changed."""
+        if not self._wants_channels_last or self.memory_format is None:
+            return False
+        self._set_memory_format(None)
+        return True
+
+    def resume_memory_format(self) -> None:
+        """Undo `suspend_memory_format`."""
+        self._set_memory_format(torch.channels_last)
+
+    def reject_memory_format(self, step: str, error: Exception) -> None:
+        """Stay in the default memory format, and log it."""
+        self._wants_channels_last = False
+        _log.warning(
+            "%s does not work in the channels-last memory format (%s), so the network stays in the default format; "
+            "channels_last=False says so from the start",
+            step,
+            error.__cause__ or error,
+        )
 
     def move(self, batch: Any) -> Any:
-        """The batch on the device, images (4-d floats) in the memory format. Copies from pinned memory do not block."""
-        return map_tensors(self._moved, batch) if self._moves else batch
+        """The batch on the device, images (4-d floats) in the memory format. Copies from pinned memory do not block.
+
+        Tuples, lists, mappings and data classes are walked; an object with a `to`, as `PackedSequence`, moves itself.
+        """
+        return move_tensors(self._moved, batch, self.device) if self._moves else batch
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context in which forward passes run."""
@@ -239,9 +287,15 @@ class LocalEngine:
         self._step_unless(self._found, optimizer.optimizer, optimizer.step, undo=skips)
         return self._found.clone()
 
-    def _wants_channels_last(self, model: nn.Module) -> bool:
-        if self._channels_last != "auto":
-            return self._channels_last
+    def _set_memory_format(self, memory_format: torch.memory_format | None) -> None:
+        """Change the format of the model and of the batches to come; None is the default format."""
+        if memory_format is not self.memory_format and self._prepared is not None:
+            model, optimizers = self._prepared
+            convert(model, optimizers, memory_format or torch.contiguous_format)
+        self.memory_format = memory_format
+        self._moves = self.asynchronous or memory_format is not None
+
+    def _profits_from_channels_last(self, model: nn.Module) -> bool:
         if self.device.type == "mps" or (self.device.type == "cuda" and self._autocast_type is None):
             return False
         return any(isinstance(module, _CONVOLUTIONS) for module in model.modules())

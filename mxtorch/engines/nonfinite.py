@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,6 +14,10 @@ from torch.optim import Optimizer
 # fp16 halves its scale on each overflow, from 2**16 down, and one bad sample spoils one step: more in a row are a
 # model that has gone bad, which skipping does not mend.
 MOST_SKIPS_IN_A_ROW = 40
+
+
+# What normalisation layers keep of the batches that they have seen.
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class BadNumberError(FloatingPointError):
@@ -47,6 +52,14 @@ class StepUnless:
     def __init__(self) -> None:
         self._stateless: weakref.WeakKeyDictionary[Optimizer, set[Tensor]] = weakref.WeakKeyDictionary()
         self._on_host: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """With plain containers, because weak ones can't be pickled."""
+        return {"stateless": dict(self._stateless), "on_host": list(self._on_host)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._stateless = weakref.WeakKeyDictionary(state["stateless"])
+        self._on_host = weakref.WeakSet(state["on_host"])
 
     def __call__(self, bad: Tensor, optimizer: Optimizer, step: Callable[[], Any], *, undo: bool) -> None:
         """Take a step.
@@ -104,24 +117,52 @@ def put_back(bad: Tensor, tensors: list[Tensor], before: list[Tensor]) -> None:
 
 
 class KeptBuffers:
-    """Buffers as they were before a step, for a step that is skipped: BatchNorm has seen its batch by then."""
+    """Buffers as they were before a step that turns out to be bad: BatchNorm has seen its batch by then.
 
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self._places = [(part._buffers, name) for root in modules for part in root.modules() for name in part._buffers]
-        self._kept: list[tuple[dict[str, Tensor | None], str, Tensor, Tensor]] = []
+    Args:
+        modules: Whose buffers.
+        statistics_only: Keep those of normalisation layers alone, which are small; others, as masks, may be large.
+    """
 
+    def __init__(self, modules: Iterable[nn.Module], *, statistics_only: bool = False) -> None:
+        self._places = [
+            (part._buffers, name)
+            for root in modules
+            for part in root.modules()
+            for name in part._buffers
+            if not statistics_only or name in _STATISTICS
+        ]
+        self._live: list[Tensor] = []
+        self._kept: list[Tensor] = []
+        self._pairs: list[tuple[list[Tensor], list[Tensor]]] = []  # kept and live ones, of one type and device each
+
+    def __len__(self) -> int:
+        """The number of buffers."""
+        return len(self._places)
+
+    @torch.no_grad()
     def keep(self) -> None:
         """Note the values."""
-        self._kept = []
-        for buffers, name in self._places:
-            buffer = buffers[name]
-            if buffer is not None:
-                self._kept.append((buffers, name, buffer, buffer.detach().clone()))
+        live = [buffer for buffers, name in self._places if (buffer := buffers[name]) is not None]
+        if len(live) != len(self._live) or not all(map(operator.is_, live, self._live)):  # others, or the first ones
+            self._live, self._kept = live, [buffer.detach().clone() for buffer in live]
+            kinds: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
+            for kept, buffer in zip(self._kept, live, strict=True):
+                pair = kinds.setdefault((buffer.dtype, buffer.device), ([], []))
+                pair[0].append(kept)
+                pair[1].append(buffer)
+            self._pairs = list(kinds.values())
+            return
+        for kept_ones, live_ones in self._pairs:
+            torch._foreach_copy_(kept_ones, live_ones)
 
+    @torch.no_grad()
     def restore(self, bad: Tensor | None = None) -> None:
         """Put them back; with `bad`, a float on the device, where it is 1."""
+        kept = iter(zip(self._live, self._kept, strict=True))
+        places = [(buffers, name) for buffers, name in self._places if buffers[name] is not None]
         if bad is not None:
-            put_back(bad, [buffers[name] for buffers, name, _, _ in self._kept], [old for *_, old in self._kept])  # type: ignore[misc]
+            put_back(bad, [buffers[name] for buffers, name in places], self._kept)  # type: ignore[misc]
             return
-        for buffers, name, buffer, old in self._kept:
-            buffers[name] = buffer.copy_(old)
+        for (buffers, name), (live, values) in zip(places, kept, strict=True):
+            buffers[name] = live.copy_(values)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import html
+import json
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from mxtorch import model_zoo
 from mxtorch._version import __version__
+from mxtorch.data.class_balance import labels_of
 from mxtorch.exporting.facts import Facts, unwrapped
+from mxtorch.exporting.formats import CARD_MARK
+from mxtorch.exporting.outputs import WORDS
 from mxtorch.training.trainer_view import TrainerView
 
 # More classes than these are counted, not named.
@@ -19,14 +25,14 @@ MOST_NAMED = 60
 def model_card(trainer: TrainerView, path: Path, facts: Facts, train_data: Any, val_data: Any, about: str) -> str:
     """The card of the model in a file. What is unknown is left out, never guessed."""
     parts = [
-        f"# {path.stem}",
+        f"# {_escaped(path.stem)}",
         about.strip(),
         "## Model\n" + _lines(_model(trainer, path, facts)),
         "## Data\n" + _lines(_data(train_data, val_data, facts)),
         "## Training\n" + _lines(_training(trainer)),
         "## Results\n" + _results(trainer),
         "## Use\n" + _use(path, facts),
-        f"Written by mxtorch {__version__}.",
+        f"{CARD_MARK} {__version__}.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -45,14 +51,17 @@ def _model(trainer: TrainerView, path: Path, facts: Facts) -> list[str]:
             use = "" if weights.commercial else " (not for commercial use)"
             lines.append(f"Began with the weights `{weights.tag}`, licence {weights.licence}{use}, from {sources}")
     if facts.preprocessing is not None:
-        made_for = facts.preprocessing
-        lines.append(
-            f"Input: pictures [{facts.channels}, {made_for.size}, {made_for.size}], the shorter side scaled to "
-            f"{made_for.resize} ({made_for.interpolation}), centre crop, mean {_numbers(made_for.mean)}, std "
-            f"{_numbers(made_for.std)}, {made_for.channels}"
-        )
-    lines.append(f"Output: {facts.outputs} logits")
-    return [*lines, f"File: `{path.name}`"]
+        lines.append(f"Input: pictures {_inputs(facts)}")
+    lines.append(f"Output: {facts.outputs} {WORDS[facts.activation]}")
+    return [*lines, f"File: {_escaped(path.name)}"]
+
+
+def _inputs(facts: Facts) -> str:
+    """What an input looks like, and how a picture becomes one."""
+    assert facts.preprocessing is not None
+    size = facts.preprocessing.size
+    height, width = size if isinstance(size, tuple) else (size or "height", size or "width")
+    return f"[{facts.channels}, {height}, {width}]: {facts.preprocessing}"
 
 
 def _data(train_data: Any, val_data: Any, facts: Facts) -> list[str]:
@@ -63,17 +72,19 @@ def _data(train_data: Any, val_data: Any, facts: Facts) -> list[str]:
             size = f", {len(dataset)} samples" if hasattr(dataset, "__len__") else ""
             lines.append(f"{name}: {type(dataset).__name__}{size}{_counts(dataset, facts)}")
     if facts.classes:
-        named = ", ".join(facts.classes) if len(facts.classes) <= MOST_NAMED else "see the file"
+        named = ", ".join(map(_escaped, facts.classes)) if len(facts.classes) <= MOST_NAMED else "see the file"
         lines.append(f"Classes ({len(facts.classes)}): {named}")
     return lines or ["Not described"]
 
 
 def _counts(dataset: Any, facts: Facts) -> str:
-    targets = getattr(dataset, "targets", None)
-    if targets is None or not facts.classes or len(facts.classes) > MOST_NAMED:
+    if not facts.classes or len(facts.classes) > MOST_NAMED:
         return ""
-    counts = Counter(int(target) for target in targets)
-    return " (" + ", ".join(f"{name} {counts[index]}" for index, name in enumerate(facts.classes)) + ")"
+    try:
+        counts = Counter(labels_of(dataset).tolist())
+    except (TypeError, ValueError):  # the data set does not say which samples are of which class
+        return ""
+    return " (" + ", ".join(f"{_escaped(name)} {counts[index]}" for index, name in enumerate(facts.classes)) + ")"
 
 
 def _training(trainer: TrainerView) -> list[str]:
@@ -103,20 +114,22 @@ def _results(trainer: TrainerView) -> str:
     figures = {name: value for name, value in (rows[-1] if rows else {}).items() if "/" in name}
     if not figures:
         return "Not measured"
-    table = "\n".join(f"| {name} | {value:.4f} |" for name, value in figures.items() if not math.isnan(value))
+    table = "\n".join(f"| {_escaped(name)} | {value:.4f} |" for name, value in figures.items() if not math.isnan(value))
     return f"Of the last epoch, {int(rows[-1]['epoch'])}:\n\n| figure | value |\n|---|---|\n{table}"
 
 
 def _use(path: Path, facts: Facts) -> str:
     model = "" if facts.zoo_name or path.suffix != ".safetensors" else ", model=net"
+    model = ", trusted=True" if path.suffix == ".pt2" else model  # opening a .pt2 can run code
     what = '"picture.jpg"' if facts.preprocessing else "inputs"
-    lines = ["from mxtorch import exporting", "", f'exporting.load("{path.name}"{model}).predict({what})']
+    lines = ["from mxtorch import exporting", "", f"exporting.load({json.dumps(path.name)}{model}).predict({what})"]
     return "```python\n" + "\n".join(lines) + "\n```"
+
+
+def _escaped(text: str) -> str:
+    """Text in which Markdown and HTML see no marks of theirs, in one line."""
+    return re.sub(r"([\\`*_{}\[\]#|~])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 def _lines(lines: list[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _numbers(values: tuple[float, ...]) -> str:
-    return "(" + ", ".join(f"{value:g}" for value in values) + ")"

@@ -10,16 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from mxtorch._structure import describe
+from mxtorch.checkpointing.file import atomic_text
 from mxtorch.checkpointing.snapshot import TrainingState
 from mxtorch.data.class_names import class_names
 from mxtorch.exporting import formats
 from mxtorch.exporting.card import model_card
-from mxtorch.exporting.facts import Facts, describe_transform, unwrapped
-from mxtorch.model_zoo import Preprocessing, preprocess
+from mxtorch.exporting.data_source import check_inputs, transforms_of
+from mxtorch.exporting.facts import Facts, unwrapped
+from mxtorch.exporting.outputs import Outputs, is_multi_label, outputs_of
+from mxtorch.exporting.transforms import PictureTransforms, describe_transform
+from mxtorch.model_zoo import preprocess
 from mxtorch.optim.schedule_free import evaluation_point
 from mxtorch.training.modes import preserved_modes
-from mxtorch.training.supervised import split_batch
+from mxtorch.training.supervised import SupervisedSteps, split_batch
 from mxtorch.training.trainer_view import TrainerView
+
+# How far outputs of `prediction_step` may be from those of the model, relative to their scale: bf16 has 8 bits.
+PRECISION = 2e-2
 
 
 def export(
@@ -32,28 +39,41 @@ def export(
     preprocessing: Any = None,
     example: Tensor | None = None,
     about: str = "",
+    outputs: Outputs | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write a trained model for use without its training code, and a model card in Markdown beside it.
 
-    `mxtorch.exporting.load(path).predict("picture.jpg")` opens it. Names of classes and preprocessing are in the file.
+    `mxtorch.exporting.load(path).predict("picture.jpg")` opens it. Names of classes, preprocessing, and what the
+    outputs are, are in the file. The preprocessing is compared with the transform that it describes, on drawn pictures,
+    and with the samples of `val_data`.
 
     Args:
         trainer: The trainer of the model.
         path: `.safetensors` (weights), `.pt2` (torch.export) or `.onnx` (needs the extra `onnx`).
         val_data: Where names of classes (`.classes` of the data set), the preprocessing (its `.transform`) and an
-            example of inputs come from. The loader's next pass is the same as without.
+            example of inputs come from, also within `random_split`, `Subset` and `ConcatDataset`. The loader's next
+            pass is the same as without.
         train_data: Described in the card.
         classes: Names of the classes, if the data set has none.
-        preprocessing: A transform of torchvision or a `model_zoo.Preprocessing`, if the data set has none.
+        preprocessing: A transform of torchvision or a `model_zoo.Preprocessing`, if the data set has none. That of the
+            weights is taken for a network of the zoo if `val_data` is left out as well.
         example: A batch of inputs [N, ...], for models that are not of the zoo when `val_data` is left out.
         about: A paragraph for the card.
+        outputs: What the outputs are. None takes it from a loss of torch: `"softmax"` for logits of classes
+            (CrossEntropyLoss), `"sigmoid"` for logits of independent classes (BCEWithLogitsLoss), `"exp"` for
+            logarithms of probabilities (NLLLoss), `"probabilities"` for those of independent classes (BCELoss),
+            `"raw"` for numbers (MSELoss).
+        overwrite: Whether a file, a card or a link at these places is replaced if `export` did not write it.
 
     Returns:
         The path of the file.
 
     Raises:
         ValueError: The ending is unknown, the model can't be exported, the outputs of the file are not those of the
-            model, a transform can't be described, or the number of names is wrong.
+            model, a transform can't be described or is not all that is done to a picture, the loss does not tell what
+            the outputs are, the number of names is wrong or a name is
+            there twice, or something that `export` did not write is in the place of the file or of its card.
 
     Example:
         >>> from mxtorch import Trainer, exporting
@@ -66,62 +86,97 @@ def export(
         ['no', 'yes']
     """
     path = Path(path)
+    for each in (path, path.with_suffix(".md")):
+        formats.check_replaceable(each, overwrite)
     model: Any = unwrapped(trainer.model)
-    example = _example(model, val_data, preprocessing, example)
-    outputs = _number_of_outputs(model, example)
+    activation = outputs_of(trainer.loss, outputs)
+    example, described = _inputs(model, val_data, preprocessing, example)
+    count = _number_of_outputs(model, example)
+    _check_prediction_step(trainer, model, example)
     facts = Facts(
-        class_names(classes, val_data, model, outputs),
-        _preprocessing(model, val_data, preprocessing),
-        int(getattr(model, "zoo_in_channels", example.shape[1] if example is not None and example.ndim == 4 else 3)),
+        class_names(classes, val_data, model, count, or_two=is_multi_label(activation)),
+        described,
+        _channels(model, example),
         str(getattr(model, "zoo_name", "")),
-        outputs,
+        count,
+        activation,
     )
     with evaluation_point([trainer.optimizer, *trainer.other_optimizers.values()]):
         formats.write(trainer.model, path, facts, example)
     card = model_card(trainer, path, facts, train_data, val_data, about)
-    path.with_suffix(".md").write_text(card, encoding="utf-8")
+    with atomic_text(path.with_suffix(".md")) as file:
+        file.write(card)
     return path
 
 
-def _example(model: Any, val_data: Any, preprocessing: Any, example: Tensor | None) -> Tensor | None:
-    """A few inputs: those that were given, else of the data, else random ones of the size of a network of the zoo."""
-    if example is not None:
-        if not isinstance(example, Tensor) or example.ndim < 2:
-            raise ValueError(f"example: got a {describe(example)}; give a batch of inputs [N, ...]")
-        return example
-    if val_data is not None:
-        before = TrainingState((), None, loader=val_data)
-        try:
-            inputs = split_batch(next(iter(val_data))).inputs
-        finally:
-            before.restore()
+def _inputs(
+    model: Any, val_data: Any, given: Any, example: Tensor | None
+) -> tuple[Tensor | None, PictureTransforms | None]:
+    """A few inputs, and how pictures become inputs, if that is known."""
+    if example is not None and (not isinstance(example, Tensor) or example.ndim < 2):
+        raise ValueError(f"example: got a {describe(example)}; give a batch of inputs [N, ...]")
+    if val_data is None:
+        if given is None and getattr(model, "zoo_in_channels", None) in (1, 3):
+            given = preprocess(model)
+        described = None if given is None else describe_transform(given, _channels(model, example))
+        return (_random_example(model, described) if example is None else example), described
+    before = TrainingState((), None, loader=val_data)
+    try:
+        inputs = split_batch(next(iter(val_data))).inputs
         if len(inputs) != 1 or not isinstance(inputs[0], Tensor):
             raise ValueError("val_data: export takes models with one input; give batches of (inputs, targets)")
-        return inputs[0][:4]
+        example = inputs[0][:4] if example is None else example
+        channels = _channels(model, example)
+        if given is not None:
+            return example, describe_transform(given, channels)
+        described = transforms_of(val_data, channels)
+        if described is not None:
+            check_inputs(val_data, inputs[0], described)
+        return example, described
+    finally:
+        before.restore()
+
+
+def _check_prediction_step(trainer: TrainerView, model: nn.Module, example: Tensor | None) -> None:
+    """Raise where a user's `prediction_step` computes something else than the model, which alone is written."""
+    own = getattr(type(trainer), "prediction_step", SupervisedSteps.prediction_step)
+    if own is SupervisedSteps.prediction_step or example is None:
+        return
+    expected, found = trainer.predict([(example, None)]), _outputs(model, example)
+    scale = max(float(found.abs().max()), 1e-12)
+    same_shape = isinstance(expected, Tensor) and expected.shape == found.shape
+    if not same_shape or float((expected - found).abs().max()) > PRECISION * scale:
+        raise ValueError(
+            "prediction_step: it gives other outputs than the model alone, and export writes the model alone; do it in "
+            "the model's forward"
+        )
+
+
+def _channels(model: Any, example: Tensor | None) -> int:
+    if hasattr(model, "zoo_in_channels"):
+        return int(model.zoo_in_channels)
+    return int(example.shape[1]) if example is not None and example.ndim == 4 else 3
+
+
+def _random_example(model: Any, described: PictureTransforms | None) -> Tensor | None:
+    """Random inputs of the size of a network of the zoo; None for others."""
     if not hasattr(model, "zoo_name"):
         return None
-    made_for = _preprocessing(model, None, preprocessing)
-    assert made_for is not None
-    size = made_for.size
-    return torch.randn(2, model.zoo_in_channels, size, size, generator=torch.Generator().manual_seed(0))
+    size = None if described is None else described.size
+    height, width = size if isinstance(size, tuple) else (size or 224,) * 2
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, model.zoo_in_channels, height, width, generator=generator)
 
 
 def _number_of_outputs(model: nn.Module, example: Tensor | None) -> int:
     if example is None:
         return int(getattr(getattr(model, "fc", None), "out_features", 0))
+    return _outputs(model, example).shape[1]
+
+
+def _outputs(model: nn.Module, example: Tensor) -> Tensor:
     with preserved_modes(model), torch.no_grad():
         outputs = model.eval()(example.to(next(model.parameters()).device))
     if not isinstance(outputs, Tensor) or outputs.ndim < 2:
         raise ValueError(f"the model's outputs are a {describe(outputs)}; export takes one tensor [N, k]")
-    return outputs.shape[1]
-
-
-def _preprocessing(model: Any, val_data: Any, given: Any) -> Preprocessing | None:
-    """The preprocessing that was given, as a description or a transform; else of the data; else of the zoo."""
-    if isinstance(given, Preprocessing):
-        return given
-    if given is None:
-        given = getattr(getattr(val_data, "dataset", None), "transform", None)
-    if given is None and hasattr(model, "zoo_name"):
-        given = preprocess(model)
-    return None if given is None else describe_transform(given)
+    return outputs.cpu()

@@ -6,27 +6,16 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
+from mxtorch.exporting.outputs import OUTPUTS
+from mxtorch.exporting.transforms import PictureTransforms, describe_transform
 from mxtorch.model_zoo import Preprocessing
 
 FORMAT = "mxtorch.export"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 KEY = "mxtorch"  # of the facts, in every kind of file
-
-# Steps of a transform that need no description: they convert a picture to a tensor, or keep it.
-_IMPLIED = (
-    "ToImage",
-    "ToDtype",
-    "ToTensor",
-    "PILToTensor",
-    "ConvertImageDtype",
-    "Grayscale",
-    "Identity",
-    "ToPureTensor",
-)
 
 
 @dataclass(frozen=True)
@@ -34,18 +23,21 @@ class Facts:
     """What a file says about its model.
 
     Attributes:
-        classes: The names of the outputs; empty if they have none.
+        classes: The names of the outputs; empty if they have none. A single output may have two names: it is the
+            probability of the second class.
         preprocessing: How a picture becomes an input; None if inputs are not pictures.
         channels: How many channels an input picture has.
         zoo_name: The network's name in the model zoo; empty for other networks.
         outputs: How many outputs the model has.
+        activation: What the outputs are; see `mxtorch.exporting.outputs.Outputs`.
     """
 
     classes: tuple[str, ...]
-    preprocessing: Preprocessing | None
+    preprocessing: PictureTransforms | None
     channels: int
     zoo_name: str
     outputs: int
+    activation: str = "softmax"
 
     def to_json(self) -> str:
         """As text, for the metadata of a file."""
@@ -67,9 +59,16 @@ class Facts:
         if content["format_version"] > FORMAT_VERSION:
             raise ValueError(f"{path} has format version {content['format_version']}; upgrade mxtorch to read it")
         made_for = content["preprocessing"]
-        if made_for is not None:
-            made_for = Preprocessing(**{**made_for, "mean": tuple(made_for["mean"]), "std": tuple(made_for["std"])})
-        return cls(tuple(content["classes"]), made_for, content["channels"], content["zoo_name"], content["outputs"])
+        if made_for is not None and content["format_version"] == 1:
+            old = Preprocessing(**{**made_for, "mean": tuple(made_for["mean"]), "std": tuple(made_for["std"])})
+            made_for = describe_transform(old, content["channels"])
+        elif made_for is not None:
+            made_for = PictureTransforms.from_values(made_for)
+        activation = content.get("activation", "softmax")  # version 1 knew nothing else
+        if activation not in OUTPUTS:
+            raise ValueError(f"{path} has outputs of an unknown kind: {activation!r}")
+        names, channels = tuple(content["classes"]), content["channels"]
+        return cls(names, made_for, channels, content["zoo_name"], content["outputs"], activation)
 
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:
@@ -89,40 +88,3 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
-
-
-def describe_transform(transform: Any) -> Preprocessing:
-    """The description of a transform of torchvision: resize of the shorter side, centre crop, normalisation.
-
-    Raises:
-        ValueError: It has other steps, or no centre crop, so that the size of an input is unknown.
-    """
-    steps = list(getattr(transform, "transforms", [transform]))
-    facts: dict[str, Any] = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
-    for step in steps:
-        name = type(step).__name__
-        if name == "Resize" and len(_sizes(step.size)) == 1:
-            facts["resize"] = _sizes(step.size)[0]
-            facts["interpolation"] = getattr(step.interpolation, "value", str(step.interpolation))
-        elif name == "CenterCrop" and len(set(_sizes(step.size))) == 1:
-            facts["size"] = _sizes(step.size)[0]
-        elif name == "Normalize":
-            mean, std = ([float(value) for value in values] for values in (step.mean, step.std))
-            facts["mean"], facts["std"] = (tuple(mean * 3)[:3], tuple(std * 3)[:3]) if len(mean) == 1 else (mean, std)
-            facts["mean"], facts["std"] = tuple(facts["mean"]), tuple(facts["std"])
-        elif name == "ReverseChannels":
-            facts["channels"] = "BGR"
-        elif name not in _IMPLIED:
-            raise ValueError(
-                f"preprocessing: {name} can't be written into a file; give preprocessing=model_zoo.Preprocessing(...), "
-                "or transforms of Resize(int), CenterCrop and Normalize"
-            )
-    if "size" not in facts:
-        raise ValueError(
-            "preprocessing: the transform has no CenterCrop, so the size of inputs is unknown; give one with CenterCrop"
-        )
-    return Preprocessing(**{"resize": facts["size"], **facts})
-
-
-def _sizes(size: Any) -> list[int]:
-    return [int(size)] if isinstance(size, int) else [int(value) for value in size]

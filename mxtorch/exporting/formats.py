@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import copy
+import mmap
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor, nn
 
 from mxtorch._checks import closest
 from mxtorch.checkpointing.file import atomic_file
-from mxtorch.exporting.facts import KEY, Facts, plain_state, unwrapped
+from mxtorch.exporting.facts import FORMAT, KEY, Facts, plain_state, unwrapped
 
 # How far the outputs of a file may be from those of the model, relative to their scale: kernels round differently.
 TOLERANCE = 1e-3
+CARD_MARK = "Written by mxtorch"  # in a model card
 
 
 def write(model: nn.Module, path: Path, facts: Facts, example: Tensor | None) -> None:
-    """Write a model in the format of the file's ending, then check that the file gives the outputs of the model.
+    """Write a model in the format of the file's ending, and check that the file gives the outputs of the model.
+
+    What was there stays until the check is passed.
 
     Raises:
         ValueError: The ending is unknown, an example is missing, the model can't be exported, or the outputs differ.
         ModuleNotFoundError: ONNX needs the extra `onnx`.
+        OSError: The file can't be written.
     """
     if path.suffix not in _WRITERS:
         raise ValueError(f"path: got the ending {path.suffix!r}{closest(path.suffix, _WRITERS)}")
@@ -35,39 +42,64 @@ def write(model: nn.Module, path: Path, facts: Facts, example: Tensor | None) ->
     plain = copy.deepcopy(unwrapped(model)).cpu().eval()
     plain.to(memory_format=torch.contiguous_format)
     example = None if example is None else example.detach().cpu().contiguous()
-    _WRITERS[path.suffix](plain, path, facts, example)
-    if example is not None and (path.suffix != ".safetensors" or facts.zoo_name):
-        _check(plain, path, example)
+    with atomic_file(path) as file:
+        _WRITERS[path.suffix](plain, file, facts, example)
+        file.flush()
+        if example is not None and (path.suffix != ".safetensors" or facts.zoo_name):
+            _check(plain, Path(file.name), path.suffix, example)
 
 
-def _check(model: nn.Module, path: Path, example: Tensor) -> None:
-    from mxtorch.exporting.predictor import load
+def check_replaceable(path: Path, overwrite: bool) -> None:
+    """Raise a ValueError if an export would replace something that `Trainer.export` did not write.
 
-    predictor = load(path)
+    Args:
+        path: Where a model or its card will be written.
+        overwrite: Whether the user asked for it to be replaced, whatever it is.
+
+    Raises:
+        ValueError: There is a link, a folder, or a file of something else, and `overwrite` is False.
+    """
+    if overwrite or not os.path.lexists(path) or _is_ours(path):
+        return
+    raise ValueError(
+        f"path: {path} is there and was not written by an export; give another path, or overwrite=True to replace it"
+    )
+
+
+def _is_ours(path: Path) -> bool:
+    if path.is_symlink() or not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(CARD_MARK.encode() if path.suffix == ".md" else FORMAT.encode()) >= 0
+
+
+def _check(model: nn.Module, path: Path, suffix: str, example: Tensor) -> None:
+    from mxtorch.exporting.predictor import read
+
+    predictor = read(path, suffix)
     for inputs in (example, example[:1]):  # any number of samples must do
         with torch.no_grad():
             expected = model(inputs)
         found = predictor(inputs)
         difference = float((found - expected).abs().max()) / max(float(expected.abs().max()), 1e-12)
         if found.shape != expected.shape or not difference <= TOLERANCE:
-            path.unlink()
-            raise ValueError(f"the model can't be exported to {path.suffix}: outputs differ by {difference:.1e}")
+            raise ValueError(f"the model can't be exported to {suffix}: outputs differ by {difference:.1e}")
 
 
-def _safetensors(model: nn.Module, path: Path, facts: Facts, example: Tensor | None) -> None:
+def _safetensors(model: nn.Module, file: BinaryIO, facts: Facts, example: Tensor | None) -> None:
     from safetensors.torch import save
 
-    with atomic_file(path) as file:
-        file.write(save(plain_state(model), metadata={KEY: facts.to_json()}))
+    file.write(save(plain_state(model), metadata={KEY: facts.to_json()}))
 
 
-def _torch_export(model: nn.Module, path: Path, facts: Facts, example: Tensor | None) -> None:
-    program = _exported(model, example)
-    with atomic_file(path) as file:
-        torch.export.save(program, file, extra_files={KEY: facts.to_json()})
+def _torch_export(model: nn.Module, file: BinaryIO, facts: Facts, example: Tensor | None) -> None:
+    torch.export.save(_exported(model, example), file, extra_files={KEY: facts.to_json()})
 
 
-def _onnx(model: nn.Module, path: Path, facts: Facts, example: Tensor | None) -> None:
+def _onnx(model: nn.Module, file: BinaryIO, facts: Facts, example: Tensor | None) -> None:
     try:
         import onnx
         import onnxruntime  # noqa: F401 - to load the file
@@ -82,8 +114,7 @@ def _onnx(model: nn.Module, path: Path, facts: Facts, example: Tensor | None) ->
     assert program is not None
     proto = program.model_proto
     onnx.helper.set_model_props(proto, {KEY: facts.to_json()})
-    with atomic_file(path) as file:
-        file.write(proto.SerializeToString())
+    file.write(proto.SerializeToString())
 
 
 def _exported(model: nn.Module, example: Tensor | None) -> torch.export.ExportedProgram:
@@ -100,7 +131,7 @@ def _exported(model: nn.Module, example: Tensor | None) -> torch.export.Exported
         raise ValueError(f"the model can't be exported: {type(error).__name__}: {line}") from error
 
 
-_WRITERS: dict[str, Callable[[nn.Module, Path, Facts, Tensor | None], None]] = {
+_WRITERS: dict[str, Callable[[nn.Module, BinaryIO, Facts, Tensor | None], None]] = {
     ".safetensors": _safetensors,
     ".pt2": _torch_export,
     ".onnx": _onnx,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,17 @@ from torch import Tensor, nn
 
 from mxtorch import model_zoo
 from mxtorch._checks import closest
+from mxtorch._structure import describe
 from mxtorch.exporting.facts import KEY, Facts
+from mxtorch.exporting.limits import check_onnx, read_facts
+from mxtorch.exporting.outputs import is_multi_label, probabilities
 
 BATCH_SIZE = 32
+# A picture is decoded to 4 bytes a pixel, however small its file is.
+MOST_PIXELS = 50_000_000
+# What Pillow decodes by itself. Others, as EPS, would start another program.
+_PICTURES = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 class Predictor:
@@ -26,6 +36,8 @@ class Predictor:
     Attributes:
         classes: The names of the outputs; their numbers if they have no names.
         preprocessing: How a picture becomes an input; None if inputs are not pictures.
+        activation: What the outputs are: `"softmax"`, `"sigmoid"`, `"exp"`, `"probabilities"` or `"raw"`; see
+            `mxtorch.exporting.export`.
     """
 
     def __init__(self, run: Callable[[Tensor], Tensor], facts: Facts) -> None:
@@ -33,6 +45,7 @@ class Predictor:
         self._facts = facts
         self.classes = facts.classes or tuple(str(index) for index in range(facts.outputs))
         self.preprocessing = facts.preprocessing
+        self.activation = facts.activation
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """The outputs of the network, [N, ...], for inputs [N, ...] that are already preprocessed."""
@@ -40,17 +53,24 @@ class Predictor:
             return self._run(inputs)
 
     def predict(self, pictures: Any) -> list[dict[str, Any]]:
-        """Classify pictures.
+        """Classify pictures, or give the numbers that a model computes from them.
+
+        What is done to the outputs is in the file, because it follows from the loss that the model was trained with.
 
         Args:
-            pictures: A file, a picture of PIL, or a list of these; or inputs [N, ...] that are already preprocessed.
+            pictures: A file, a picture of PIL, or a list of these; or inputs [N, ...] that are already preprocessed. A
+                file is opened as the data sets of torchvision do: transparency is dropped, EXIF data are ignored.
 
         Returns:
-            A dictionary for each: the `class`, its `probability`, and the `probabilities` of all classes by name.
+            A dictionary for each. Where one class is right: the `class`, its `probability`, and the `probabilities` of
+            all classes by name. Where several can be right (sigmoid): the `classes` with a probability of at least a
+            half, and the `probabilities`. Where outputs are numbers (raw): the `outputs` by name.
 
         Raises:
-            ValueError: The file does not say how pictures are preprocessed.
-            OSError: A picture can't be read.
+            ValueError: The file does not say how pictures are preprocessed; a picture has more than 8 bits a channel;
+                the outputs are not [N, k].
+            OSError: A picture can't be read, is of another format than BMP, GIF, JPEG, PNG, TIFF or WebP, or has more
+                than 50 million pixels, now or after its shorter side was resized; it is named.
         """
         if not isinstance(pictures, Tensor):
             many = isinstance(pictures, Sequence) and not isinstance(pictures, str)
@@ -58,39 +78,94 @@ class Predictor:
         rows = []
         for start in range(0, len(pictures), BATCH_SIZE):
             part = pictures[start : start + BATCH_SIZE]
-            inputs = part if isinstance(part, Tensor) else torch.stack([self._prepared(picture) for picture in part])
-            for probabilities in self(inputs).softmax(1):
-                named = dict(zip(self.classes, probabilities.tolist(), strict=True))
+            if isinstance(part, Tensor):
+                inputs = part
+            else:
+                inputs = torch.stack([self._prepared(picture, start + index) for index, picture in enumerate(part)])
+            outputs = self(inputs)
+            if outputs.ndim != 2:
+                raise ValueError(
+                    f"the outputs are a {describe(outputs)}; predict takes models with outputs [N, k], so call the "
+                    "predictor itself, which gives the outputs"
+                )
+            rows += self._rows(outputs)
+        return rows
+
+    def _rows(self, outputs: Tensor) -> list[dict[str, Any]]:
+        """The answers for outputs [N, k]."""
+        if self.activation == "raw":
+            return [{"outputs": dict(zip(self.classes, row.tolist(), strict=True))} for row in outputs]
+        several = is_multi_label(self.activation)
+        values = probabilities(outputs, self.activation)
+        if several and values.shape[1] == 1 and len(self.classes) == 2:
+            values, several = torch.cat([1 - values, values], 1), False
+        rows: list[dict[str, Any]] = []
+        for row in values.tolist():
+            named = dict(zip(self.classes, row, strict=True))
+            if several:
+                rows.append({"classes": [name for name in named if named[name] >= 0.5], "probabilities": named})
+            else:
                 best = max(named, key=named.__getitem__)
                 rows.append({"class": best, "probability": named[best], "probabilities": named})
         return rows
 
-    def _prepared(self, picture: Any) -> Tensor:
+    def _prepared(self, picture: Any, index: int) -> Tensor:
+        """The input for a picture or its file; `index` is its place in the list, for messages."""
+        from PIL import Image
+
         if self.preprocessing is None:
-            raise ValueError("pictures: the file does not say how a picture becomes an input; give tensors [N, ...]")
-        if isinstance(picture, (str, Path)):
-            from PIL import Image
+            raise ValueError(
+                "pictures: the file does not say how a picture becomes an input; give tensors [N, ...], or export the "
+                "model with preprocessing="
+            )
+        named = isinstance(picture, (str, Path))
+        place = f"pictures: number {index}, {picture if named else 'a picture of PIL'},"
+        try:
+            if not named:
+                _check_pixels(picture, self.preprocessing.largest_resize)
+                return self.preprocessing(picture)
+            with Image.open(picture, formats=_PICTURES) as opened:
+                _check_pixels(opened, self.preprocessing.largest_resize)
+                opened.load()  # a truncated file is found here
+                return self.preprocessing(opened)
+        except (FileNotFoundError, TypeError):
+            raise
+        except OSError as error:
+            raise OSError(f"{place} can't be read: {error}") from error
+        except (SyntaxError, EOFError, Image.DecompressionBombError) as error:  # how Pillow answers some damaged files
+            raise OSError(f"{place} can't be read: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{place} can't be taken: {error}") from error
 
-            with Image.open(picture) as opened:
-                picture = opened.convert("RGB")
-        prepared = self.preprocessing.transforms(channels=self._facts.channels)(picture)
-        assert isinstance(prepared, Tensor)
-        return prepared
+
+def _check_pixels(picture: Any, resize: int) -> None:
+    """Refuse a picture that has too many pixels, now or when its shorter side has been resized."""
+    width, height = getattr(picture, "size", (1, 1))
+    resized = resize * resize * max(width, height) // max(1, min(width, height))
+    if width * height > MOST_PIXELS or resized > MOST_PIXELS:
+        raise OSError(f"a picture of {width} x {height} pixels is too large; at most {MOST_PIXELS} pixels are read")
 
 
-def load(path: str | Path, *, model: nn.Module | None = None) -> Predictor:
-    """Open a file that `Trainer.export` wrote. Of the file, only the exported computation is run, no Python code.
+def load(path: str | Path, *, model: nn.Module | None = None, trusted: bool = False) -> Predictor:
+    """Open a file that `Trainer.export` wrote.
+
+    From `.safetensors` no code is run. From `.onnx` its computation is, by onnxruntime and without Python code; it may
+    be any computation. Both are compared with the file's bytes before anything is built. Opening a `.pt2` can run any
+    code, because torch.export unpickles parts of it.
 
     Args:
-        path: `.safetensors`, `.pt2` or `.onnx`.
+        path: `.safetensors`, `.onnx`, or `.pt2` with `trusted=True`.
         model: The network that gets the weights. Needed for a `.safetensors` of a network that is not of the zoo.
+        trusted: Whether you know who wrote the file, and trust them as you trust a program that you run.
 
     Returns:
         A function of inputs, which also classifies pictures: see `Predictor.predict`.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It was not written by `Trainer.export`, or it is damaged; the model is missing, or does not fit.
+        OSError: It can't be read.
+        ValueError: It was not written by `Trainer.export`, it is damaged or forged, or it is a `.pt2` that is not
+            trusted; the model is missing, or does not fit.
         ModuleNotFoundError: ONNX needs the extra `onnx`.
     """
     path = Path(path)
@@ -98,48 +173,99 @@ def load(path: str | Path, *, model: nn.Module | None = None) -> Predictor:
         raise FileNotFoundError(f"{path} is not there")
     if path.suffix not in _READERS:
         raise ValueError(f"path: got the ending {path.suffix!r}{closest(path.suffix, _READERS)}")
-    return _READERS[path.suffix](path, model)
+    if path.suffix == ".pt2" and not trusted:
+        raise ValueError(
+            f"{path}: a .pt2 can run any code when it is opened, because torch.export unpickles parts of it. If you "
+            "trust whoever wrote it, give trusted=True; else ask for .safetensors or .onnx, which run none"
+        )
+    return read(path, path.suffix, model)
+
+
+def read(path: Path, suffix: str, model: nn.Module | None = None) -> Predictor:
+    """The same as `load`, for a file of any name whose format is known; a `.pt2` is trusted."""
+    try:
+        return _READERS[suffix](path, model)
+    except (ValueError, OSError, ModuleNotFoundError, MemoryError):
+        raise
+    except Exception as error:  # a forged file can make the readers raise anything
+        line = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:200]
+        raise ValueError(f"{path} is damaged, or does not fit: {line}") from error
 
 
 def _safetensors(path: Path, model: nn.Module | None) -> Predictor:
     from safetensors import SafetensorError, safe_open
 
+    untrusted = importlib.import_module("mxtorch.model_zoo.untrusted")
+    try:
+        untrusted.check_safetensors(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
     try:
         with safe_open(path, "pt") as file:
-            facts = Facts.from_json((file.metadata() or {}).get(KEY), path)
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+            facts = read_facts((file.metadata() or {}).get(KEY), path)
+            if model is None and not facts.zoo_name:
+                raise ValueError(
+                    f"{path} holds weights of a network that is not of the zoo; give load(path, model=...)"
+                )
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+            shapes = {name: tuple(part.get_shape()) for name, part in parts.items()}
+            if model is None:
+                with torch.device("meta"):  # where tensors have no memory: a forged file may name any network
+                    _check_fit(path, shapes, _of_the_zoo(facts, shapes))
+            else:
+                _check_fit(path, shapes, model)
+            state = {name: file.get_tensor(name) for name in shapes}
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
-    if model is None and not facts.zoo_name:
-        raise ValueError(f"{path} holds weights of a network that is not of the zoo; give load(path, model=...)")
-    net = model_zoo.create(facts.zoo_name, in_channels=facts.channels) if model is None else model
-    if model is None:
-        _fit_head(net, state, facts)
-    try:
-        net.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit the network: {str(error).splitlines()[-1].strip()}") from error
+    net = _of_the_zoo(facts, shapes) if model is None else model
+    expected = net.state_dict()
+    for name, tensor in state.items():
+        kind = expected[name].dtype
+        if tensor.dtype != kind and not (tensor.dtype in _FLOATS and kind in _FLOATS):
+            raise ValueError(f"{path} does not fit the network: {name} is {tensor.dtype} instead of {kind}")
+    net.load_state_dict(state)
     return Predictor(net.eval(), facts)
 
 
-def _fit_head(net: Any, state: dict[str, Tensor], facts: Facts) -> None:
-    """Give the network a linear head of the size that the file has, with or without a bias."""
-    weight = state.get(f"{net._head_name}.weight")
+def _of_the_zoo(facts: Facts, shapes: dict[str, tuple[int, ...]]) -> nn.Module:
+    """The network that a file names, with a linear head of the size that the file has, with or without a bias."""
+    if not facts.zoo_name.startswith("timm/"):
+        # The counts are of 1000 classes; without its head, no network of the list has less than half of that.
+        count = sum(math.prod(shape) for shape in shapes.values())
+        if 4 * count < model_zoo.info(facts.zoo_name).parameters:
+            raise ValueError(f"path: the file has {count} numbers, which are not the weights of {facts.zoo_name}")
+    net: Any = model_zoo.create(facts.zoo_name, in_channels=facts.channels)
+    weight = shapes.get(f"{net._head_name}.weight")
     if weight is None:
         raise ValueError("path: the head of the file's network is not one of the zoo; give load(path, model=...)")
-    if weight.shape != net.fc.weight.shape or (f"{net._head_name}.bias" in state) != (net.fc.bias is not None):
-        net.fc = nn.Linear(net.fc.in_features, facts.outputs, bias=f"{net._head_name}.bias" in state)
+    with_bias = f"{net._head_name}.bias" in shapes
+    if weight != tuple(net.fc.weight.shape) or with_bias != (net.fc.bias is not None):
+        net.fc = nn.Linear(net.fc.in_features, facts.outputs, bias=with_bias)
+    assert isinstance(net, nn.Module)
+    return net
+
+
+def _check_fit(path: Path, shapes: dict[str, tuple[int, ...]], net: nn.Module) -> None:
+    """Raise a ValueError unless the network has the tensors that a file describes."""
+    expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    wrong = [name for name in {**expected, **shapes} if expected.get(name) != shapes.get(name)]
+    if wrong:
+        name = wrong[0]
+        raise ValueError(
+            f"{path} does not fit the network: {len(wrong)} tensors differ, as {name[:80]}, which is "
+            f"{list(shapes[name])[:8] if name in shapes else 'missing'} in the file and "
+            f"{list(expected[name]) if name in expected else 'missing'} in the network"
+        )
 
 
 def _torch_export(path: Path, model: nn.Module | None) -> Predictor:
     extra = {KEY: ""}
     try:
-        program = torch.export.load(path, extra_files=extra)
+        with open(path, "rb") as file:
+            program = torch.export.load(file, extra_files=extra)
     except Exception as error:  # a damaged file can make the reader raise anything
         raise ValueError(f"{path} is damaged or no file of torch.export: {type(error).__name__}") from error
-    text: Any = extra[KEY]
-    facts = Facts.from_json(text.decode() if isinstance(text, bytes) else text, path)
-    return Predictor(program.module(), facts)
+    return Predictor(program.module(), read_facts(extra[KEY], path))
 
 
 def _onnx(path: Path, model: nn.Module | None) -> Predictor:
@@ -148,11 +274,20 @@ def _onnx(path: Path, model: nn.Module | None) -> Predictor:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError('onnxruntime is missing; pip install "mxtorch[onnx]"') from error
     try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        check_onnx(path)
+        # Folding would compute parts of the graph now, and these may be larger than any input makes them.
+        session = onnxruntime.InferenceSession(
+            str(path), providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"]
+        )
+    except (ModuleNotFoundError, OSError):
+        raise
     except Exception as error:  # the errors of onnxruntime have no other common class
-        raise ValueError(f"{path} is damaged or no ONNX file: {type(error).__name__}") from error
-    facts = Facts.from_json(session.get_modelmeta().custom_metadata_map.get(KEY), path)
-    name = session.get_inputs()[0].name
+        raise ValueError(f"{path} is damaged or no ONNX file: {type(error).__name__}: {error}"[:400]) from error
+    facts = read_facts(session.get_modelmeta().custom_metadata_map.get(KEY), path)
+    inputs = session.get_inputs()
+    if len(inputs) != 1 or len(session.get_outputs()) != 1:
+        raise ValueError(f"{path} was not written by Trainer.export: it has {len(inputs)} inputs")
+    name = inputs[0].name
 
     def run(inputs: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {name: inputs.numpy()})[0])

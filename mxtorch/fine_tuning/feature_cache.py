@@ -15,11 +15,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from mxtorch._checks import check_integer
 from mxtorch.callbacks.progress import progress_bar
+from mxtorch.checkpointing.snapshot import TrainingState
 from mxtorch.fine_tuning import dataset_fingerprint, storage
 from mxtorch.fine_tuning.cut import Cut
 from mxtorch.fine_tuning.dataset_fingerprint import CacheError
 from mxtorch.fine_tuning.split_point import find_cut, unchanged
 from mxtorch.training.trainer_view import TrainerView
+from mxtorch.training.trial import run_in_memory_format
 
 # Samples in one pass of the frozen layers. On an accelerator enough to fill it. On a CPU few, so that activations are
 # small enough for the allocator to use their memory again: with 32 pictures of 224 pixels it asks the system for new
@@ -39,7 +41,6 @@ class _Bank:
         dtype: The dtype in which features are handed out.
         definition: The hash of the data set's definition when they were computed.
         checked: Hashes of some inputs; empty for random ones.
-        file: The file that holds the features, if they are not in memory.
     """
 
     features: Tensor
@@ -48,12 +49,6 @@ class _Bank:
     dtype: torch.dtype
     definition: bytes
     checked: dict[int, bytes]
-    file: Path | None
-
-    def remove_file(self) -> None:
-        if self.file is not None:
-            with contextlib.suppress(OSError):
-                self.file.unlink()
 
 
 class FeatureCache:
@@ -150,9 +145,7 @@ class FeatureCache:
             yield
 
     def close(self) -> None:
-        """Free the memory and remove the files."""
-        for _, bank in self._banks.values():
-            bank.remove_file()
+        """Free the memory and the room on the disk, once no loader of features is left either."""
         self._banks.clear()
 
     def refresh(self) -> None:
@@ -181,9 +174,24 @@ class FeatureCache:
             self._fill(dataset, bank, workers=0)
 
     def _probe(self, dataset: Any) -> Tensor:
-        inputs = [dataset_fingerprint.split_item(dataset[index % len(dataset)])[0] for index in range(2)]
-        probe: Tensor = self.trainer.engine.move(_stacked(inputs))
+        probe: Tensor = self.trainer.engine.move(_stacked(self._probe_inputs(dataset)))
         return probe
+
+    def _probe_inputs(self, dataset: Any) -> list[Any]:
+        return [dataset_fingerprint.split_item(dataset[index % len(dataset)])[0] for index in range(2)]
+
+    def _features(self, inputs: Tensor) -> Tensor:
+        """The features of a batch, in the engine's memory format if the frozen layers can take it."""
+
+        def capture() -> TrainingState:
+            return TrainingState((self.trainer.model,), None, before_first_step=True)
+
+        def compute() -> Tensor:
+            assert self.cut is not None
+            with self.trainer.engine.autocast():
+                return self.cut.features(self.trainer.engine.move(inputs))
+
+        return run_in_memory_format(self.trainer.engine, "features", capture, compute)
 
     def _bank(self, data: DataLoader[Any], views: int) -> _Bank:
         """The features of a loader's data set, which are computed unless they are known and up to date."""
@@ -196,7 +204,6 @@ class FeatureCache:
                 return known
             self.tell("Samples have changed since their features were computed: they are computed again.")
         if known is not None:
-            known.remove_file()
             del self._banks[id(dataset)]
         random = dataset_fingerprint.random_transform(data)
         changing = random is not None or dataset_fingerprint.changes(dataset)
@@ -204,19 +211,14 @@ class FeatureCache:
             cause = f"it has {random}" if random else "two readings of an item differ"
             raise CacheError(f"its items change between calls ({cause}); views=k keeps k readings of each")
         bank = self._empty_bank(dataset, views if changing else 1, definition)
-        try:
-            self._fill(dataset, bank, workers=data.num_workers)
-        except BaseException:
-            bank.remove_file()
-            raise
+        self._fill(dataset, bank, workers=data.num_workers)
         self._banks[id(dataset)] = (dataset, bank)
         return bank
 
     def _empty_bank(self, dataset: Any, views: int, definition: bytes) -> _Bank:
         """Room for the features, reported before it is taken."""
         assert self.cut is not None
-        with self.trainer.engine.autocast():
-            feature = self.cut.features(self._probe(dataset))[0]
+        feature = self._features(_stacked(self._probe_inputs(dataset)))[0]
         dtype = torch.float16 if self.half and feature.is_floating_point() else feature.dtype
         rows = len(dataset) * views
         size = rows * feature.numel() * dtype.itemsize
@@ -228,8 +230,12 @@ class FeatureCache:
         if place is None:
             raise CacheError(f"{what}, {storage.in_words(size)}: there is no room")
         self.tell(place.sentence + ".")
-        table, file = storage.table((rows, *feature.shape), dtype, place.folder)
-        return _Bank(table, [None] * rows, views, feature.dtype, definition, {}, file)
+        try:
+            table = storage.table((rows, *feature.shape), dtype, place.folder)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise CacheError(f"{what}, {storage.in_words(size)}: no room in {place.folder} ({reason})") from error
+        return _Bank(table, [None] * rows, views, feature.dtype, definition, {})
 
     def _fill(self, dataset: Any, bank: _Bank, *, workers: int) -> None:
         """Run the frozen layers over all samples; the random numbers of the training stay the same."""
@@ -254,8 +260,7 @@ class FeatureCache:
     def _fill_rows(self, bank: _Bank, row: int, inputs: Tensor, rest: list[Any], wanted: set[int]) -> None:
         """Compute the features of one batch, whose first sample has the row `row`."""
         assert self.cut is not None
-        with self.trainer.engine.autocast():
-            features = self.cut.features(self.trainer.engine.move(inputs))
+        features = self._features(inputs)
         rows = torch.arange(row, row + len(inputs) * bank.views, bank.views)
         bank.features[rows] = features.to("cpu", bank.features.dtype)
         for index, target, one in zip(rows.tolist(), rest, inputs, strict=True):

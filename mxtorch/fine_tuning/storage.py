@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import mmap
 import os
 import shutil
 import tempfile
@@ -78,14 +79,42 @@ def choose_place(size: int, where: Where | str | Path, what: str) -> Place | Non
     return Place(folder, f"{table} in a memory-mapped file in {folder} (free: {in_words(space)}){why}")
 
 
-def table(shape: tuple[int, ...], dtype: torch.dtype, folder: Path | None) -> tuple[Tensor, Path | None]:
-    """An empty table, in memory or in a memory-mapped file, which the caller removes after use."""
-    if folder is None:
-        return torch.empty(shape, dtype=dtype), None
-    descriptor, name = tempfile.mkstemp(prefix="mxtorch-", suffix=".features", dir=folder)
-    os.close(descriptor)
-    values = torch.from_file(name, shared=True, size=math.prod(shape), dtype=dtype)
-    return values.view(shape), Path(name)
+def table(shape: tuple[int, ...], dtype: torch.dtype, folder: Path | None) -> Tensor:
+    """An empty table, in memory or in a memory-mapped file.
+
+    The file has no name, so the system removes it when the table is no longer used, also when the process is killed.
+    Its room on the disk is reserved first: a disk that fills up later is no fault of memory then, which would end the
+    process (SIGBUS).
+
+    Args:
+        shape: The numbers of rows, and whatever a row holds.
+        dtype: Of its numbers.
+        folder: Where the file is; None for memory.
+
+    Raises:
+        OSError: The folder can't be written, or there is no room.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if folder is None or size == 0:
+        return torch.empty(shape, dtype=dtype)
+    with tempfile.TemporaryFile(prefix="mxtorch-", suffix=".features", dir=folder) as file:
+        _reserve(file.fileno(), size)
+        mapped = mmap.mmap(file.fileno(), size)
+    return torch.frombuffer(mapped, dtype=dtype).view(shape)
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Take room on the disk for a file.
+
+    Raises:
+        OSError: There is not so much.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+        return
+    zeros = bytes(1 << 20)  # where the system can't reserve, what is written has its room
+    while size > 0:
+        size -= os.write(descriptor, zeros[:size])
 
 
 def in_words(size: float) -> str:

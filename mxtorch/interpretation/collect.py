@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mxtorch._checks import check_data, check_integer
@@ -16,6 +17,9 @@ from mxtorch.data.class_names import class_names
 from mxtorch.interpretation.result import Interpretation
 from mxtorch.training.supervised import split_batch
 from mxtorch.training.trainer_view import TrainerView
+
+# The label that torch's cross_entropy and nll_loss ignore.
+IGNORED_BY_DEFAULT = -100
 
 
 def interpret(
@@ -26,6 +30,7 @@ def interpret(
     Args:
         trainer: A trainer, or anything else that has a `model` and a `predict`.
         val_data: Batches with class numbers as targets. They are read once, and `predict` is called for each batch.
+            Samples with the number that the loss ignores (`ignore_index`, -100 by default) are left out.
         classes: Names of the classes. By default those of the data set (`.classes`) or of the model, else numbers.
         pictures: How many inputs with the highest losses are kept, where inputs are pictures [N, 1 or 3, H, W].
 
@@ -33,8 +38,9 @@ def interpret(
         Probabilities and targets, with figures, tables and plots made from them.
 
     Raises:
-        ValueError: There are no batches; the outputs are not [N, classes]; the targets are not class numbers below the
-            number of outputs; the number of names is wrong.
+        ValueError: There are no batches, or no samples that the loss does not ignore; the outputs are not [N, classes];
+            the targets are not class numbers below the number of outputs, as with several labels to a sample; the
+            number of names is wrong, or a name is there twice.
 
     Example:
         >>> from torch import nn
@@ -49,32 +55,69 @@ def interpret(
     check_integer(pictures, "pictures", at_least=0)
     outputs: list[Tensor] = []
     targets: list[Tensor] = []
+    samples: list[Tensor] = []
     worst: list[tuple[float, int, Tensor]] = []  # a heap, the lowest loss first; the negative index breaks ties
     count = 0
+    loss_function = getattr(trainer, "loss", None)
+    ignored = _ignored_label(loss_function)
     for batch in val_data:
         logits, labels = _logits(_predicted(trainer, batch, first=not outputs)), _labels(batch)
+        kept = torch.ones_like(labels, dtype=torch.bool) if ignored is None else labels != ignored
+        numbers = count + kept.nonzero()[:, 0]
+        count += len(labels)
+        logits, labels = logits[kept], labels[kept]
         if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
             raise ValueError(
                 f"val_data: got class numbers {int(labels.min())} to {int(labels.max())}; the model has "
                 f"{logits.shape[1]} outputs, so give 0 to {logits.shape[1] - 1}"
             )
         losses = F.cross_entropy(logits, labels, reduction="none").tolist()
-        for index, (loss, picture) in enumerate(zip(losses, _pictures(batch, len(labels)), strict=True)):
-            if picture is not None and pictures:
+        inputs = _pictures(batch)
+        for loss, number, place in zip(losses, numbers.tolist(), kept.nonzero()[:, 0].tolist(), strict=True):
+            if inputs is not None and pictures:
                 push = heapq.heappush if len(worst) < pictures else heapq.heappushpop
-                push(worst, (loss, -(count + index), picture.detach().cpu().clone()))
+                push(worst, (loss, -number, inputs[place].detach().cpu().clone()))
         outputs.append(logits)
         targets.append(labels)
-        count += len(labels)
+        samples.append(numbers)
     if not outputs:
         raise ValueError("val_data: got a loader that yields no batches; give it at least one")
-    number = outputs[0].shape[1]
+    all_outputs, all_targets = torch.cat(outputs), torch.cat(targets)
+    if not len(all_targets):
+        raise ValueError(f"val_data: every label is {ignored}, which the loss ignores; give samples with a class")
+    number = all_outputs.shape[1]
     return Interpretation(
-        torch.cat(outputs).softmax(1),
-        torch.cat(targets),
+        all_outputs.softmax(1),
+        all_targets,
         list(class_names(classes, val_data, trainer.model, number) or map(str, range(number))),
         {-index: picture for _, index, picture in sorted(worst, key=lambda entry: (-entry[0], -entry[1]))},
+        torch.cat(samples),
+        count - len(all_targets),
+        _loss(loss_function, all_outputs, all_targets),
     )
+
+
+def _ignored_label(loss: Any) -> int | None:
+    """The class number whose samples a loss leaves out; None where it has none."""
+    if isinstance(loss, functools.partial) and "ignore_index" in loss.keywords:
+        return int(loss.keywords["ignore_index"])
+    function = loss.func if isinstance(loss, functools.partial) else loss
+    if function in (F.cross_entropy, F.nll_loss):
+        return IGNORED_BY_DEFAULT
+    number = getattr(loss, "ignore_index", None)
+    return number if isinstance(number, int) else None
+
+
+def _loss(loss: Any, outputs: Tensor, targets: Tensor) -> float | None:
+    """The loss that the trainer minimises, over all samples at once; None where it is not torch's mean cross-entropy.
+
+    It has class weights and label smoothing, as `val/loss` of `evaluate` has.
+    """
+    if not isinstance(loss, nn.CrossEntropyLoss) or loss.reduction != "mean":
+        return None
+    device = outputs.device if loss.weight is None else loss.weight.device
+    with torch.no_grad():
+        return float(loss(outputs.to(device), targets.to(device)))
 
 
 def _predicted(trainer: TrainerView, batch: Any, *, first: bool) -> Any:
@@ -88,21 +131,30 @@ def _predicted(trainer: TrainerView, batch: Any, *, first: bool) -> Any:
 
 
 def _logits(outputs: Any) -> Tensor:
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
+    if isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] == 1:
+        raise ValueError(
+            f"the outputs are a {describe(outputs)}; interpret takes logits [N, classes], of at least two classes: one "
+            "output is a number, or the logit of one class"
+        )
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2:
         raise ValueError(f"the outputs are a {describe(outputs)}; interpret takes logits [N, classes]")
     return outputs
 
 
 def _labels(batch: Any) -> Tensor:
     targets = to_host(split_batch(batch).targets)
+    if isinstance(targets, Tensor) and targets.ndim == 2:
+        raise ValueError(
+            f"the targets are a {describe(targets)}, several labels or numbers to a sample; interpret takes class "
+            "numbers [N], since a confusion matrix needs one class to a sample. Give metrics of torchmetrics for "
+            "several labels to the Trainer"
+        )
     if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point():
         raise ValueError(f"the targets are a {describe(targets)}; interpret takes class numbers [N]")
     return targets.long()
 
 
-def _pictures(batch: Any, samples: int) -> Iterable[Tensor | None]:
-    """The picture of each sample, where the first input is a batch of pictures; else None for each."""
+def _pictures(batch: Any) -> Tensor | None:
+    """The first input where it is a batch of pictures."""
     inputs = next(iter(split_batch(batch).inputs), None)
-    if isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.shape[1] in (1, 3):
-        return inputs
-    return [None] * samples
+    return inputs if isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.shape[1] in (1, 3) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mxtorch.checkpointing.file import atomic_text
 from mxtorch.interpretation import plots
 
 if TYPE_CHECKING:
@@ -31,6 +33,10 @@ class Interpretation:
         targets: The class numbers, int64 [N].
         classes: The names of the classes.
         pictures: The inputs with the highest losses by the number of their sample, the highest loss first.
+        samples: The number of each sample in the data, int64 [N]; None where none was left out.
+        ignored: How many samples were left out, because the loss ignores their label.
+        loss: The trainer's loss over all samples, with its class weights and label smoothing: `val/loss` of
+            `evaluate`. None where it is not torch's mean cross-entropy.
 
     Example:
         >>> probabilities = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]])
@@ -45,6 +51,9 @@ class Interpretation:
     targets: Tensor
     classes: list[str]
     pictures: dict[int, Tensor] = field(default_factory=dict)
+    samples: Tensor | None = None
+    ignored: int = 0
+    loss: float | None = None
 
     @property
     def predictions(self) -> Tensor:
@@ -122,24 +131,26 @@ class Interpretation:
     def top_losses(self, count: int = 12) -> list[Row]:
         """The samples with the highest losses, the highest first.
 
-        Each row has `sample` (its number), `loss`, `true`, `predicted` and the `probability` of the predicted class.
+        Each row has `sample` (its number in the data), `loss` (its cross-entropy), `true`, `predicted` and the
+        `probability` of the predicted class.
 
         Args:
             count: How many rows at most.
         """
         return self._loss_rows(self.losses.argsort(descending=True, stable=True)[:count].tolist())
 
-    def _loss_rows(self, samples: Iterable[int]) -> list[Row]:
-        losses, predictions = self.losses, self.predictions
+    def _loss_rows(self, places: Iterable[int]) -> list[Row]:
+        """A row for each place in `probabilities`."""
+        losses, predictions, numbers = self.losses, self.predictions, self._sample_numbers()
         return [
             {
-                "sample": index,
+                "sample": int(numbers[index]),
                 "loss": float(losses[index]),
                 "true": self.classes[int(self.targets[index])],
                 "predicted": self.classes[int(predictions[index])],
                 "probability": float(self.probabilities[index].max()),
             }
-            for index in samples
+            for index in places
         ]
 
     def calibration(self) -> list[Row]:
@@ -172,7 +183,7 @@ class Interpretation:
         written = []
         for name in ("per_class", "most_confused", "top_losses", "calibration"):
             rows = getattr(self, name)()
-            with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
+            with atomic_text(folder / f"{name}.csv") as file:
                 if rows:
                     writer = csv.DictWriter(file, list(rows[0]))
                     writer.writeheader()
@@ -198,7 +209,11 @@ class Interpretation:
         Raises:
             ValueError: The inputs were not pictures, or none were kept.
         """
-        return plots.top_losses(self._loss_rows(self.pictures), self.pictures)
+        places = {int(sample): place for place, sample in enumerate(self._sample_numbers())}
+        return plots.top_losses(self._loss_rows(places[sample] for sample in self.pictures), self.pictures)
+
+    def _sample_numbers(self) -> Tensor:
+        return torch.arange(len(self.targets)) if self.samples is None else self.samples
 
     def plot(self) -> Figure:
         """One figure with the confusion matrix, precision and recall, and calibration."""
@@ -209,10 +224,18 @@ class Interpretation:
         return figure
 
     def __str__(self) -> str:
+        cross_entropy = float(self.losses.mean())
+        figures = f"cross-entropy {cross_entropy:.4f}"
+        if self.loss is not None:
+            figures = f"loss {self.loss:.4f}"
+            if not math.isclose(self.loss, cross_entropy, rel_tol=1e-4, abs_tol=1e-6):
+                figures += f" (with class weights or label smoothing; cross-entropy {cross_entropy:.4f})"
         lines = [
-            f"{len(self.targets)} samples of {len(self.classes)} classes: accuracy {self.accuracy:.4f}, "
-            f"loss {float(self.losses.mean()):.4f}, calibration error {self.calibration_error:.4f}"
+            f"{len(self.targets)} samples of {len(self.classes)} classes: accuracy {self.accuracy:.4f}, {figures}, "
+            f"calibration error {self.calibration_error:.4f}"
         ]
+        if self.ignored:
+            lines.append(f"  {self.ignored} samples left out: the loss ignores their label")
         lines += [
             f"  {row['class']}: precision {row['precision']:.3f}, recall {row['recall']:.3f} of {row['samples']}"
             for row in self._worst_classes()[:3]

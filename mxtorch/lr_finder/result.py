@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mxtorch import schedules
+from mxtorch.checkpointing.file import atomic_text
 from mxtorch.lr_finder.baselines import well_known_rules
 from mxtorch.lr_finder.numbers import NUMBERS
 from mxtorch.lr_finder.plot import plot_search
@@ -174,7 +175,7 @@ class LRFinderResult:
     def to_csv(self, path: str | Path) -> None:
         """Write `rows`."""
         names = ["learning_rate", "steps", "loss", "loss_before"]
-        with open(path, "w", newline="") as file:
+        with atomic_text(path) as file:
             writer = csv.DictWriter(file, names if self.method == "trials" else ["learning_rate", "loss", "smoothed"])
             writer.writeheader()
             writer.writerows(self.rows())
@@ -201,7 +202,8 @@ class LRFinderResult:
         }
         text = json.dumps(_finite(content), indent=1, allow_nan=False)
         if path is not None:
-            Path(path).write_text(text + "\n")
+            with atomic_text(path) as file:
+                file.write(text + "\n")
         return text
 
     def plot(self, axes: Axes | None = None) -> Axes:

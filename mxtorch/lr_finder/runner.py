@@ -295,7 +295,8 @@ class SearchRunner:
         checks = self._context.engine.asynchronous and not self._labels_are_known
         try:
             with self._context.engine.autocast(), checked_labels(checks):
-                output = as_step_output(self._judged_step(batch))
+                given = self._judged_step(batch)
+                output = StepOutput(None) if given is None else as_step_output(given)
         except torch.OutOfMemoryError as error:
             raise explained(error, window_of([batch]), "a look of the search", 1) from error
         except Exception as error:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from mxtorch import schedules
-from mxtorch._checks import positive_rate
+from mxtorch._checks import closest, positive_rate
 from mxtorch.optim import schedule_free
+from mxtorch.optim.external_scheduler import ExternalScheduler, TimmScheduler, loaded, mode_of, settings, state_of
 from mxtorch.optim.scheduled import ScheduledOptim
+
+# A schedule that ends below this part of the base rate trains nothing after its end.
+LOWEST_USEFUL_END = 0.01
 
 
 @runtime_checkable
@@ -30,33 +37,89 @@ class RateSuggestion(Protocol):
         """The rate for a schedule: its constant value, or its peak. ValueError where there is none."""
 
 
-class RunScheduler(NamedTuple):
-    """A torch scheduler, if there is one, and when its step is due."""
+@dataclass
+class RunScheduler:
+    """The scheduler of torch or timm of a run, if there is one, and when its step is due.
 
-    scheduler: LRScheduler | None = None
+    Attributes:
+        scheduler: None for a run with a schedule of mxtorch, or none.
+        every_step: Whether it counts optimizer steps; otherwise it counts epochs.
+        monitor: The figure of the epoch that it watches; None takes the validation loss, else the training loss.
+        updates: Optimizer steps that a scheduler of timm was given, which keeps no position.
+        epochs: Epochs, likewise.
+    """
+
+    scheduler: ExternalScheduler | None = None
     every_step: bool = False
+    monitor: str | None = None
+    updates: int = 0
+    epochs: int = 0
 
     def after_step(self) -> None:
         """Step a scheduler that counts optimizer steps."""
-        if self.scheduler is not None and self.every_step:
+        if isinstance(self.scheduler, LRScheduler):
             self.scheduler.step()
+        elif self.scheduler is not None:
+            self.updates += 1
+            self.scheduler.step_update(self.updates)
 
     def after_epoch(self, row: dict[str, float]) -> None:
-        """Step a scheduler that counts epochs; ReduceLROnPlateau watches the validation loss, if there is one."""
-        if self.scheduler is None or self.every_step:
+        """Step a scheduler that counts epochs; those that watch a figure are given it.
+
+        Raises:
+            ValueError: The epoch does not have the figure that is watched.
+        """
+        scheduler = self.scheduler
+        if scheduler is None:
             return
-        if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(row.get("val/loss", row["train/loss"]))
-        else:
-            self.scheduler.step()
+        if not isinstance(scheduler, LRScheduler):
+            self.epochs += 1
+            scheduler.step(self.epochs, self._figure(row))
+        elif not self.every_step:
+            step: Callable[..., None] = scheduler.step
+            step(*([] if mode_of(scheduler) is None else [self._figure(row)]))
+
+    def described(self) -> str:
+        """The scheduler with its settings and without its position, to be compared when a run is resumed."""
+        assert self.scheduler is not None
+        watched = "" if mode_of(self.scheduler) is None else f", watching {self.monitor or 'the loss'}"
+        return f"{settings(self.scheduler)}, stepped each {'step' if self.every_step else 'epoch'}{watched}"
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """The scheduler's state and the counts; None where there is no scheduler."""
+        if self.scheduler is None:
+            return None
+        return {"scheduler": state_of(self.scheduler), "updates": self.updates, "epochs": self.epochs}
+
+    def load_state_dict(self, saved: dict[str, Any] | None) -> None:
+        """Put back what `state_dict` gave.
+
+        Raises:
+            ValueError: A count is malformed. Schedulers raise their own errors for a state that is not theirs.
+        """
+        if self.scheduler is None or saved is None:
+            return
+        if any(type(saved[name]) is not int or saved[name] < 0 for name in ("updates", "epochs")):
+            raise ValueError(f"the scheduler's counts are {saved['updates']!r} and {saved['epochs']!r}")
+        loaded(self.scheduler, saved["scheduler"])
+        self.updates, self.epochs = saved["updates"], saved["epochs"]
+
+    def _figure(self, row: dict[str, float]) -> float:
+        if self.monitor is None:
+            return row.get("val/loss", row["train/loss"])
+        if self.monitor not in row:
+            hint = closest(self.monitor, [name for name in row if "/" in name])
+            raise ValueError(f"schedule_monitor: got {self.monitor!r}, which no epoch has{hint}")
+        return row[self.monitor]
 
 
 def set_run_schedule(
     optimizer: ScheduledOptim,
     lr: float | RateSuggestion | Literal["keep"],
-    schedule: str | schedules.Schedule | Callable[[int], float] | LRScheduler | None,
+    schedule: str | schedules.Schedule | Callable[[int], float] | ExternalScheduler | None,
     schedule_every: str | None,
     total_steps: int | None,
+    monitor: str | None = None,
 ) -> RunScheduler:
     """Put the base rate and the schedule of a run in force.
 
@@ -66,12 +129,20 @@ def set_run_schedule(
         schedule: See `Trainer.fit`.
         schedule_every: For a torch scheduler, `"step"` or `"epoch"`.
         total_steps: Optimizer steps of the run; None where the data have no length.
+        monitor: The figure of the epochs that a scheduler watches; None for the loss.
 
     Raises:
         ValueError: An argument is off, or does not go with another; nothing has changed then.
     """
-    if isinstance(schedule, LRScheduler):
-        return _torch_scheduler(optimizer, lr, schedule, schedule_every)
+    if monitor is not None and mode_of(schedule) is None:
+        raise ValueError(
+            f"schedule_monitor: got {monitor!r}, and schedule is no scheduler that watches a figure, such as "
+            "torch.optim.lr_scheduler.ReduceLROnPlateau"
+        )
+    if not isinstance(schedule, TimmScheduler):
+        check_layer_scales(optimizer)
+    if isinstance(schedule, (LRScheduler, TimmScheduler)):
+        return _external_scheduler(optimizer, lr, schedule, schedule_every, monitor)
     if schedule_every is not None:
         raise ValueError("schedule_every: only for torch.optim.lr_scheduler; other schedules count steps")
     if isinstance(schedule, (str, schedules.Schedule)):
@@ -104,20 +175,97 @@ def _base_rate(lr: float | RateSuggestion | Literal["keep"], schedule: Any) -> f
     return None if lr == "keep" else positive_rate(lr, "lr")
 
 
-def _torch_scheduler(
-    optimizer: ScheduledOptim, lr: Any, scheduler: LRScheduler, schedule_every: str | None
+def _external_scheduler(
+    optimizer: ScheduledOptim, lr: Any, scheduler: ExternalScheduler, schedule_every: str | None, monitor: str | None
 ) -> RunScheduler:
+    kind = type(scheduler).__name__
     if lr != "keep":
-        raise ValueError("lr: a torch scheduler keeps its own base rates; set them on the optimizer before making it")
+        raise ValueError(f"lr: {kind} keeps its own base rates; set them on the optimizer before making it")
     if scheduler.optimizer not in (optimizer, optimizer.optimizer):
         raise ValueError("schedule: got a scheduler of another optimizer; make it from trainer.optimizer")
+    watches = mode_of(scheduler) is not None
+    if not isinstance(scheduler, LRScheduler):
+        own = "epoch" if scheduler.t_in_epochs else "step"
+        if schedule_every not in (None, own):
+            raise ValueError(
+                f"schedule_every: got {schedule_every!r}; {kind} was made to count each {own}: leave it out"
+            )
+        schedule_every = own
+    elif watches:
+        if schedule_every not in (None, "epoch"):
+            raise ValueError(
+                f"schedule_every: got {schedule_every!r}; {kind} watches a figure of the epoch: give 'epoch'"
+            )
+        schedule_every = "epoch"
     if schedule_every not in ("step", "epoch"):
-        raise ValueError(
-            f"schedule_every: got {schedule_every!r}; say 'step' or 'epoch', as {type(scheduler).__name__} means it"
-        )
+        raise ValueError(f"schedule_every: got {schedule_every!r}; say 'step' or 'epoch', as {kind} means it")
     schedule_free.warn_of_schedule(optimizer, scheduler)
     optimizer.schedule = None
-    return RunScheduler(scheduler, schedule_every == "step")
+    return RunScheduler(scheduler, schedule_every == "step", monitor)
+
+
+def check_layer_scales(optimizer: Optimizer) -> None:
+    """Raise where groups have an `lr_scale` of timm that is not in their rates: only timm's schedulers apply it.
+
+    Raises:
+        ValueError: The rates of two groups are not in the proportion of their `lr_scale`.
+    """
+    groups = optimizer.param_groups
+    if not any("lr_scale" in group for group in groups):
+        return
+    scales = [float(group.get("lr_scale", 1.0)) for group in groups]
+    rates = [float(group.get("base_lr", group["lr"])) for group in groups]
+    top = max(range(len(groups)), key=lambda index: scales[index])
+    if any(
+        not math.isclose(rate * scales[top], rates[top] * scale, rel_tol=1e-6)
+        for rate, scale in zip(rates, scales, strict=True)
+    ):
+        raise ValueError(
+            "optimizer: its parameter groups have an lr_scale, by which the schedulers of timm multiply their rates. "
+            "Nothing else does; put it into the rates before you make the Trainer: for group in "
+            "optimizer.param_groups: group['lr'] *= group.pop('lr_scale')"
+        )
+
+
+def check_end(optimizer: ScheduledOptim, scheduler: RunScheduler, steps: int | None, epochs: int) -> None:
+    """Warn where a run goes on after the end of its schedule, at a rate that trains nothing, or that rises again.
+
+    Args:
+        optimizer: At the run's place, with its schedule.
+        scheduler: The scheduler of torch or timm, if there is one.
+        steps: Optimizer steps that the run has to come; None where the data have no length.
+        epochs: Epochs that it has to come.
+
+    Raises:
+        ValueError: OneCycleLR, which fails after its end.
+    """
+    if not epochs:
+        return
+    schedule = optimizer.schedule
+    external = scheduler.scheduler
+    if external is None:
+        end = getattr(schedule, "total_steps", None) if isinstance(schedule, schedules.Schedule) else None
+        position, to_come = optimizer.current_steps, steps
+        if end is None or schedule is None or schedule(end) >= LOWEST_USEFUL_END:
+            return
+        after = f"a rate of {optimizer.base_learning_rate * schedule(end):.2g}"
+        named, unit = repr(schedule), "step"
+    else:
+        ends = {"OneCycleLR": "total_steps", "CosineAnnealingLR": "T_max", "PolynomialLR": "total_iters"}
+        end = getattr(external, ends.get(type(external).__name__, ""), None)
+        if end is None:
+            return
+        position, to_come = getattr(external, "last_epoch", 0), steps if scheduler.every_step else epochs
+        named, unit = type(external).__name__, "step" if scheduler.every_step else "epoch"
+        after = "a rate that rises again" if named == "CosineAnnealingLR" else "a rate of 0"
+    if position < end if to_come is None else position + to_come <= end:
+        return
+    last = "" if to_come is None else f" to {unit} {position + to_come}"
+    beyond = f"The schedule {named} ends at {unit} {end}, and this run goes on{last}"
+    remedy = "give fit a schedule for all of the run"
+    if type(external).__name__ == "OneCycleLR":
+        raise ValueError(f"schedule: {beyond[0].lower() + beyond[1:]}, where it fails; {remedy}")
+    warnings.warn(f"{beyond}, at {after}; {remedy}.", stacklevel=3)
 
 
 def _filled(schedule: schedules.Schedule, total_steps: int | None) -> schedules.Schedule:

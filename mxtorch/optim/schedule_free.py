@@ -123,6 +123,16 @@ def set_training_point(optimizers: Iterable[Optimizer]) -> None:
         part.train()
 
 
+def at_training_point(optimizers: Iterable[Optimizer]) -> list[Any]:
+    """The optimizers, also wrapped ones, that have parameters where gradients are computed, and can move them."""
+    # The mode is in the groups or an attribute; one that has neither is taken to train.
+    return [
+        part
+        for part in _with_two_points(optimizers)
+        if any(group.get("train_mode", getattr(part, "train_mode", True)) for group in part.param_groups)
+    ]
+
+
 @contextlib.contextmanager
 def evaluated_afterwards(optimizers: Iterable[Optimizer]) -> Iterator[None]:
     """After the block, move parameters to the averaged point, where they are evaluated and used."""
@@ -140,11 +150,9 @@ def evaluation_point(optimizers: Iterable[Optimizer]) -> Iterator[None]:
     Moving there and back rounds, so the parameters are copied before and copied back after.
     """
     moved = []
-    for part in _with_two_points(optimizers):
-        # The mode is in the groups or an attribute; one that has neither is taken to train.
-        if any(group.get("train_mode", getattr(part, "train_mode", True)) for group in part.param_groups):
-            parameters = [parameter for group in part.param_groups for parameter in group["params"]]
-            moved.append((part, [(parameter, parameter.detach().clone()) for parameter in parameters]))
+    for part in at_training_point(optimizers):
+        parameters = [parameter for group in part.param_groups for parameter in group["params"]]
+        moved.append((part, [(parameter, parameter.detach().clone()) for parameter in parameters]))
     try:
         for part, _ in moved:
             part.eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,13 +13,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mxtorch import schedules
-from mxtorch._checks import closest, positive_rate, whole_number
+from mxtorch._checks import closest, positive_rate, rate_or_zero, whole_number
 from mxtorch.optim import schedule_free
 
 Multiplier = Callable[[int], float]
 # Between the kernels of a step a schedule's formula is not in the processor's cache and costs ten times what it costs
 # in a loop, so multipliers are computed for this many steps at once.
 STEPS_AHEAD = 128
+# torch.distributed.checkpoint saves of a state_dict what belongs to parameters and groups, and nothing beside them; its
+# flattened form loads only the settings that a group has already. So each group carries the position, too.
+_POSITION = "schedule_position"
 
 
 class ScheduledOptim(Optimizer):
@@ -36,7 +40,7 @@ class ScheduledOptim(Optimizer):
 
     Raises:
         TypeError: `optimizer` is no torch optimizer, or a ScheduledOptim already.
-        ValueError: A group's rate is not a finite positive number.
+        ValueError: A group's rate is negative or not finite.
 
     Warns:
         UserWarning: The rate or the schedule is none that D-Adaptation, Prodigy or Schedule-Free is meant to have; see
@@ -56,12 +60,13 @@ class ScheduledOptim(Optimizer):
         for index, group in enumerate(optimizer.param_groups):
             if "lr" not in group:
                 raise ValueError(f"optimizer: parameter group {index} has no 'lr'; there is no rate to schedule")
-            positive_rate(group["lr"], f"lr of parameter group {index}")
+            rate_or_zero(group["lr"], f"lr of parameter group {index}")
         self.optimizer = optimizer
         self._share_hooks()
         self._schedule: Multiplier | None = None
         self._current_steps = 0
         self._upcoming: tuple[int, list[float]] = (0, [])
+        self._known_patches = self._patches()
         schedule_free.warn_of_rate(optimizer, self.learning_rate)
         if schedule is not None:
             self.schedule = schedule
@@ -93,16 +98,22 @@ class ScheduledOptim(Optimizer):
     def set_learning_rate(self, lr: float) -> None:
         """Set the base rate of the first group; the others keep their ratios to it.
 
+        Where the first group's rate is 0 now, as in a warm-up's first step, the ratios are those of the rates that a
+        scheduler of torch began with (`"initial_lr"`); groups whose rates are all 0 get the same rate.
+
         With a schedule the rate of the current step is in force at once. A torch scheduler keeps base rates of its
         own and writes over this one.
 
         Raises:
             TypeError: `lr` is not a number.
-            ValueError: `lr` is not finite and positive.
+            ValueError: `lr` is not finite and positive, or the ratios are not known.
         """
         lr = positive_rate(lr, "lr")
         bases = self.base_learning_rates
-        if bases[0] <= 0:
+        if bases[0] == 0:
+            initial = [float(group.get("initial_lr", 0.0)) for group in self.optimizer.param_groups]
+            bases = initial if initial[0] > 0 else bases if any(bases) else [1.0] * len(bases)
+        if bases[0] == 0:
             raise ValueError(
                 "lr: the first parameter group's rate is 0 now, so the ratios between groups are unknown; set each "
                 "group's 'lr' in param_groups"
@@ -149,6 +160,8 @@ class ScheduledOptim(Optimizer):
             set_group_rate(group, base * multiplier)
         self._schedule = schedule
         self._upcoming = (0, [])
+        self._mark_groups()
+        self._known_patches = self._patches()
         schedule_free.warn_of_schedule(self.optimizer, schedule)
 
     @property
@@ -172,12 +185,17 @@ class ScheduledOptim(Optimizer):
 
         Without a schedule the groups' rates are left alone: they belong to the user, or to a torch scheduler.
 
+        `torch.distributed.checkpoint` steps an optimizer without state once, with gradients and rates of zero, to have
+        it make its state. That step keeps these rates and is not counted.
+
         Args:
             closure: Computes the loss anew, for optimizers such as LBFGS.
 
         Returns:
             What the wrapped optimizer returns: the closure's loss, or None.
         """
+        if not self.optimizer.state and self._only_makes_state():
+            return self.optimizer.step()
         if self._schedule is not None:
             self._apply(self._next_multiplier(self._schedule))
         result = self.optimizer.step() if closure is None else self.optimizer.step(closure)
@@ -198,19 +216,20 @@ class ScheduledOptim(Optimizer):
 
         Raises:
             TypeError: Its rate is not a number.
-            ValueError: Its rate is not finite and positive.
+            ValueError: Its rate is negative or not finite.
         """
         rate = param_group.get("lr", self.optimizer.defaults.get("lr"))
         if isinstance(rate, Tensor):  # torch's default is one tensor for all groups, which the schedule has multiplied
             for group, base in zip(self.optimizer.param_groups, self.base_learning_rates, strict=True):
                 rate = base if group["lr"] is rate else rate
-        base = positive_rate(rate, "lr of the new parameter group")
+        base = rate_or_zero(rate, "lr of the new parameter group")
         if self._schedule is None:
             self.optimizer.add_param_group(param_group)
             return
         multiplier = _multiplier(self._schedule, self._current_steps)
         self.optimizer.add_param_group(param_group)
         self.optimizer.param_groups[-1]["base_lr"] = base
+        self._mark_groups()
         self._apply(multiplier)
 
     @property
@@ -244,7 +263,8 @@ class ScheduledOptim(Optimizer):
         """The wrapped optimizer's state_dict with the schedule and its position beside it.
 
         A plain torch optimizer can load it. A schedule of `mxtorch.schedules` is saved by its fields; of any other
-        function the position alone is saved.
+        function the position alone is saved. Each parameter group has the position, too, so it passes through
+        `torch.distributed.checkpoint`.
         """
         schedule = self._schedule
         saved = schedule.to_dict() if schedules.is_savable(schedule) else None
@@ -253,13 +273,16 @@ class ScheduledOptim(Optimizer):
             "schedule": saved,
             "has_schedule": schedule is not None,
         }
-        return {**self.optimizer.state_dict(), "schedule": position}
+        content = self.optimizer.state_dict()
+        content["param_groups"] = [{**group, _POSITION: self._current_steps} for group in content["param_groups"]]
+        return {**content, "schedule": position}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` gave, here or on a plain torch optimizer.
 
         Where it was saved with a function as the schedule, the schedule that is set here stays and takes over the
-        position. A plain optimizer's rates become the base rates, at the position that is set here.
+        position. So it does with what `torch.distributed.checkpoint` saved, which holds a position and no schedule. A
+        plain optimizer's rates become the base rates, at the position that is set here.
 
         Raises:
             ValueError: It was saved with a function as the schedule, and none is set here; or it does not fit the
@@ -279,8 +302,11 @@ class ScheduledOptim(Optimizer):
                     "state_dict: it was saved with a function as the schedule, which a file can't hold; set "
                     "optimizer.schedule to that function, then load"
                 )
+        elif content.get("param_groups") and _POSITION in content["param_groups"][0]:
+            steps = int(content["param_groups"][0][_POSITION])
         self.optimizer.load_state_dict(content)
         self._schedule, self._current_steps, self._upcoming = schedule, steps, (0, [])
+        self._mark_groups()
         if position is None and schedule is not None:
             self._apply(_multiplier(schedule, steps))
 
@@ -301,6 +327,7 @@ class ScheduledOptim(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._upcoming = (0, [])
+        self._known_patches = self._patches()
         self._share_hooks()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ScheduledOptim:
@@ -320,17 +347,53 @@ class ScheduledOptim(Optimizer):
             if name.startswith("_optimizer_") and name.endswith("_hooks"):
                 self.__dict__[name] = value
 
+    def _only_makes_state(self) -> bool:
+        """Whether a first step can do no more than make the optimizer's state: no rate, and no gradient, is above 0."""
+        groups = self.optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        if any(rate.device.type != "cpu" if isinstance(rate, Tensor) else rate for rate in rates):
+            return False
+        if any(bool(rate) for rate in rates):
+            return False
+        gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        return bool(gradients) and not any(bool(gradient.any()) for gradient in gradients)
+
+    def _mark_groups(self) -> None:
+        """Let each group have the key of the position while there is a schedule; its number is in the state_dict."""
+        for group in self.optimizer.param_groups:
+            group.pop(_POSITION, None)
+            if self._schedule is not None:
+                group[_POSITION] = 0
+
     def _next_multiplier(self, schedule: Multiplier) -> float:
         """The multiplier of this step; those of our own schedules, pure functions, are computed some steps ahead."""
         if not isinstance(schedule, schedules.Schedule):
+            self._warn_of_scheduler()
             return _multiplier(schedule, self._current_steps)
         first, multipliers = self._upcoming
         place = self._current_steps - first
         if not 0 <= place < len(multipliers):
+            self._warn_of_scheduler()
             first, place = self._current_steps, 0
             multipliers = [_multiplier(schedule, step) for step in range(first, first + STEPS_AHEAD)]
             self._upcoming = first, multipliers
         return multipliers[place]
+
+    def _patches(self) -> list[Any]:
+        """What torch's schedulers have put in place of the `step` of this optimizer and of the wrapped one."""
+        steps = [vars(part).get("step") for part in (self, self.optimizer)]
+        return [step for step in steps if hasattr(step, "_wrapped_by_lr_sched")]
+
+    def _warn_of_scheduler(self) -> None:
+        """Warn once of a scheduler of torch that was made since the schedule was set, and can do nothing."""
+        if self._patches() != self._known_patches:
+            self._known_patches = self._patches()
+            warnings.warn(
+                f"A scheduler of torch was made for this optimizer, which has a schedule, {self._schedule!r}, that "
+                "sets the rate in each step: the scheduler has no effect. Set optimizer.schedule = None, or give the "
+                "scheduler to fit(schedule=...).",
+                stacklevel=4,
+            )
 
     def _apply(self, multiplier: float) -> None:
         for group in self.optimizer.param_groups:
@@ -341,7 +404,7 @@ class ScheduledOptim(Optimizer):
 
     def _set_bases(self, bases: list[float]) -> None:
         for index, base in enumerate(bases):
-            positive_rate(base, f"lr of parameter group {index}")
+            rate_or_zero(base, f"lr of parameter group {index}")
         if self._schedule is None:
             for group, base in zip(self.optimizer.param_groups, bases, strict=True):
                 set_group_rate(group, base)

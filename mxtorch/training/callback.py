@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor, nn
+
+from mxtorch.optim import schedule_free
 from mxtorch.training.run import Run
 from mxtorch.training.trainer_view import TrainerView
 
@@ -15,6 +20,18 @@ def current_run(trainer: TrainerView) -> Run:
     if trainer.run is None:
         raise RuntimeError("this hook is for a run; the trainer has not begun one")
     return trainer.run
+
+
+class Weights(NamedTuple):
+    """Weights that a callback offers in place of the ones that are trained.
+
+    Attributes:
+        values: Entries of `model.state_dict()`, by name; entries that are left out stay as they are.
+        description: What they are, for the line that is printed at the end of a run.
+    """
+
+    values: Mapping[str, Any]
+    description: str
 
 
 class Callback:
@@ -27,6 +44,9 @@ class Callback:
     def on_fit_start(self, trainer: TrainerView) -> None:
         """Training begins. `trainer.run` has its lengths and its data."""
 
+    def on_resume(self, trainer: TrainerView) -> None:
+        """A checkpoint was loaded into the run: at its start, or by a rollback. All states are loaded."""
+
     def on_epoch_start(self, trainer: TrainerView) -> None:
         """A pass over the training data begins."""
 
@@ -35,6 +55,9 @@ class Callback:
 
     def on_log(self, trainer: TrainerView, record: Mapping[str, float]) -> None:
         """Every `log_every` steps: `train/loss`, `learning_rate/...`, `gradient_norm`, `samples_per_second`."""
+
+    def on_epoch_trained(self, trainer: TrainerView) -> None:
+        """The steps of an epoch are taken; validation, if there is one, comes next."""
 
     def on_evaluate_start(self, trainer: TrainerView) -> None:
         """A pass over validation data begins."""
@@ -58,7 +81,23 @@ class Callback:
         """`interpret` has a result, an `Interpretation`."""
 
     def on_fit_end(self, trainer: TrainerView) -> None:
-        """Training is over, or was broken off."""
+        """Training is over, or was broken off. The weights that the run leaves are in the model."""
+
+    def judged_weights(self, trainer: TrainerView) -> Weights | None:
+        """The weights to be judged at this point of a run; None for those that are trained.
+
+        They are in the model in place of the trained ones while `evaluate`, `predict`, `interpret` and `export` run
+        within a `fit`, when `BestWeights` or a checkpoint copies the model, and after the end of the run.
+        """
+        return None
+
+    def best_weights(self, trainer: TrainerView) -> Weights | None:
+        """The weights that the run leaves in the model at its end, in place of those judged last; None for these."""
+        return None
+
+    def report(self, trainer: TrainerView) -> str:
+        """What to print of this callback at the end of a run, in a part of a sentence; empty for nothing."""
+        return ""
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold for this callback to go on as if never interrupted: tensors and plain values."""
@@ -89,9 +128,15 @@ class CallbackList:
     def __init__(self, callbacks: Iterable[Callback], trainer: TrainerView) -> None:
         self.callbacks = list(callbacks)
         self.trainer = trainer
+        self._in_fit: list[Callback] = []  # those whose `on_fit_start` returned
+        self._trained: dict[str, Any] | None = None  # the weights set aside while others are in the model
         for callback in self.callbacks:
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks: got {callback!r}; give instances of mxtorch.callbacks.Callback")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the fit that is going on, which a copy does not go on with."""
+        return vars(self) | {"_in_fit": [], "_trained": None}
 
     def listeners(self, hook: str) -> list[Callable[..., None]]:
         """The bound methods of all callbacks that do something at a hook."""
@@ -114,6 +159,74 @@ class CallbackList:
                 getattr(callback, f"on_{phase}_start")(self.trainer)
                 ends.callback(getattr(callback, f"on_{phase}_end"), self.trainer)
             yield
+
+    @contextlib.contextmanager
+    def fitting(self) -> Iterator[None]:
+        """As `running("fit")`; before the ends are called, the weights that the run leaves are put into the model."""
+        with contextlib.ExitStack() as ends:
+            ends.callback(self._forget_fit)
+            for callback in self.callbacks:
+                callback.on_fit_start(self.trainer)
+                self._in_fit.append(callback)
+                ends.callback(callback.on_fit_end, self.trainer)
+            ends.callback(self._leave_weights)
+            yield
+
+    @contextlib.contextmanager
+    def judged_weights(self) -> Iterator[Mapping[str, Any]]:
+        """In the block, the model has the weights that are judged; after it the trained ones, bit for bit.
+
+        Yields:
+            The trained values of what was replaced, by names of `model.state_dict()`; empty where nothing was.
+        """
+        if self._trained is not None:
+            yield self._trained
+            return
+        optimizers = [self.trainer.optimizer, *self.trainer.other_optimizers.values()]
+        offered = self._offered("judged_weights")
+        moving = schedule_free.at_training_point(optimizers)
+        if not offered and not moving:
+            yield {}
+            return
+        model = self.trainer.model
+        names = model.state_dict() if moving else {name for weights in offered for name in weights.values}
+        self._trained = copies(model, names)
+        try:
+            with schedule_free.evaluation_point(optimizers):
+                for weights in offered:
+                    put(model, weights.values)
+                yield self._trained
+        finally:
+            put(model, self._trained)
+            self._trained = None
+
+    def _offered(self, kind: str) -> list[Weights]:
+        """The weights that the callbacks of the current fit offer."""
+        offered = [getattr(callback, kind)(self.trainer) for callback in self._in_fit]
+        return [weights for weights in offered if weights is not None]
+
+    def _leave_weights(self) -> None:
+        """Put the weights that the run leaves into the model, and print which ones these are."""
+        trainer = self.trainer
+        best = self._offered("best_weights")
+        offered = [*self._offered("judged_weights"), *best]
+        current_run(trainer).left_best = bool(best)
+        if offered:
+            moving = schedule_free.at_training_point([trainer.optimizer, *trainer.other_optimizers.values()])
+            names = trainer.model.state_dict() if moving else {name for weights in offered for name in weights.values}
+            trained = copies(trainer.model, names)
+            for part in moving:  # before the weights are put in, which it would move from there
+                part.eval()
+            for weights in offered:
+                put(trainer.model, weights.values)
+            self._trained = trained
+        reports = [line for callback in self._in_fit if (line := callback.report(trainer))]
+        if reports and trainer.progress and trainer.engine.is_main:
+            left = offered[-1].description if offered else f"the weights of epoch {trainer.epoch}"
+            print(f"{'; '.join(reports)}. The model has {left}.")
+
+    def _forget_fit(self) -> None:
+        self._in_fit, self._trained = [], None
 
     def state_dict(self) -> list[list[Any]]:
         """The class and the state of every callback."""
@@ -138,3 +251,24 @@ class CallbackList:
         """Let every callback close what it holds open."""
         for callback in self.callbacks:
             callback.close()
+
+
+def copies(model: nn.Module, names: Iterable[str]) -> dict[str, Any]:
+    """Copies of entries of a model's state_dict, by name."""
+    live = model.state_dict()
+    return {
+        name: live[name].detach().clone() if isinstance(live[name], Tensor) else copy.deepcopy(live[name])
+        for name in names
+    }
+
+
+def put(model: nn.Module, values: Mapping[str, Any]) -> None:
+    """Put entries of a model's state_dict into it; other entries stay as they are."""
+    live = model.state_dict()
+    with torch.no_grad():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                live[name].copy_(value)
+    other = {name: value for name, value in values.items() if not isinstance(value, Tensor)}
+    if other:  # what `get_extra_state` of a module gave
+        model.load_state_dict(other, strict=False)

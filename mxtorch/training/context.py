@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mxtorch.checkpointing.snapshot import TrainingState
 from mxtorch.engines.base import Engine
 from mxtorch.optim.scheduled import ScheduledOptim
-from mxtorch.training.supervised import Batch, StepOutput, SupervisedSteps
+from mxtorch.training.supervised import Batch, StepOutput, SupervisedSteps, batch_size
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Context:
         training_step: The loss of a batch.
         evaluation_step: Loss, outputs and targets of a batch of validation data.
         prediction_step: The outputs for a batch.
+        count_samples: The number of samples in a batch, or None.
         owner: An object whose attributes the steps may change: the trainer, of which a user's class may hold further
             modules and optimizers.
     """
@@ -35,11 +36,12 @@ class Context:
     loss: Callable[..., Tensor] | None
     optimizer: ScheduledOptim
     engine: Engine
-    training_step: Callable[[Batch], Tensor | StepOutput]
+    training_step: Callable[[Batch], Tensor | StepOutput | None]
     evaluation_step: Callable[[Batch], Tensor | StepOutput]
     prediction_step: Callable[[Batch], Any]
     other_optimizers: dict[str, ScheduledOptim] = field(default_factory=dict)
     owner: object = None
+    count_samples: Callable[[Batch], int | None] = batch_size
 
     @property
     def optimizers(self) -> list[ScheduledOptim]:

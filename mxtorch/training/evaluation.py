@@ -10,12 +10,20 @@ from torch import Tensor
 
 from mxtorch._checks import check_data
 from mxtorch._structure import concatenate, describe, to_host
-from mxtorch.optim import schedule_free
 from mxtorch.training.callback import CallbackList
 from mxtorch.training.context import Context
+from mxtorch.training.loss_weight import Weight, mean_loss
 from mxtorch.training.metrics import MetricBuffer
 from mxtorch.training.modes import preserved_modes
-from mxtorch.training.supervised import StepOutput, batch_size, checked_labels, explain_first_batch, split_batch
+from mxtorch.training.supervised import (
+    BatchError,
+    StepOutput,
+    checked_labels,
+    explain_first_batch,
+    split_batch,
+    weight_of,
+)
+from mxtorch.training.trial import in_memory_format
 
 Augmentations = Literal["flip"] | Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor]]
 
@@ -30,12 +38,12 @@ def evaluate(
     *,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Loss (the mean over samples) and metrics of `evaluation_step` on data; see `Trainer.evaluate`.
+    """Loss (that of all batches as one large batch) and metrics of `evaluation_step`; see `Trainer.evaluate`.
 
     Args:
         context: The model with everything that computes it.
         data: The batches.
-        callbacks: Told of the start and the end.
+        callbacks: They know the weights to be judged, and are called at the start and the end.
         metrics: A `torchmetrics.MetricCollection`, or None.
         prefix: Goes before the names of the figures.
         check: Called before each batch; raises to break the pass off.
@@ -44,40 +52,54 @@ def evaluate(
     engine = context.engine
     buffer = None if metrics is None else MetricBuffer(metrics)
     losses: list[Tensor] = []
-    sizes: list[int] = []
+    weights: list[Weight] = []
     first = True
-    with (
-        preserved_modes(context.model),
-        schedule_free.evaluation_point(context.optimizers),
-        callbacks.running("evaluate"),
-    ):
-        context.model.eval()
+
+    def compute(host_batch: Any) -> Tensor | StepOutput | None:
+        with engine.autocast(), checked_labels(first and engine.asynchronous):
+            return context.evaluation_step(engine.move(host_batch))
+
+    with preserved_modes(*context.modules), callbacks.judged_weights(), callbacks.running("evaluate"):
+        for module in context.modules:
+            module.eval()
         for host_batch in data:
             check()
-            batch = engine.move(host_batch)
             try:
-                with engine.autocast(), checked_labels(first and engine.asynchronous):
-                    output = context.evaluation_step(batch)
-                if isinstance(output, Tensor):
-                    output = StepOutput(output)
+                output = in_memory_format(context, "evaluation_step", compute, host_batch)
+                output = StepOutput(output) if output is None or isinstance(output, Tensor) else output
+                if output.loss is None and buffer is None and not losses:
+                    raise BatchError(nothing_to_report(context))
                 if buffer is not None:
                     buffer.update(output.outputs, output.targets)
             except Exception as error:
                 if first:
-                    explain_first_batch(error, batch, "evaluation_step")
+                    explain_first_batch(error, host_batch, "evaluation_step")
                 raise
             first = False
             if output.loss is not None:
                 losses.append(output.loss)
-                sizes.append(batch_size(host_batch) or 1)
+                weight = weight_of(output)
+                weights.append((context.count_samples(host_batch) or 1) if weight is None else weight)
     if first:
         raise ValueError("data: got a loader that yields no batches; give it at least one")
     figures: dict[str, float] = {}
     if losses:
-        weights = torch.tensor(sizes, dtype=torch.float64)
-        values = torch.stack(losses).to("cpu", torch.float64)
-        figures[f"{prefix}/loss"] = float((values * weights).sum() / weights.sum())
+        figures[f"{prefix}/loss"] = mean_loss(losses, weights)
     return figures | ({} if buffer is None else buffer.compute(prefix))
+
+
+def nothing_to_report(context: Context) -> str:
+    """What to do where `evaluation_step` gives no loss, and there are no metrics."""
+    if context.has_own_evaluation_step or not context.has_own_training_step:
+        return (
+            "evaluation_step: it gives no loss and there are no metrics, so there is nothing to report; return a loss, "
+            "or StepOutput(loss, outputs, targets), or give the Trainer metrics"
+        )
+    return (
+        "evaluation_step: training_step is overridden and evaluation_step is not, so validation has no loss; override "
+        "evaluation_step too (`return self.training_step(batch)`, if that computes a loss and steps nothing), give the "
+        "Trainer a loss or metrics, or leave val_data out"
+    )
 
 
 @torch.no_grad()
@@ -86,18 +108,21 @@ def predict(context: Context, data: Iterable[Any], tta: Augmentations = ()) -> A
     check_data(data, "data", passes=1)
     augmentations = _augmentations(tta)
     parts: list[Any] = []
-    with preserved_modes(context.model), schedule_free.evaluation_point(context.optimizers):
+
+    def compute(host_batch: Any) -> Any:
+        batch = context.engine.move(host_batch)
+        with context.engine.autocast():
+            outputs = context.prediction_step(batch)
+            return _mean_over(context, batch, outputs, augmentations) if augmentations else outputs
+
+    with preserved_modes(context.model):
         context.model.eval()
         for host_batch in data:
-            batch = context.engine.move(host_batch)
             try:
-                with context.engine.autocast():
-                    outputs = context.prediction_step(batch)
-                    if augmentations:
-                        outputs = _mean_over(context, batch, outputs, augmentations)
+                outputs = in_memory_format(context, "prediction_step", compute, host_batch)
             except Exception as error:
                 if not parts:
-                    explain_first_batch(error, batch, "prediction_step")
+                    explain_first_batch(error, host_batch, "prediction_step")
                 raise
             parts.append(to_host(outputs))
     if not parts:

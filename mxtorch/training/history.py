@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mxtorch._checks import local_path
+from mxtorch.checkpointing.file import atomic_text
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
@@ -277,7 +280,7 @@ class History:
         Args:
             path: The file; an older one is replaced.
         """
-        with open(path, "w", newline="", encoding="utf-8") as file:
+        with atomic_text(local_path(path, "path")) as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(self.rows)

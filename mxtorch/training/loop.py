@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,7 @@ from mxtorch.training.history import History
 from mxtorch.training.interruption import Interrupted, Interruption
 from mxtorch.training.metrics import LossMeter
 from mxtorch.training.modes import set_training_mode
+from mxtorch.training.rehearsal import first_look
 from mxtorch.training.run import Run
 from mxtorch.training.step import StepRunner, StepSettings
 
@@ -55,15 +58,20 @@ class Loop:
     def run_epochs(self) -> None:
         """Train and validate until all epochs are over, or a callback stops the run."""
         run, agree = self.run, self.context.engine.agree
-        while run.epochs_done < run.epochs and not agree(run.stopping):
-            run.begin_epoch()
-            try:
-                with self.callbacks.running("epoch"):
-                    self._run_epoch()
-            except FloatingPointError as error:
-                if self.roll_back is None:
-                    raise
-                self.roll_back(error)
+        with contextlib.ExitStack() as ends:
+            ends.callback(run.feed.release)
+            if run.epochs_done == 0 and run.meter is None and run.figures is None:  # not resumed
+                look = first_look(self.context, run.feed.data, self.train_metrics)
+                self.runner.first_look = ends.enter_context(look)
+            while run.epochs_done < run.epochs and not agree(run.stopping):
+                run.begin_epoch()
+                try:
+                    with self.callbacks.running("epoch"):
+                        self._run_epoch()
+                except FloatingPointError as error:
+                    if self.roll_back is None:
+                        raise
+                    self.roll_back(error)
 
     def _run_epoch(self) -> None:
         """Train, validate, write the epoch's row, tell the callbacks."""
@@ -90,20 +98,18 @@ class Loop:
     def _train_epoch(self) -> dict[str, float]:
         """Take the steps of an epoch, or of what is left of it after a resume; returns its figures."""
         run, runner, position = self.run, self.runner, self.run.position
-        accumulate, log_every = self.settings.accumulate, self.settings.log_every
+        log_every = self.settings.log_every
         agree, interruption = self.context.engine.agree, self.interruption
         after_step = run.scheduler.after_step if run.scheduler.every_step else None
         listeners, trainer = self.callbacks.listeners("on_step"), self.callbacks.trainer
         set_training_mode(self.context.model)
         schedule_free.set_training_point(self.context.optimizers)
-        if run.trained:
-            run.feed.skip_rest()
         meter = run.open_meter(self.train_metrics)
         runner.metrics = run.metrics
         runner.micro_batches = run.micro_batches
         runner.begin_pass()
 
-        for window in () if run.trained else windows(run.feed.open(), accumulate):
+        for window in self._windows():
             is_last = meter.count + 1 == run.steps_per_epoch
             logs = is_last or (position.step + 1) % log_every == 0
             loss, result = runner.step(window, measure_norm=logs)
@@ -113,7 +119,7 @@ class Loop:
                 position.skipped_steps += 1
                 meter.skip()
             else:
-                meter.add(loss, window.samples, result.bad)
+                meter.add(loss, window.samples, result.bad, runner.weight)
             if result.taken and after_step is not None:
                 after_step()
             if logs:
@@ -122,14 +128,56 @@ class Loop:
                 listener(trainer)
             if agree(interruption.received is not None):
                 raise Interrupted
-            if is_last:
+            if run.most_steps is not None and run.cut:
                 break
 
-        if meter.count == 0:
-            raise ValueError("train_data: got a loader that yields no batches; give it at least one")
+        self._check_count(meter.count)
         if meter.unread:
             self._log(meter, None)
-        return run.end_training()
+        figures = run.end_training()
+        self.callbacks.call("on_epoch_trained")
+        return figures
+
+    def _check_count(self, count: int) -> None:
+        """Raise if the epoch had no steps; warn if the schedule was made for another number of them."""
+        run = self.run
+        if count == 0:
+            what = (
+                "it has ended, and can be read only once" if run.epochs_done else "got a loader that yields no batches"
+            )
+            raise ValueError(f"train_data: {what}; give {'more batches' if run.epochs_done else 'it at least one'}")
+        if self.runner.has_loss is False:
+            raise ValueError("training_step: it returned None for every batch, so nothing is trained; return the loss")
+        if run.steps_per_epoch in (None, count) or run.cut or run.length_differs:
+            return
+        schedule = self.context.optimizer.schedule or run.scheduler.scheduler
+        if getattr(schedule, "total_steps", None) is not None:
+            run.length_differs = True
+            warnings.warn(
+                f"train_data: its length promised {run.steps_per_epoch} steps an epoch, and epoch {run.epoch + 1} had "
+                f"{count}. The schedule was made for the promise and will not end with the run: give the schedule its "
+                "total_steps, or fit steps_per_epoch.",
+                stacklevel=2,
+            )
+
+    def _windows(self) -> Iterator[Window]:
+        """The windows of an epoch, or of what is left of it after a resume.
+
+        The loader ends the epoch, unless the epoch goes on in a pass over the data that an earlier epoch had to leave
+        open: then it takes what it lacks from the next pass.
+        """
+        run, feed, accumulate, count = self.run, self.run.feed, self.settings.accumulate, self.context.count_samples
+        assert run.meter is not None
+        if run.cut:  # it was saved after its last step
+            feed.go_back()
+            return
+        taken = run.meter.count * accumulate
+        goes_on = feed.is_open and run.most_steps is not None and feed.batches > taken
+        feed.batches_before = feed.batches - taken if feed.is_open else 0
+        yield from windows(feed.open(run.position.epoch), accumulate, count)
+        if goes_on:
+            feed.batches_before = -run.meter.count * accumulate
+            yield from windows(feed.open(run.position.epoch), accumulate, count)
 
     def _check(self) -> None:
         """End the run here if a signal asked for it."""
@@ -169,13 +217,14 @@ class Loop:
         run, accumulate = self.run, self.settings.accumulate
         first_batch = (step - 1 - (run.position.step - count)) * accumulate
         again = run.feed.read_again(first_batch, accumulate)
-        window = window_of(again) if again else None
+        window = window_of(again, self.context.count_samples) if again else None
         return diagnosis.not_finite_late(self.context, window, place_of(step, first_batch, accumulate), reason)
 
 
 def place_of_next(run: Run, window: Window) -> str:
     """Where the window that was read last is, in words."""
-    return place_of(run.position.step + 1, run.feed.batches - len(window.batches), len(window.batches))
+    first_batch = run.feed.batches - run.feed.batches_before - len(window.batches)
+    return place_of(run.position.step + 1, first_batch, len(window.batches))
 
 
 def place_of(step: int, first_batch: int, batches: int) -> str:

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from mxtorch._structure import describe
 from mxtorch.engines.nonfinite import BadNumberError
+from mxtorch.training.loss_weight import Weight, read_weights
 
 # A call of torchmetrics costs about as much as a training step of a small network, however long its input is. Several
 # batches are therefore joined for one call. The bounds keep what is held back small.
-MOST_BUFFERED_BATCHES = 32
+MOST_BUFFERED_BATCHES = 128
 MOST_BUFFERED_ELEMENTS = 1_000_000
+_JOINED_KINDS = ("torchmetrics.classification.", "torchmetrics.regression.", "torchmetrics.aggregation")
 
 
 def as_collection(metrics: Any, argument: str) -> Any:
@@ -23,24 +26,51 @@ def as_collection(metrics: Any, argument: str) -> Any:
 
     Raises:
         TypeError: Something else was given.
+        ValueError: A metric is named `loss`.
     """
     if metrics is None:
         return None
     from torchmetrics import Metric, MetricCollection
 
-    if isinstance(metrics, MetricCollection):
-        return metrics
     if isinstance(metrics, Metric):
-        return MetricCollection({type(metrics).__name__.lower(): metrics})
+        metrics = {type(metrics).__name__.lower(): metrics}
     if isinstance(metrics, dict) and metrics and all(isinstance(metric, Metric) for metric in metrics.values()):
-        return MetricCollection(dict(metrics))
-    raise TypeError(f"{argument}: got {metrics!r}; give a torchmetrics Metric, a dict of them or a MetricCollection")
+        metrics = MetricCollection(dict(metrics))
+    if not isinstance(metrics, MetricCollection):
+        raise TypeError(
+            f"{argument}: got {metrics!r}; give a torchmetrics Metric, a dict of them or a MetricCollection"
+        )
+    if "loss" in metrics:
+        raise ValueError(f"{argument}: a metric named 'loss' would take the place of the loss; give it another name")
+    return metrics
+
+
+def as_figures(name: str, value: Any) -> dict[str, float]:
+    """What a metric computed, as numbers with names; the elements of a tensor are numbered.
+
+    Raises:
+        ValueError: It is no number and no tensor, as of a metric that computes a curve.
+    """
+    if isinstance(value, (int, float)):
+        return {name: float(value)}
+    if isinstance(value, Tensor) and not value.is_complex():
+        if value.numel() == 1:
+            return {name: float(value)}
+        return {f"{name}_{index}": float(item) for index, item in enumerate(value.flatten())}
+    raise ValueError(
+        f"metrics: {name.rpartition('/')[2]!r} computes a {describe(value)}, and the history holds numbers; leave it "
+        "out of the Trainer's metrics and compute it from what predict returns, or give a metric of one number, such "
+        "as AUROC in place of ROC"
+    )
 
 
 class MetricBuffer:
     """Collects outputs and targets, and updates the metrics with several batches at once.
 
-    Metrics of torchmetrics accumulate sums over samples, so the split into updates does not matter to them.
+    Batches are joined where the split into updates can't change the result: for torchmetrics' own metrics of
+    classification and regression, and its sums and means, which accumulate over samples. Other metrics get each batch
+    by itself: wrappers such as `Running` count updates, retrieval metrics group what comes with a batch, and a metric
+    of one's own may do anything.
 
     Args:
         metrics: A `torchmetrics.MetricCollection`. It is reset: a pass that was interrupted may have left sums in it.
@@ -53,10 +83,12 @@ class MetricBuffer:
         self._targets: list[Tensor] = []
         self._shapes: tuple[torch.Size, torch.Size] | None = None  # of what is held back, without the first dimension
         self._elements = 0
+        self._joins = all(map(_accumulates_over_samples, metrics.values(copy_state=False)))
 
     def update(self, outputs: Any, targets: Any) -> None:
         """Take a batch. It is held back if it can be joined with later ones; other batches update the metrics now."""
-        if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor) and outputs.ndim and targets.ndim):
+        joinable = self._joins and isinstance(outputs, Tensor) and isinstance(targets, Tensor)
+        if not (joinable and outputs.ndim and targets.ndim):
             self._flush()
             self.metrics.update(outputs, targets)
             return
@@ -71,15 +103,18 @@ class MetricBuffer:
             self._flush()
 
     def compute(self, prefix: str) -> dict[str, float]:
-        """All metrics as floats, named with a prefix; then start afresh."""
+        """All metrics as floats, named with a prefix; then start afresh.
+
+        Raises:
+            ValueError: The value of a metric is neither a number nor a tensor, as that of a curve.
+        """
         self._flush()
-        values = {}
-        for name, value in self.metrics.compute().items():
-            if value.numel() == 1:
-                values[f"{prefix}/{name}"] = float(value)
-            else:
-                values |= {f"{prefix}/{name}_{index}": float(item) for index, item in enumerate(value.flatten())}
-        self.metrics.reset()
+        values: dict[str, float] = {}
+        try:
+            for name, value in self.metrics.compute().items():
+                values |= as_figures(f"{prefix}/{name}", value)
+        finally:
+            self.metrics.reset()
         return values
 
     def state_dict(self) -> dict[str, Any]:
@@ -122,8 +157,16 @@ class MetricBuffer:
             self.metrics.update(outputs, targets)
 
 
+def _accumulates_over_samples(metric: Any) -> bool:
+    """Whether a metric is one of torchmetrics' own that gives the same however samples are split into updates."""
+    methods = type(metric).update, type(metric).compute  # not the class: a user's may only change its name
+    return all(method.__module__.startswith(_JOINED_KINDS) for method in methods)
+
+
 class LossMeter:
-    """The mean training loss over an epoch and since the last reading, weighted by samples; and the speed.
+    """The mean training loss over an epoch and since the last reading, and the speed.
+
+    Each step's loss weighs what it is a mean of, by default as many samples as it has.
 
     Losses stay on their device until they are read, all at once.
 
@@ -147,23 +190,27 @@ class LossMeter:
         self.count = 0
         self.bad_step: int | None = None
         self._next_step = first_step
-        self._losses: list[Tensor] = []  # unread, as are the next two
+        self._losses: list[Tensor] = []  # unread, as are the next three
         self._sizes: list[int] = []
+        self._weights: list[Weight] = []
         self._bad: list[Tensor] = []
         self._epoch_sum = 0.0
+        self._epoch_weight: float = 0
         self._epoch_samples = 0
         self._started = self._last_read = time.perf_counter()
 
-    def add(self, loss: Tensor, samples: int, bad: Tensor | None = None) -> None:
+    def add(self, loss: Tensor, samples: int, bad: Tensor | None = None, weight: Weight | None = None) -> None:
         """Add the loss of a step.
 
         Args:
             loss: A scalar tensor.
-            samples: How many samples it is the mean of.
+            samples: How many samples the step took.
             bad: A float tensor on the device, 1 where the gradient is not finite. Given for all steps or for none.
+            weight: What the loss is a mean of; the samples when left out.
         """
         self._losses.append(loss)
         self._sizes.append(samples)
+        self._weights.append(samples if weight is None else weight)
         if bad is not None:
             self._bad.append(bad)
         self.count += 1
@@ -189,7 +236,11 @@ class LossMeter:
         """
         losses: list[float] = torch.stack(self._losses).tolist() if self._losses else []
         flags: list[float] = torch.stack(self._bad).tolist() if self._bad else [0.0] * len(losses)
-        bad = [bool(flag) or not math.isfinite(loss) for loss, flag in zip(losses, flags, strict=True)]
+        weights = read_weights(self._weights)
+        bad = [
+            bool(flag) or not (math.isfinite(loss) or weight == 0)
+            for loss, flag, weight in zip(losses, flags, weights, strict=True)
+        ]
         if any(bad) and not skips:
             offset = bad.index(True)
             self.bad_step = self._next_step + offset
@@ -197,18 +248,19 @@ class LossMeter:
             raise BadNumberError(
                 "the loss is finite, its gradient is not" if finite else f"the loss is {losses[offset]}"
             )
-        kept = [(loss, size) for loss, size, is_bad in zip(losses, self._sizes, bad, strict=True) if not is_bad]
-        weighted = sum(loss * size for loss, size in kept)
-        samples = sum(size for _, size in kept)
+        taken = [not is_bad for is_bad in bad]
+        kept = [(loss, w) for loss, w, good in zip(losses, weights, taken, strict=True) if good and w != 0]
+        weighted, weight_sum = sum(loss * weight for loss, weight in kept), sum(weight for _, weight in kept)
         now = time.perf_counter()
         figures = {
-            "train/loss": weighted / samples if samples else math.nan,
+            "train/loss": weighted / weight_sum if weight_sum else math.nan,
             "samples_per_second": sum(self._sizes) / max(now - self._last_read, 1e-9),
         }
         self._epoch_sum += weighted
-        self._epoch_samples += samples
+        self._epoch_weight += weight_sum
+        self._epoch_samples += sum(size for size, good in zip(self._sizes, taken, strict=True) if good)
         self._next_step += len(losses)
-        self._losses, self._sizes, self._bad, self._last_read = [], [], [], now
+        self._losses, self._sizes, self._weights, self._bad, self._last_read = [], [], [], [], now
         return figures, sum(bad)
 
     def finish(self) -> dict[str, float]:
@@ -216,7 +268,7 @@ class LossMeter:
         assert not self.unread
         seconds = max(time.perf_counter() - self._started, 1e-9)
         return {
-            "train/loss": self._epoch_sum / self._epoch_samples if self._epoch_samples else math.nan,
+            "train/loss": self._epoch_sum / self._epoch_weight if self._epoch_weight else math.nan,
             "samples_per_second": self._epoch_samples / seconds,
         }
 
@@ -229,7 +281,9 @@ class LossMeter:
             "losses": torch.stack(self._losses) if self._losses else None,
             "bad": torch.stack(self._bad) if self._bad else None,
             "sizes": list(self._sizes),
+            "weights": read_weights(self._weights),
             "sum": self._epoch_sum,
+            "weight": self._epoch_weight,
             "samples": self._epoch_samples,
             "elapsed": now - self._started,
             "since_read": now - self._last_read,
@@ -245,18 +299,22 @@ class LossMeter:
         Raises:
             ValueError: It is malformed.
         """
+        # Checkpoints of before losses had weights other than samples lack these two.
+        saved = {"weights": saved["sizes"], "weight": saved["samples"]} | saved
         kinds = dict.fromkeys(("count", "next_step", "samples"), int)
-        numbers = kinds | dict.fromkeys(("sum", "elapsed", "since_read"), float)
+        numbers = kinds | dict.fromkeys(("sum", "weight", "elapsed", "since_read"), float)
         count = 0 if saved["losses"] is None else len(saved["losses"])
         flags = count if saved["bad"] is None else len(saved["bad"])
         if any(type(saved[name]) not in (kind, int) for name, kind in numbers.items()):
             raise ValueError("the sums of losses are malformed")
         if not len(saved["sizes"]) == count == flags or any(type(size) is not int for size in saved["sizes"]):
             raise ValueError(f"there are {count} losses and sizes {saved['sizes']!r}")
+        if len(saved["weights"]) != count or any(type(weight) not in (int, float) for weight in saved["weights"]):
+            raise ValueError(f"there are {count} losses and weights {saved['weights']!r}")
         now = time.perf_counter()
         self.count, self._next_step = saved["count"], saved["next_step"]
         self._losses = [] if saved["losses"] is None else list(saved["losses"].to(device).unbind())
         self._bad = [] if saved["bad"] is None else list(saved["bad"].to(device).unbind())
-        self._sizes = list(saved["sizes"])
-        self._epoch_sum, self._epoch_samples = saved["sum"], saved["samples"]
+        self._sizes, self._weights = list(saved["sizes"]), list(saved["weights"])
+        self._epoch_sum, self._epoch_weight, self._epoch_samples = saved["sum"], saved["weight"], saved["samples"]
         self._started, self._last_read = now - saved["elapsed"], now - saved["since_read"]

@@ -9,9 +9,9 @@ from torch import nn
 
 
 @contextlib.contextmanager
-def preserved_modes(model: nn.Module) -> Iterator[None]:
+def preserved_modes(*roots: nn.Module) -> Iterator[None]:
     """Put the training or evaluation mode of every submodule back after the block."""
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training) for root in roots for module in root.modules()]
     try:
         yield
     finally:

@@ -10,16 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mxtorch._structure import describe, tensors_in
 from mxtorch.training.data import Window
+from mxtorch.training.supervised import split_batch
 
 
 def split(window: Window, parts: int) -> Window:
     """Each batch of a window in `parts` parts along the first dimension, weighed by their samples.
 
     A batch of fewer samples than parts gives as many parts as it has samples.
+
+    Raises:
+        ValueError: The samples of a batch are not along the first dimension of its inputs.
     """
     pieces, sizes = [], []
     for batch, size in zip(window.batches, window.sizes, strict=True):
+        _check_that_inputs_split(batch, size)
         length = -(-size // parts)
         for start in range(0, size, length):
             stop = min(start + length, size)
@@ -60,6 +66,17 @@ def warn_of_batch_norm(model: nn.Module) -> None:
             "part by its own mean and variance: the training is not that of the whole batch. Group or layer "
             "normalisation would keep it.",
             stacklevel=2,
+        )
+
+
+def _check_that_inputs_split(batch: Any, size: int) -> None:
+    example = split_batch(batch)
+    inputs = [tensor for tensor in tensors_in([example.inputs, example.named_inputs]) if tensor.ndim]
+    if inputs and all(tensor.shape[0] != size for tensor in inputs):
+        raise ValueError(
+            f"auto_accumulate: a batch of {size} samples can't be taken in parts, since none of its inputs has the "
+            f"samples along its first dimension: {describe(batch)}; give the loader a smaller batch_size and the "
+            "Trainer a larger accumulate"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +50,10 @@ class Position:
             setattr(self, name, value)
 
 
+# What a row of the history has in any run.
+ALWAYS_IN_ROWS = frozenset(("epoch", "train/loss", "samples_per_second", "step", "learning_rate", "seconds"))
+
+
 @dataclass
 class Run:
     """One call of `fit`: its lengths, its data, and where it stands.
@@ -57,18 +62,24 @@ class Run:
         position: The counts of the trainer.
         ordinal: Which call of `fit` of its trainer it is, from 1.
         epochs: Passes over the training data.
-        steps_per_epoch: Optimizer steps in an epoch; None where the data have no length.
+        steps_per_epoch: Optimizer steps that are expected in an epoch, for bars and schedules; None where the data have
+            no length. The loader decides when an epoch ends.
         feed: The training data.
         validation: The validation data, or None.
-        scheduler: The torch scheduler, if there is one.
+        scheduler: The scheduler of torch or timm, if there is one.
         fingerprint: What the run was started with, which is compared when it is resumed.
+        most_steps: Optimizer steps after which an epoch is cut; None where the data end it.
         resumes: Whether it was asked to go on from a checkpoint.
         stopping: Whether it ends after the current epoch.
+        left_best: Whether it is over, and a callback has put the weights of its best epoch into the model.
         epoch: The current epoch within this run, from 0.
         meter: The losses of this epoch so far; None between epochs.
         metrics: The training metrics of this epoch so far.
         figures: What training this epoch gave, once it is over; validation comes next.
         micro_batches: The parts in which each batch is taken, for want of memory.
+        expected_figures: Names that every row of this run will have; `expects` says whether a name is possible.
+        unknown_figures: Beginnings of names that are not known beforehand.
+        length_differs: Whether an epoch had more or fewer steps than were expected, which was warned of.
         started: When the epoch began, on the monotonic clock, in seconds.
     """
 
@@ -80,13 +91,18 @@ class Run:
     validation: Feed | None
     scheduler: RunScheduler
     fingerprint: dict[str, Any] = field(default_factory=dict)
+    most_steps: int | None = None
     resumes: bool = False
     stopping: bool = False
+    left_best: bool = False
     epoch: int = 0
     meter: LossMeter | None = None
     metrics: MetricBuffer | None = None
     figures: dict[str, float] | None = None
     micro_batches: int = 1
+    expected_figures: frozenset[str] = ALWAYS_IN_ROWS
+    unknown_figures: tuple[str, ...] = ("train/", "val/")
+    length_differs: bool = False
     started: float = 0.0
 
     def __post_init__(self) -> None:
@@ -108,9 +124,37 @@ class Run:
         return self.epochs_done > self.epoch
 
     @property
-    def trained(self) -> bool:
-        """Whether the epoch has all its steps, as one that was saved after its last step."""
-        return self.meter is not None and self.meter.count == self.steps_per_epoch
+    def cut(self) -> bool:
+        """Whether the epoch has as many steps as it may have."""
+        return self.most_steps is not None and self.meter is not None and self.meter.count >= self.most_steps
+
+    def expect(self, validation: Iterable[str] | None, *, train_metrics: bool) -> None:
+        """Note which figures the rows will have.
+
+        Args:
+            validation: The names of those of validation; None where they are not known.
+            train_metrics: Whether there are metrics of training, whose names are not known before the first batch.
+        """
+        self.expected_figures = ALWAYS_IN_ROWS.union(validation or ())
+        unknown = {"train/": train_metrics, "val/": validation is None and self.validates}
+        self.unknown_figures = tuple(prefix for prefix, is_unknown in unknown.items() if is_unknown)
+
+    def expects(self, figure: str) -> bool:
+        """Whether the rows of this run may have a figure of this name, as far as that is known beforehand."""
+        return figure in self.expected_figures or figure.startswith(self.unknown_figures)
+
+    @property
+    def epochs_to_come(self) -> int:
+        """Epochs that are not over."""
+        return 0 if self.stopping else max(self.epochs - self.epochs_done, 0)
+
+    @property
+    def steps_to_come(self) -> int | None:
+        """Optimizer steps until the last epoch is over; None where the data have no length."""
+        if self.steps_per_epoch is None:
+            return None
+        taken = self.meter.count if self.meter is not None else self.steps_per_epoch if self.figures is not None else 0
+        return self.epochs_to_come * self.steps_per_epoch - taken
 
     def begin_epoch(self) -> None:
         """Go to the next epoch and start its clock; what was loaded from a checkpoint stays."""
@@ -145,7 +189,6 @@ class Run:
     def state_dict(self) -> dict[str, Any]:
         """Everything about the place, between two steps."""
         training = not self.complete and self.figures is None
-        scheduler = self.scheduler.scheduler
         return {
             "ordinal": self.ordinal,
             "fingerprint": self.fingerprint,
@@ -154,7 +197,7 @@ class Run:
             "micro_batches": self.micro_batches,
             "feed": self.feed.state_dict(within_epoch=training and self.meter is not None),
             "validation": None if self.validation is None else self.validation.state_dict(within_epoch=False),
-            "scheduler": None if scheduler is None else scheduler.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
             "figures": self.figures,
             "meter": None if self.meter is None else self.meter.state_dict(),
             "metrics": None if self.metrics is None else self.metrics.state_dict(),
@@ -173,8 +216,7 @@ class Run:
         if any(type(saved[name]) is not int or saved[name] < 0 for name in ("ordinal", "epoch", "micro_batches")):
             raise ValueError(f"the epoch is {saved['epoch']!r}, in run {saved['ordinal']!r}")
         random = random_state()
-        if self.scheduler.scheduler is not None:
-            self.scheduler.scheduler.load_state_dict(saved["scheduler"])
+        self.scheduler.load_state_dict(saved["scheduler"])
         self.ordinal, self.position.fits = saved["ordinal"], saved["ordinal"]
         self.epoch, self._first_epoch = saved["epoch"], self.position.epoch - saved["epoch"]
         self.stopping, self.micro_batches = bool(saved["stopping"]), max(saved["micro_batches"], 1)

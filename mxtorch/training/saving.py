@@ -10,11 +10,13 @@ from typing import Any
 
 from torch import nn
 
+from mxtorch._checks import local_path
 from mxtorch.checkpointing import contents
 from mxtorch.checkpointing.contents import Contents
 from mxtorch.checkpointing.resume import CheckpointFolder, compare, fingerprint_of, newest_of, place_in
 from mxtorch.checkpointing.serialization import Attributes, frozen
-from mxtorch.training.callback import CallbackList
+from mxtorch.optim import schedule_free
+from mxtorch.training.callback import CallbackList, put
 from mxtorch.training.context import Context
 from mxtorch.training.history import History
 from mxtorch.training.run import Position, Run
@@ -47,8 +49,13 @@ class Saving:
         Raises:
             TypeError: A callback, scheduler or loader has a state that no file can hold; its place is named.
         """
-        content = self._parts().collect()
-        content["run"] = None if run is None else frozen(run.state_dict(), "run")
+        with self.callbacks.judged_weights() as trained:
+            content = self._parts().collect()
+            if run is None:
+                return content | {"run": None}
+            place = run.state_dict() | {"trained_weights": trained}
+            fingerprint = place.pop("fingerprint")  # plain, and the same all through the run: it needs no copy
+            content["run"] = {**frozen(place, "run"), "fingerprint": fingerprint}
         return content
 
     def load(self, path: str | Path) -> None:
@@ -67,6 +74,7 @@ class Saving:
             CheckpointError: It is of another model, optimizer, schedule or of other data; nothing has changed then.
         """
         changed = self._apply(saved, path, run)
+        self.callbacks.call("on_resume")
         if changed:
             warnings.warn(f"The run goes on, but not bit for bit as it would have: {'; '.join(changed)}.", stacklevel=4)
 
@@ -82,7 +90,8 @@ class Saving:
             CheckpointError: It is damaged, or of another run; nothing has changed then.
         """
         if path != "auto":
-            file, saved = Path(path), contents.read(path)
+            file = local_path(path, "resume")
+            saved = contents.read(file)
         else:
             newest = newest_of(checkpoints)
             if newest is None:
@@ -121,10 +130,11 @@ class Saving:
     def _apply(self, saved: dict[str, Any], path: str | Path, run: Run | None) -> list[str]:
         """Put everything back, the run to its place, or nothing; returns in what the run will differ."""
         parts = self._parts()
+        undone: list[contents.Stateful] = [parts.parts["callbacks"], parts.parts["trainable"]]
         objects: list[object] = [self.position, self.history]
         if run is not None:
-            objects += [run, *([] if run.scheduler.scheduler is None else [run.scheduler.scheduler])]
-        undone = [parts.parts["callbacks"], parts.parts["trainable"]]
+            objects += [run, run.scheduler]
+            undone.append(run.scheduler)
         changed: list[str] = []
         with contents.all_or_nothing(path, self.context.capture(), undone, objects):
             if run is None:
@@ -133,8 +143,24 @@ class Saving:
                 place = place_in(saved, path)
                 changed = compare(run.fingerprint, place["fingerprint"])
                 left_over = parts.apply(saved)["callbacks"]
+                self._load_trained_weights(place.get("trained_weights", {}))
                 run.load_state_dict(place, self.train_metrics, self.context.engine.device)
         return changed + [f"{name} has a state in the checkpoint and is not among the callbacks" for name in left_over]
+
+    def _load_trained_weights(self, values: dict[str, Any]) -> None:
+        """Go from the weights that are judged, which a checkpoint has as its model, to those that are trained.
+
+        Raises:
+            ValueError: An entry is not of this model.
+        """
+        model = self.context.model
+        live = model.state_dict()
+        for name, value in values.items():
+            if name not in live or getattr(value, "shape", None) != getattr(live[name], "shape", None):
+                raise ValueError(f"its trained weights have a {name!r} that the model does not have")
+        if values:
+            schedule_free.set_training_point(self.context.optimizers)
+            put(model, values)
 
 
 def fingerprint(run: Run, context: Context, settings: StepSettings, lr: Any, schedule: Any) -> dict[str, Any]:
@@ -150,7 +176,7 @@ def fingerprint(run: Run, context: Context, settings: StepSettings, lr: Any, sch
     return fingerprint_of(
         context.optimizer,
         run.feed.data,
-        torch_scheduler=run.scheduler.scheduler,
+        scheduler=run.scheduler,
         lr=lr,
         given_schedule=schedule,
         precision=context.engine.precision,

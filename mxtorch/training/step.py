@@ -14,10 +14,21 @@ from mxtorch._structure import detached
 from mxtorch.engines.base import StepResult
 from mxtorch.engines.nonfinite import MOST_SKIPS_IN_A_ROW, BadNumberError, KeptBuffers
 from mxtorch.training import diagnosis, out_of_memory
+from mxtorch.training.closures import PassedOver, check_closure_settings, clip_gradients, needs_closure
 from mxtorch.training.context import Context
 from mxtorch.training.data import Window
+from mxtorch.training.loss_weight import Weight, as_scalar
 from mxtorch.training.metrics import MetricBuffer
-from mxtorch.training.supervised import Batch, StepOutput, check_loss, checked_labels, explain_first_batch
+from mxtorch.training.supervised import (
+    Batch,
+    StepOutput,
+    check_loss,
+    checked_labels,
+    explain_first_batch,
+    raise_with_advice,
+)
+from mxtorch.training.trial import in_memory_format, needs_trial, repeats_without_format
+from mxtorch.training.window_sums import WindowSums
 
 NonfinitePolicy = Literal["raise", "skip", "rollback"]
 
@@ -55,7 +66,10 @@ class StepRunner:
     Attributes:
         metrics: The training metrics that the steps of this pass update, or None.
         micro_batches: The parts in which each batch is taken, for want of memory.
-        skipped_steps: Steps that were left out because a number was not finite.
+        skipped_steps: Steps that were left out because a number was not finite, or no batch had a loss.
+        has_loss: Whether `training_step` has returned anything but None; None before its first call.
+        first_look: Called once, with what the first batch of all gave, before its gradients; None for nothing.
+        weight: What the loss of the last step weighs beside those of other steps.
     """
 
     def __init__(
@@ -72,25 +86,37 @@ class StepRunner:
         self.metrics: MetricBuffer | None = None
         self.micro_batches = 1
         self.skipped_steps = 0
+        self.has_loss: bool | None = None
+        self.first_look: Callable[[StepOutput], None] | None = None
+        self.weight: Weight | None = None
         self._trial = trial
         self._auto_accumulate = auto_accumulate and not trial
         self._place = place
         self._first_batch = True
+        self._on_trial = False
         self._skips_in_a_row = 0
         self._kept_buffers: KeptBuffers | None = None
+        self._skips = False
         self._engine, self._optimizer = context.engine, context.optimizer
         self._training_step, self._agree = context.training_step, context.engine.agree
         self._clips = {"clip_grad_norm": settings.clip_grad_norm, "clip_grad_value": settings.clip_grad_value}
         self._on_nonfinite = None if trial else settings.on_nonfinite
-        self._needs_closure = isinstance(context.optimizer.optimizer, torch.optim.LBFGS)
+        self._needs_closure = needs_closure(context.optimizer.optimizer)
+        if self._needs_closure:
+            check_closure_settings(context)
         self._needs_autocast = context.engine.precision != "fp32"
         self._looks_at_losses = not (trial or context.engine.asynchronous)
 
     def begin_pass(self) -> None:
         """Look closely at the next batch, as the first of a pass."""
         self._first_batch = True
+        self._on_trial = needs_trial(self.context, "training_step")
         skips = self.settings.on_nonfinite == "skip" and not self._trial
-        self._kept_buffers = KeptBuffers(self.context.modules) if skips else None
+        self._skips = skips
+        self._kept_buffers = None
+        if skips or not (self._trial or self._engine.asynchronous):
+            kept = KeptBuffers(self.context.modules, statistics_only=not skips)
+            self._kept_buffers = kept if len(kept) else None
 
     def step(self, window: Window, *, measure_norm: bool = False) -> tuple[Tensor | None, StepResult]:
         """Take a step, in parts where the memory is too small, or leave it out.
@@ -100,16 +126,19 @@ class StepRunner:
             measure_norm: Measure the norm of the gradient, too.
 
         Returns:
-            The mean loss over the samples of the window, a scalar tensor, None for a step that was left out; and what
+            The loss of the window as of one large batch, a scalar tensor, None for a step that was left out; and what
             the step did.
 
         Raises:
             FloatingPointError: A number is not finite; the first bad layer is named.
             torch.OutOfMemoryError: The memory is full; the batch size is named.
         """
+        if self._on_trial:
+            self._on_trial = False
+            return in_memory_format(self.context, "training_step", lambda: self.step(window, measure_norm=measure_norm))
         if self._needs_closure:
-            return self._closure_step(window)
-        agree = self._agree
+            return self._closure_step(window, measure_norm)
+        agree, context = self._agree, self.context
         while True:
             bad: BadNumberError | None = None
             full: torch.OutOfMemoryError | None = None
@@ -117,9 +146,15 @@ class StepRunner:
                 taken = self._take(window, measure_norm)
             except BadNumberError as error:
                 bad = error
+            except ValueError as error:
+                raise_with_advice(error, self._place(window))
             except torch.OutOfMemoryError as error:
                 # The traceback holds the activations, which would keep the memory full.
                 full = error.with_traceback(None) if self._auto_accumulate else error
+            except Exception as error:
+                if not repeats_without_format(context, "training_step", error):
+                    raise
+                continue
             if agree(full is not None):
                 self._take_smaller_parts(window, full)
             elif agree(bad is not None):
@@ -127,50 +162,61 @@ class StepRunner:
             else:
                 return taken
 
-    def _take(self, window: Window, measure_norm: bool) -> tuple[Tensor, StepResult]:
+    def _take(self, window: Window, measure_norm: bool) -> tuple[Tensor | None, StepResult]:
         engine, optimizer = self._engine, self._optimizer
         if self._kept_buffers is not None:
             self._kept_buffers.keep()
         engine.zero_grad(optimizer)
         compared: list[tuple[Any, Any]] | None = None if self.metrics is None else []
-        if self.micro_batches > 1:
-            window = out_of_memory.split(window, self.micro_batches)
-        if len(window.batches) == 1:
-            loss = self._forward(window.batches[0], compared)
-            engine.backward(loss)
-            loss = loss.detach()
-        else:
-            loss = self._accumulate(window, compared)
+        loss = self._gradients_of(window, compared)
+        if loss is None:
+            return None, self._pass_over()
         result = engine.step(optimizer, measure_norm=measure_norm, on_nonfinite=self._on_nonfinite, **self._clips)
-        if result.bad is not None and self._kept_buffers is not None:
+        if result.bad is not None and self._kept_buffers is not None and self._skips:
             self._kept_buffers.restore(result.bad)
-        if compared:
-            assert self.metrics is not None
-            for outputs, targets in compared:
-                self.metrics.update(outputs, targets)
+        self._update_metrics(compared)
         self._skips_in_a_row = 0
         return loss, result
 
-    def _accumulate(self, window: Window, compared: list[tuple[Any, Any]] | None) -> Tensor:
-        """Add up the gradients of the window's mean loss; each batch weighs as many samples as it holds."""
+    def _gradients_of(self, window: Window, compared: list[tuple[Any, Any]] | None) -> Tensor | None:
+        """Compute the gradients of the window's loss; returns the loss, None where no batch has one."""
+        if self.micro_batches > 1:
+            window = out_of_memory.split(window, self.micro_batches)
+        if len(window.batches) > 1:
+            return self._accumulate(window, compared)
+        loss = self._forward(window.batches[0], compared)
+        if loss is None:
+            return None
+        self._engine.backward(loss)
+        if self.weight is None:
+            self.weight = window.samples
+        return loss.detach()
+
+    def _accumulate(self, window: Window, compared: list[tuple[Any, Any]] | None) -> Tensor | None:
+        """Add up the gradients of the window's loss, in which each batch weighs what its own loss is a mean of.
+
+        What the batches weigh is known only after their forward passes. So the first one is taken for typical: each
+        loss is divided by what the whole window then weighs, and gradients that were divided by something else are
+        corrected at the end.
+        """
         engine, model = self.context.engine, self.context.model
-        total: Tensor | None = None
+        sums = WindowSums(window.samples, on_device=engine.asynchronous)
         last = len(window.batches) - 1
         for index, (batch, size) in enumerate(zip(window.batches, window.sizes, strict=True)):
             loss = self._forward(batch, compared)
-            if size != window.samples:
-                loss = loss * (size / window.samples)
+            if loss is None:
+                continue
+            loss = sums.add(loss, size if self.weight is None else self.weight, size)
             if index < last:
                 with engine.no_sync(model):
                     engine.backward(loss)
             else:
                 engine.backward(loss)
-            total = loss.detach() if total is None else total + loss.detach()
-        assert total is not None
-        return total
+        self.weight = sums.weight
+        return sums.finish(self._optimizer)
 
-    def _forward(self, batch: Batch, compared: list[tuple[Any, Any]] | None) -> Tensor:
-        """The loss of a batch. Outputs and targets, for metrics, are collected in `compared`."""
+    def _forward(self, batch: Batch, compared: list[tuple[Any, Any]] | None) -> Tensor | None:
+        """The loss of a batch, None for one to pass over. Outputs and targets, for metrics, go into `compared`."""
         batch = self._engine.move(batch)
         if self._first_batch:
             output = self._first_forward(batch)
@@ -179,45 +225,87 @@ class StepRunner:
                 output = self._training_step(batch)
         else:
             output = self._training_step(batch)
+        self.weight = None
         if isinstance(output, Tensor):
             loss = output
+        elif output is None:
+            return None
         else:
-            loss, outputs, targets = output  # type: ignore[assignment]
+            loss, outputs, targets, weight = output  # type: ignore[assignment]
+            self.weight = weight(outputs, targets) if callable(weight) else weight
+            if type(self.weight) in (int, float) and self.weight == 0:
+                return None
             if compared is not None:
                 compared.append((detached(outputs), targets))
             del outputs  # its memory is the backward pass's
         # Reading a number costs nothing on the CPU, so a bad one is found there before it spoils the weights.
         if self._looks_at_losses and not math.isfinite(value := loss.item()):
-            raise BadNumberError(f"the loss is {value}")
+            if self.weight is None or float(as_scalar(self.weight)) != 0:
+                raise BadNumberError(f"the loss is {value}")
+            if compared:
+                compared.pop()
+            return None  # all of its targets are ignored: a mean over nothing
         return loss
 
-    def _first_forward(self, batch: Batch) -> Tensor | StepOutput:
+    def _update_metrics(self, compared: list[tuple[Any, Any]] | None) -> None:
+        if compared:
+            assert self.metrics is not None
+            for outputs, targets in compared:
+                self.metrics.update(outputs, targets)
+
+    def _pass_over(self) -> StepResult:
+        """Leave out a step of which no batch has a loss."""
+        self._engine.zero_grad(self._optimizer)
+        self.skipped_steps += 1
+        return StepResult(False, None)
+
+    def _first_forward(self, batch: Batch) -> Tensor | StepOutput | None:
         """The first batch of a pass: what is wrong with it is explained."""
         context = self.context
         try:
             with context.engine.autocast(), checked_labels(context.engine.asynchronous):
                 output = context.training_step(batch)
+            if output is None:
+                self.has_loss = bool(self.has_loss)
+                return None
             as_output = StepOutput(output) if isinstance(output, Tensor) else output
             check_loss(as_output, wants_outputs=self.metrics is not None)
         except Exception as error:
             explain_first_batch(error, batch, "training_step")
-        self._first_batch = False
+        self._first_batch, self.has_loss = False, True
+        if self.first_look is not None:
+            look, self.first_look = self.first_look, None
+            look(as_output)
         return output
 
-    def _closure_step(self, window: Window) -> tuple[Tensor, StepResult]:
-        """A step of LBFGS, which computes loss and gradients as often as it likes."""
-        losses: list[Tensor] = []
+    def _closure_step(self, window: Window, measure_norm: bool) -> tuple[Tensor | None, StepResult]:
+        """A step of an optimizer that computes loss and gradients as often as it likes, as LBFGS and SAM do.
 
+        Gradients are clipped in every computation. Loss, norm and metrics are those of the first one.
+        """
+        engine, optimizer = self._engine, self._optimizer
+        compared: list[tuple[Any, Any]] | None = None if self.metrics is None else []
+        found: list[tuple[Tensor, Tensor | None]] = []
+
+        @torch.enable_grad()
         def closure() -> Tensor:
-            self.context.engine.zero_grad(self.context.optimizer)
-            losses.append(self._accumulate(window, None))
-            return losses[-1]
+            engine.zero_grad(optimizer)
+            loss = self._gradients_of(window, None if found else compared)
+            if loss is None:
+                raise PassedOver
+            found.append((loss, clip_gradients(optimizer, measure_norm=measure_norm, **self._clips)))
+            return loss
 
         try:
-            self.context.optimizer.step(closure)
+            if not isinstance(optimizer.optimizer, torch.optim.LBFGS):
+                closure()  # others step from gradients that they have, and compute further ones
+            optimizer.step(closure)
+        except PassedOver:
+            return None, self._pass_over()
         except BadNumberError as error:
             raise FloatingPointError(f"{self._place(window)} is not finite: {error}; lower the learning rate") from None
-        return losses[0], StepResult(True, None)
+        self._update_metrics(compared)
+        return found[0][0], StepResult(True, found[0][1])
 
     def _take_smaller_parts(self, window: Window, error: torch.OutOfMemoryError | None) -> None:
         """Take batches in twice as many parts from now on, or raise where that can't help or is not wanted."""
@@ -234,12 +322,13 @@ class StepRunner:
         """Leave a bad step out, or raise what is wrong with it."""
         reason = "a number of another process is not finite" if error is None else str(error)
         too_many = self._skips_in_a_row + 1 >= MOST_SKIPS_IN_A_ROW
-        if self._kept_buffers is None or too_many:
+        if self._kept_buffers is not None:
+            self._kept_buffers.restore()
+        if not self._skips or too_many:
             if too_many:
                 reason = f"{reason}, as in the {self._skips_in_a_row} steps before it"
             message = diagnosis.not_finite(self.context, window, self._place(window), reason)
             raise FloatingPointError(message) from None
-        self._kept_buffers.restore()
         self.context.engine.zero_grad(self.context.optimizer)
         self.skipped_steps += 1
         self._skips_in_a_row += 1

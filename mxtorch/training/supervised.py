@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mxtorch._structure import describe, tensors_in
+from mxtorch.training.loss_weight import Weigher, Weight, weigher_of
 
 Batch = Any
 
@@ -28,11 +29,25 @@ class StepOutput(NamedTuple):
         loss: The loss to minimise, a scalar tensor; None for a step that only computes metrics.
         outputs: What metrics compare with the targets: tensors or a structure of them.
         targets: The targets.
+        weight: What the loss is a mean of, and so how much it weighs beside the losses of other batches: a number, or a
+            scalar tensor, which may stay on the device. 0 where there is nothing to learn from in the batch. Or a
+            function of outputs and targets that gives it, as the default steps have it for the losses of torch. None
+            takes the number of samples.
+
+    Example:
+        A mean over the words of a batch, which weighs as many words as it has:
+
+        >>> def training_step(self, batch):
+        ...     outputs = self.model(batch["words"])
+        ...     losses = nn.functional.cross_entropy(outputs, batch["next"], reduction="none") * batch["mask"]
+        ...     words = batch["mask"].sum()
+        ...     return StepOutput(losses.sum() / words, outputs, batch["next"], weight=words)
     """
 
     loss: Tensor | None
     outputs: Any = None
     targets: Any = None
+    weight: Weight | Weigher | None = None
 
 
 class BatchError(ValueError):
@@ -58,10 +73,12 @@ class SupervisedSteps:
     model: nn.Module
     loss: Callable[..., Tensor] | None
 
-    def training_step(self, batch: Batch) -> Tensor | StepOutput:
+    def training_step(self, batch: Batch) -> Tensor | StepOutput | None:
         """The loss of one batch, a scalar tensor that `backward` can be called on.
 
-        Return a `StepOutput` to have training metrics computed, too.
+        Return a `StepOutput` to have training metrics computed, too, and to say what the loss is a mean of. Return None
+        to pass over the batch: it has no part in the step, and a step without any batch is not taken and is counted in
+        `skipped_steps`.
 
         Args:
             batch: What the loader yields, on the device.
@@ -75,6 +92,17 @@ class SupervisedSteps:
     def prediction_step(self, batch: Batch) -> Any:
         """The model's outputs for one batch. Of an `(x, y)` batch the y is left out."""
         return predictions(self.model, batch)
+
+    def count_samples(self, batch: Batch) -> int | None:
+        """The number of samples in a batch; None where it is not known, and the batch counts as one sample.
+
+        It is how much the batch weighs in means where `StepOutput.weight` and the loss do not say it, and what
+        `samples_per_second` counts. Override it for batches in which it can't be seen, as of graphs.
+
+        Args:
+            batch: What the loader yields, before it is moved to the device.
+        """
+        return batch_size(batch)
 
 
 def split_batch(batch: Batch, *, keep_labels: bool = False) -> Example:
@@ -104,10 +132,31 @@ def split_batch(batch: Batch, *, keep_labels: bool = False) -> Example:
 
 
 def batch_size(batch: Batch) -> int | None:
-    """The length of the first dimension of the first tensor that has one; None where there is no such tensor."""
-    if type(batch) in (tuple, list) and batch and isinstance(batch[0], Tensor) and batch[0].ndim:
-        return batch[0].shape[0]  # the usual case, without the search
+    """The number of samples in a batch, as far as its form tells; None where it does not.
+
+    The length of the first dimension of the targets: inputs may have time or the nodes of several graphs there. Without
+    targets, that of the first tensor that has one. Where inputs and targets are lists of one length, as in detection,
+    that length.
+
+    >>> batch_size((torch.zeros(50, 8, 3), torch.zeros(8)))  # sequences with the time first
+    8
+    """
+    if type(batch) in (tuple, list) and batch:
+        targets = batch[-1]
+        if isinstance(targets, Tensor):
+            if targets.ndim:
+                return targets.shape[0]  # the usual case
+        elif _has_one_entry_a_sample(targets) and type(batch[0]) is type(targets) and len(batch[0]) == len(targets):
+            return len(targets)
+    elif isinstance(batch, Mapping):
+        labels = next((batch[key] for key in LABEL_KEYS if key in batch), None)
+        if isinstance(labels, Tensor) and labels.ndim:
+            return labels.shape[0]
     return next((tensor.shape[0] for tensor in tensors_in(batch) if tensor.ndim > 0), None)
+
+
+def _has_one_entry_a_sample(targets: Any) -> bool:
+    return type(targets) in (tuple, list) and bool(targets) and isinstance(targets[0], (Mapping, list, tuple))
 
 
 def supervised_step(model: nn.Module, loss: Callable[..., Tensor] | None, batch: Batch) -> StepOutput:
@@ -131,10 +180,11 @@ def supervised_step(model: nn.Module, loss: Callable[..., Tensor] | None, batch:
     predicted = outputs if isinstance(outputs, Tensor) else _field(outputs, "logits", outputs)
     if loss is None:
         return StepOutput(_field(outputs, "loss", None), predicted, targets)
+    weight = weigher_of(loss)
     if _labels_are_checked.get():
         _check_class_labels(loss, predicted, targets)
     try:
-        return StepOutput(loss(predicted, targets), predicted, targets)
+        return StepOutput(loss(predicted, targets), predicted, targets, weight)
     except IndexError:  # how torch answers a wrong label on the CPU
         _check_class_labels(loss, predicted, targets)
         raise
@@ -169,6 +219,11 @@ def as_step_output(output: Tensor | StepOutput) -> StepOutput:
     return StepOutput(output) if isinstance(output, Tensor) else output
 
 
+def weight_of(output: StepOutput) -> Weight | None:
+    """What the loss of a step is a mean of; None for the samples of the batch."""
+    return output.weight(output.outputs, output.targets) if callable(output.weight) else output.weight
+
+
 def check_loss(output: StepOutput, *, wants_outputs: bool) -> None:
     """Raise unless a training step gave a loss that can be trained on.
 
@@ -200,6 +255,16 @@ def explain_first_batch(error: Exception, batch: Batch, step: str) -> NoReturn:
     raise ValueError(
         f"{step} could not take the first batch, a {describe(batch)}: {type(error).__name__}: {error}. Give batches "
         f"of (inputs, targets), dictionaries of the model's arguments, or override {step}."
+    ) from error
+
+
+def raise_with_advice(error: ValueError, place: str) -> NoReturn:
+    """Raise an error of a step again; where batch normalisation had a batch of one sample, with what to do."""
+    if "more than 1 value per channel" not in str(error):
+        raise error
+    raise ValueError(
+        f"{place}: a batch of one sample, of which batch normalisation can compute no variance; give the DataLoader "
+        f"drop_last=True or another batch_size ({str(error).splitlines()[-1]})"
     ) from error
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,6 +64,12 @@ class TrainerView(Protocol):
 
     def predict(self, data: Iterable[Any]) -> Any:
         """The outputs for all batches, on the CPU, in evaluation mode."""
+
+    def prediction_step(self, batch: Any) -> Any:
+        """The outputs for one batch on the device."""
+
+    def judged_weights(self) -> AbstractContextManager[Mapping[str, Any]]:
+        """In a `with` block the model has the weights that are judged, in place of those that are trained."""
 
     def stop(self) -> None:
         """End the run after the current epoch."""

@@ -43,10 +43,9 @@ def test_ema_leaves_training_as_it_was(two_moons, make, weights):
         seen = []
 
         class See(Callback):
-            def on_fit_end(self, trainer, seen=seen, net=net):
+            def on_epoch_complete(self, trainer, row, seen=seen, net=net):
                 seen += weights(net)
 
-        # Ends are called last first: See sees the weights before EMA puts the average in.
         make(net, callbacks=[*callbacks, See()]).fit(DataLoader(two_moons, 32), DataLoader(two_moons, 32), epochs=3)
         results.append(seen)
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))

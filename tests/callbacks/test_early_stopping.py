@@ -34,7 +34,7 @@ def fit(make, loader, values, *callbacks, name="val/accuracy", epochs=None):
         ("val/accuracy", [0.5, 0.6, 0.6, 0.7, 0.9], {"patience": 2}, 5),
         ("val/loss", [3, 2, 2.5, 2.4, 1], {"patience": 2}, 4),
         ("val/loss", [3, 2, 1.95, 1.93, 1], {"patience": 2, "min_delta": 0.1}, 4),
-        ("val/score", [3, 2, 1, 0, 0], {"patience": 2}, 3),
+        ("val/score", [3, 2, 1, 0, 0], {"patience": 2, "mode": "max"}, 3),
         ("val/score", [3, 2, 1, 0, -1], {"patience": 2, "mode": "min"}, 5),
         ("val/loss", [float("nan")] * 5, {"patience": 3}, 3),
     ],
@@ -92,4 +92,4 @@ def test_arguments_that_are_off(options, message):
 
 def test_a_figure_that_is_not_there(make, loader):
     with pytest.raises(ValueError, match=r"monitor: got 'val/acuracy'.*did you mean 'val/accuracy'"):
-        fit(make, loader, [0.5], EarlyStopping("val/acuracy"))
+        fit(make, loader, [0.5], EarlyStopping("val/acuracy", mode="max"))

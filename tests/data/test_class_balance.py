@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import ConcatDataset, Subset, TensorDataset
 from torchvision.datasets import FakeData
 
 from mxtorch import balance, data
@@ -76,3 +76,9 @@ def test_its_names():
 def test_numbers_of_numpy():
     weights = class_weights(np.array(LABELS, dtype=np.int32), np.int64(3))
     assert torch.equal(weights, class_weights(LABELS))
+
+
+def test_data_sets_together():
+    first, second = (TensorDataset(torch.zeros(3, 1), torch.tensor(labels)) for labels in ([0, 1, 1], [2, 0, 2]))
+    assert labels_of(ConcatDataset([first, Subset(second, [0, 2])])).tolist() == [0, 1, 1, 2, 2]
+    assert labels_of(Subset(ConcatDataset([first, second]), [4, 0])).tolist() == [0, 0]

@@ -3,6 +3,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import torch
+from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset, random_split
 
 from mxtorch.data.class_names import class_names
 
@@ -27,3 +29,46 @@ def test_where_names_come_from(given, of_data, of_model, expected):
 def test_a_wrong_number_of_names():
     with pytest.raises(ValueError, match="classes: got 3 names, but the model has 2 outputs"):
         class_names(["a", "b", "c"], None, None, 2)
+
+
+class Named(TensorDataset):
+    def __init__(self, *names):
+        super().__init__(torch.zeros(4, 1))
+        self.classes = names
+
+
+class Wrapper(TensorDataset):
+    def __init__(self, dataset):
+        super().__init__(torch.zeros(4, 1))
+        self.dataset = dataset
+
+
+WRAPPERS = {
+    "random_split": lambda data: random_split(data, [2, 2])[0],
+    "subset": lambda data: Subset(data, [0]),
+    "subset of a subset": lambda data: Subset(Subset(data, [0, 1]), [1]),
+    "concatenation": lambda data: ConcatDataset([data, Subset(data, [1])]),
+    "subset of a concatenation": lambda data: Subset(ConcatDataset([data, data]), [1]),
+    "a wrapper of one's own": Wrapper,
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPERS)
+def test_names_are_found_inside_other_data_sets(kind):
+    loader = DataLoader(WRAPPERS[kind](Named("cat", "dog")))
+    assert class_names(None, loader, None, 2) == ("cat", "dog")
+    assert class_names(None, loader, None, 3) == ()
+
+
+def test_data_sets_that_do_not_agree_have_no_names():
+    for other in (Named("dog", "cat"), TensorDataset(torch.zeros(4, 1))):
+        assert class_names(None, DataLoader(ConcatDataset([Named("cat", "dog"), other])), None, 2) == ()
+
+
+@pytest.mark.parametrize("source", ["given", "data", "model"])
+def test_a_name_of_two_classes_is_refused(source):
+    sources = {"given": None, "data": None, "model": None} | {source: Named("cat", "dog", "cat")}
+    given = None if sources["given"] is None else sources["given"].classes
+    loader = None if sources["data"] is None else DataLoader(sources["data"])
+    with pytest.raises(ValueError, match="classes: got 'cat' for 2 classes"):
+        class_names(given, loader, sources["model"], 3)

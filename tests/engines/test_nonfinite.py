@@ -227,3 +227,36 @@ def test_on_an_accelerator_a_fused_optimizer_keeps_the_weights_and_the_layer_is_
     ):
         trainer.fit(data(bad={3: 99}))
     assert all(torch.isfinite(parameter).all() for parameter in net.parameters())
+
+
+def spoil_the_gradient(module, inputs, outputs):
+    if outputs.requires_grad and (inputs[0] == -99).any():
+        outputs.register_hook(lambda gradient: gradient * math.nan)
+
+
+@pytest.mark.parametrize("policy", ["raise", "skip"])
+@pytest.mark.parametrize("value", [math.nan, -99], ids=["a bad batch", "a bad gradient"])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_statistics_of_batch_normalisation_are_those_before_the_bad_step(make, policy, value, accumulate):
+    def statistics(**bad):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 2))
+        trainer = make(net, accumulate=accumulate, on_nonfinite=policy)
+        whole = list(data(**bad))
+        net[0].register_forward_hook(spoil_the_gradient)
+        if not bad:
+            trainer.fit(whole[: 2 * accumulate])
+        elif policy == "raise":
+            with pytest.raises(FloatingPointError):
+                trainer.fit(whole)
+        else:
+            trainer.fit(whole[: 3 * accumulate])
+        return trainer.step - trainer.skipped_steps, {
+            name: value.clone() for name, value in net[0].state_dict().items()
+        }
+
+    steps, expected = statistics()
+    bad_steps, found = statistics(bad={2 * accumulate + accumulate // 2: value})
+    assert steps == bad_steps == 2
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, found[name]), name

@@ -6,12 +6,11 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 import model_zoo
 from mxtorch import Callback, Trainer, exporting
 from mxtorch.exporting.__main__ import main
-from mxtorch.exporting.facts import describe_transform, plain_state
+from mxtorch.exporting.facts import plain_state
 
 FORMATS = (".safetensors", ".pt2", ".onnx")
 
@@ -58,7 +57,7 @@ def test_a_file_answers_as_the_model_does(zoo_trainer, small_trainer, pets, tmp_
     modes = [module.training for module in trainer.model.modules()]
     path = trainer.export(tmp_path / f"pets{ending}", pets, train_data=pets, about="Three pets.")
     assert [module.training for module in trainer.model.modules()] == modes
-    predictor = exporting.load(path)
+    predictor = exporting.load(path, trusted=ending == ".pt2")
     assert predictor.classes == ("cat", "dog", "emu")
     assert predictor.preprocessing.size == 32
     picture = tmp_path / "pet.png"
@@ -147,7 +146,7 @@ def test_models_of_ones_own(make, tmp_path, ending):
         with pytest.raises(ValueError, match="does not fit the network"):
             exporting.load(path, model=nn.Linear(4, 2))
     else:
-        predictor = exporting.load(path)
+        predictor = exporting.load(path, trusted=True)
     inputs = torch.randn(5, 4)
     assert torch.allclose(predictor(inputs), net.eval()(inputs), atol=1e-5)
     assert set(predictor.predict(inputs)[0]["probabilities"]) == {"no", "yes"}
@@ -194,15 +193,68 @@ def test_arguments_that_are_off(make, tmp_path, name, options, message):
 def test_files_that_are_damaged_or_of_others(tmp_path, ending):
     (tmp_path / f"net{ending}").write_bytes(b"not at all" * 20)
     with pytest.raises(ValueError, match=r"damaged|not written by"):
-        exporting.load(tmp_path / f"net{ending}")
+        exporting.load(tmp_path / f"net{ending}", trusted=True)
     with pytest.raises(FileNotFoundError):
         exporting.load(tmp_path / f"nothing{ending}")
 
 
-def test_transforms_are_described():
-    for name in ("resnet50", "efficientnet_lite0", "inceptionv4"):
-        assert describe_transform(model_zoo.preprocess(name)) == model_zoo.info(name).preprocessing
-    with pytest.raises(ValueError, match="RandomHorizontalFlip can't be written"):
-        describe_transform(v2.Compose([v2.RandomHorizontalFlip(), v2.CenterCrop(8)]))
-    with pytest.raises(ValueError, match="no CenterCrop"):
-        describe_transform(v2.Compose([v2.Resize(8)]))
+def test_a_pt2_opens_only_if_it_is_trusted(make, tmp_path, capsys):
+    path = make(nn.Linear(4, 2)).export(tmp_path / "net.pt2", example=torch.ones(2, 4))
+    with pytest.raises(ValueError, match=r"can run any code.*trusted=True.*safetensors or \.onnx"):
+        exporting.load(path)
+    assert main([str(path), "x.png"]) == 1
+    assert "can run any code" in capsys.readouterr().err
+    assert main([str(path), "x.png", "--trusted"]) == 1
+    assert "does not say how a picture becomes an input" in capsys.readouterr().err
+    assert "trusted=True" in path.with_suffix(".md").read_text()
+
+
+@pytest.mark.parametrize("place", ["net.safetensors", "net.md"])
+@pytest.mark.parametrize("what", ["a file", "a link", "a link to nothing", "a folder", "an empty file"])
+def test_what_is_not_an_export_is_not_replaced(make, tmp_path, place, what):
+    victim, path = tmp_path / "victim", tmp_path / place
+    victim.write_text("precious")
+    if what == "a file":
+        path.write_text("precious")
+    elif what == "an empty file":
+        path.touch()
+    elif what == "a folder":
+        path.mkdir()
+    else:
+        path.symlink_to(victim if what == "a link" else tmp_path / "nothing")
+    before = sorted(found.name for found in tmp_path.iterdir())
+    trainer = make(nn.Linear(4, 2))
+    with pytest.raises(ValueError, match=r"was not written by an export.*overwrite=True"):
+        trainer.export(tmp_path / "net.safetensors", example=torch.ones(2, 4))
+    assert sorted(found.name for found in tmp_path.iterdir()) == before
+    assert victim.read_text() == "precious"
+    if what == "a folder":
+        return
+    trainer.export(tmp_path / "net.safetensors", example=torch.ones(2, 4), overwrite=True)
+    assert not path.is_symlink()
+    assert victim.read_text() == "precious"
+    assert not (tmp_path / "nothing").exists()
+    trainer.export(tmp_path / "net.safetensors", example=torch.ones(2, 4))  # what export wrote, it replaces
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_an_export_that_fails_leaves_the_older_one(make, tmp_path, ending, monkeypatch):
+    trainer = make(nn.Linear(4, 2))
+    path = trainer.export(tmp_path / f"net{ending}", example=torch.ones(2, 4))
+    before = path.read_bytes()
+    trainer.export(path, example=torch.ones(2, 4))  # it may be replaced, being an export
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        trainer.export(path, example=torch.ones(2, 4))
+    assert len(path.read_bytes()) == len(before)
+    assert sorted(found.suffix for found in tmp_path.iterdir()) == sorted([ending, ".md"])
+
+
+def test_names_in_the_card_are_no_markup(make, tmp_path):
+    names = ["<script>alert(1)</script>", "a\n## Forged\n", "[x](http://evil.invalid)|`"]
+    path = make(nn.Linear(4, 3)).export(tmp_path / "n_e_t.safetensors", example=torch.ones(2, 4), classes=names)
+    card = path.with_suffix(".md").read_text()
+    assert "<script>" not in card
+    assert "\n## Forged" not in card
+    assert r"\[x\](http://evil.invalid)\|\`" in card
+    assert card.startswith(r"# n\_e\_t")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 
 import numpy as np
 import pytest
@@ -116,6 +117,9 @@ def test_names_of_classes(pictures, make):
         (nn.Linear(4, 1), (torch.ones(3, 4), torch.zeros(3).long()), r"interpret takes logits"),
         (nn.Linear(4, 2), (torch.ones(3, 4), torch.zeros(3)), "interpret takes class numbers"),
         (nn.Linear(4, 2), torch.ones(3, 4), "interpret takes class numbers"),
+        (nn.Linear(4, 2), (torch.ones(3, 4), torch.ones(3, 2)), "several labels or numbers to a sample"),
+        (nn.Linear(4, 2), (torch.ones(3, 4), torch.ones(3, 2).long()), "several labels or numbers to a sample"),
+        (nn.Linear(4, 1), (torch.ones(3, 4), torch.zeros(3)), "one output is a number, or the logit of one class"),
     ],
 )
 def test_models_that_are_no_classifiers(net, batch, message, make):
@@ -169,3 +173,65 @@ def test_averaged_weights_are_interpreted(two_moons):
     assert len(losses) == 8
     for interpreted, evaluated in losses:
         assert interpreted == pytest.approx(evaluated, rel=1e-5)
+
+
+WEIGHTS = torch.tensor([1.0, 5.0])
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(),
+        nn.CrossEntropyLoss(label_smoothing=0.2),
+        nn.CrossEntropyLoss(weight=WEIGHTS),
+        nn.CrossEntropyLoss(weight=WEIGHTS, label_smoothing=0.1),
+        nn.CrossEntropyLoss(ignore_index=1),
+        nn.CrossEntropyLoss(reduction="sum"),
+        nn.NLLLoss(),
+    ],
+)
+def test_the_loss_is_the_one_that_is_trained(loss, make):
+    """The whole as one batch is what `evaluate` must give, however batches are cut."""
+    inputs, labels = torch.randn(20, 4), torch.arange(20) % 2
+    net = nn.Sequential(nn.Linear(4, 2), nn.LogSoftmax(1))
+    result = make(net, loss).interpret(list(zip(inputs.split(6), labels.split(6), strict=True)))
+    if isinstance(loss, nn.NLLLoss) or loss.reduction == "sum":
+        assert result.loss is None
+        assert "cross-entropy" in str(result)
+        return
+    expected = float(loss(net(inputs).detach(), labels))
+    assert result.loss == pytest.approx(expected, rel=1e-5)
+    assert result.loss == pytest.approx(make(net, loss).evaluate([(inputs, labels)])["val/loss"], rel=1e-5)
+    assert f"loss {expected:.4f}" in str(result)
+    assert ("with class weights or label smoothing" in str(result)) == bool(
+        loss.label_smoothing or loss.weight is not None
+    )
+
+
+@pytest.mark.parametrize("function", [False, True])
+@pytest.mark.parametrize("ignored", [-100, 1, 255])
+def test_samples_that_the_loss_ignores_are_left_out(pictures, make, ignored, function):
+    loss = nn.CrossEntropyLoss(ignore_index=ignored)
+    if function:
+        loss = F.cross_entropy if ignored == -100 else functools.partial(F.cross_entropy, ignore_index=ignored)
+    inputs, labels = pictures.tensors[0], pictures.tensors[1].clone()
+    labels[[1, 2, 7, 19]] = ignored
+    left = labels != ignored
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    result = make(net, loss).interpret(list(zip(inputs.split(6), labels.split(6), strict=True)), pictures=4)
+    assert result.ignored == int((~left).sum())
+    assert f"{result.ignored} samples left out" in str(result)
+    assert torch.equal(result.targets, labels[left])
+    logits = net(inputs).detach()
+    assert torch.allclose(result.probabilities, logits[left].softmax(1), atol=1e-6)
+    losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=ignored)
+    worst = losses.argsort(descending=True)[:4].tolist()
+    assert [row["sample"] for row in result.top_losses(4)] == worst
+    assert list(result.pictures) == worst
+    assert all(torch.equal(result.pictures[number], inputs[number]) for number in worst)
+    result.plot_top_losses()
+
+
+def test_where_every_sample_is_ignored_there_is_nothing_to_see(make):
+    with pytest.raises(ValueError, match="every label is -100, which the loss ignores"):
+        make(nn.Linear(4, 2)).interpret([(torch.ones(3, 4), torch.full((3,), -100))])

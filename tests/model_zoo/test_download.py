@@ -51,13 +51,22 @@ def test_other_weights_of_the_same_shape(published):
     assert "resnet10t-test.pth" not in cached()
 
 
-@pytest.mark.parametrize("content", ["<html>Not found</html>", "<!DOCTYPE html>", ""])
-def test_what_comes_in_place_of_a_file(published, content):
+@pytest.mark.parametrize("digits", [0, 8, 64])
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"<html>Not found</html>", "an HTML page"),
+        (b"\n <!DOCTYPE html>", "an HTML page"),
+        (b'<?xml version="1.0"?>', "an HTML page"),
+        (b"", "nothing"),
+    ],
+)
+def test_what_comes_in_place_of_a_file_is_never_kept(published, pin, sha256, content, kind, digits):
     served, _ = published
-    (served.folder / "resnet10t-test.pth").write_text(content)
-    with pytest.raises(
-        model_zoo.WeightsError, match=r"did not send the file but an HTML page" if content else "did not send the file:"
-    ):
+    path = served.folder / "resnet10t-test.pth"
+    pin("resnet10t", model_zoo.WeightFile(path.name, f"{served.address}/{path.name}", sha256(path)[:digits]))
+    path.write_bytes(content)
+    with pytest.raises(model_zoo.WeightsError, match=f"did not send the file but {kind}"):
         model_zoo.resnet10t(pretrained=True)
     assert not [name for name in cached() if not name.endswith(".lock")]
 

@@ -53,3 +53,16 @@ def test_what_something_else_sees_is_not_folded():
 
     net.bn1 = Peek(net.bn1)
     assert norms(model_zoo.fuse(net)) == 1
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [(torch.float16, 2e-2), (torch.bfloat16, 1e-1), (torch.float64, 1e-9)])
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])
+def test_in_other_precisions(name, kind, tolerance):
+    net = lively(model_zoo.create(name, num_classes=10)).to(kind)
+    fused = model_zoo.fuse(net)
+    assert norms(fused) == 0
+    assert {parameter.dtype for parameter in fused.parameters()} == {kind}
+    pictures = torch.randn(2, 3, 64, 64, dtype=kind)
+    with torch.no_grad():
+        expected = net(pictures)
+        assert float((fused(pictures) - expected).abs().max() / expected.abs().max()) < tolerance

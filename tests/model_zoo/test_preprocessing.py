@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import copy
+import pickle
+
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -50,3 +54,50 @@ def test_wrong_values():
             model_zoo.fuse(model_zoo.resnet10t(), size=wrong)
     with pytest.raises(ValueError, match="did you mean 'resnet18'"):
         model_zoo.preprocess("resnet_18")
+
+
+def noise(mode="RGB", size=(90, 70)):
+    """A picture of random pixels."""
+    pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("size", [(90, 70), (60, 130), (224, 224)])
+def test_every_crop_mode_is_that_of_timm(crop_mode, size):
+    from timm.data import create_transform
+
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.2, 0.3)
+    ours = model_zoo.Preprocessing(96, 106, "bicubic", mean, std, crop_mode=crop_mode).transforms()
+    theirs = create_transform(
+        96, mean=mean, std=std, crop_mode=crop_mode, crop_pct=0.9, interpolation="bicubic", is_training=False
+    )
+    assert torch.allclose(ours(noise(size=size)), theirs(noise(size=size)), atol=1e-5)
+
+
+def test_the_crop_mode_is_that_of_the_weights():
+    assert model_zoo.info("timm/tf_efficientnetv2_b3.in21k_ft_in1k").preprocessing.crop_mode == "squash"
+    assert model_zoo.info("timm/resnet10t").preprocessing.crop_mode == "center"
+    with pytest.raises(ValueError, match="crop_mode: got 'centre'"):
+        model_zoo.Preprocessing(crop_mode="centre").transforms()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "PA", "RGBA", "CMYK", "1", "YCbCr", "HSV"])
+@pytest.mark.parametrize("train", [False, True])
+def test_pictures_of_any_mode_become_rgb(mode, train):
+    """As data sets of torchvision and timm open them."""
+    transform = model_zoo.preprocess("resnet10t", size=32, train=train)
+    for each in (transform, copy.deepcopy(transform), pickle.loads(pickle.dumps(transform))):
+        found, expected = [], []
+        for results, picture in ((found, noise(mode)), (expected, noise(mode).convert("RGB"))):
+            torch.manual_seed(0)
+            results.append(each(picture))
+        assert torch.equal(found[0], expected[0])
+        assert found[0].shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_pictures_with_more_than_8_bits_are_refused(kind):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 65535, (70, 90)).astype(kind))
+    with pytest.raises(ValueError, match="more than 8 bits a pixel"):
+        model_zoo.preprocess("resnet10t")(picture)

@@ -71,7 +71,7 @@ def test_wrapping_what_can_not_be_wrapped():
     with pytest.raises(TypeError, match=r"torch\.optim\.Optimizer"):
         ScheduledOptim(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="parameter group 1"):
-        make(0.1, 0.0)
+        make(0.1, -0.1)
 
     class WithoutRate(torch.optim.Optimizer):
         def __init__(self, parameters):
@@ -450,3 +450,108 @@ def test_add_param_group_under_a_schedule():
     assert optimizer.learning_rates == [0.5, 0.1]
     with pytest.raises(ValueError, match="new parameter group"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "lr": -1})
+
+
+OPTIMIZERS = {
+    "AdamW": lambda parameters: torch.optim.AdamW(parameters, lr=0.1),
+    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+    "momentum and decay": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.1),
+    "tensor as the rate": lambda parameters: torch.optim.AdamW(parameters, lr=torch.tensor(0.1)),
+    "RMSprop": lambda parameters: torch.optim.RMSprop(parameters, lr=0.1),
+    "groups": lambda parameters: torch.optim.Adam(
+        [{"params": [p], "lr": 0.1 / (i + 1)} for i, p in enumerate(parameters)]
+    ),
+}
+
+
+@pytest.mark.parametrize("flatten", [False, True], ids=["nested", "flat"])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        None,
+        schedules.CosineAnnealing(10),
+        schedules.WarmupCosine(10, warmup_steps=2, start_factor=0.0),
+        lambda step: 0.5,
+    ],
+    ids=["none", "cosine", "warm-up from 0", "a function"],
+)
+@pytest.mark.parametrize("make_optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_distributed_checkpoint_takes_no_step_and_keeps_the_position(make_optimizer, schedule, flatten):
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+
+    options = StateDictOptions(flatten_optimizer_state_dict=flatten)
+
+    def made():
+        model = torch.nn.Linear(3, 2)
+        return model, ScheduledOptim(make_optimizer(list(model.parameters())), schedule)
+
+    model, optimizer = made()
+    before, rates = model.weight.detach().clone(), optimizer.learning_rates
+    get_state_dict(model, optimizer, options=options)
+    assert torch.equal(before, model.weight)
+    assert optimizer.current_steps == 0
+    assert optimizer.learning_rates == rates
+    for _ in range(5):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+    optimizer.zero_grad()
+    weights, state = get_state_dict(model, optimizer, options=options)
+    other_model, other = made()
+    weights, state = copy.deepcopy((weights, state))  # as a file would hold them
+    set_state_dict(other_model, other, model_state_dict=weights, optim_state_dict=state, options=options)
+    if not flatten or schedule is not None:  # without a schedule the flat form has no place for the count
+        assert other.current_steps == 5
+    for one, twin in ((model, optimizer), (other_model, other)):
+        for parameter in one.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        twin.step()
+    assert other.learning_rates == optimizer.learning_rates
+    assert torch.equal(model.weight, other_model.weight)
+    assert torch.equal(model.bias, other_model.bias)
+
+
+@pytest.mark.parametrize("of_the_inner", [False, True])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.1),
+        lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda step: 0.5),
+        lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, total_steps=10),
+    ],
+)
+@pytest.mark.parametrize("schedule", [schedules.Constant(), schedules.OneCycle(100), lambda step: 1.0])
+def test_a_scheduler_beside_a_schedule_is_warned_of_once(build, schedule, of_the_inner):
+    optimizer = make(0.1)
+    optimizer.schedule = schedule
+    build(optimizer.optimizer if of_the_inner else optimizer)
+    with pytest.warns(UserWarning, match="the scheduler has no effect"):
+        optimizer.step()
+    optimizer.step()
+
+
+def test_a_schedule_after_a_scheduler_is_nothing_to_warn_of():
+    optimizer = make(0.1)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.1)
+    optimizer.step()
+    scheduler.step()
+    optimizer.schedule = schedules.OneCycle(100)
+    optimizer.step()
+    twin = copy.deepcopy(optimizer)
+    twin.step()
+
+
+def test_a_rate_of_zero_keeps_what_ratios_are_known():
+    optimizer = make(0.1, 0.0)
+    optimizer.set_learning_rate(0.2)
+    assert optimizer.learning_rates == [0.2, 0.0]
+    optimizer = make(0.1, 0.01)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step / 4)
+    assert optimizer.learning_rates == [0.0, 0.0]
+    optimizer.set_learning_rate(0.2)
+    assert optimizer.learning_rates == pytest.approx([0.2, 0.02])
+    optimizer = make(0.0, 0.0)
+    optimizer.set_learning_rate(0.2)
+    assert optimizer.learning_rates == [0.2, 0.2]
+    with pytest.raises(ValueError, match="ratios between groups are unknown"):
+        make(0.0, 0.1).set_learning_rate(0.2)

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections import UserDict
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from mxtorch._structure import concatenate, describe, map_tensors, to_host
+from mxtorch._structure import concatenate, describe, map_tensors, tensors_in, to_host
+from mxtorch.engines import LocalEngine
 from mxtorch.training.data import windows
 from mxtorch.training.supervised import batch_size, split_batch
 
@@ -53,6 +57,85 @@ def test_moving_keeps_structure():
     assert isinstance(moved[0], Pair)
     assert moved[0].x.device.type == moved[1]["a"][0].device.type == "meta"
     assert moved[1]["a"][1:] == ["text"]
+
+
+@dataclass
+class Record:
+    x: torch.Tensor
+    inner: Any = None
+    name: str = "cat"
+
+
+@dataclass(frozen=True)
+class Frozen:
+    x: torch.Tensor
+
+
+class Moves:
+    """As the batches of graph libraries."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def to(self, device):
+        return Moves(self.x.to(device))
+
+
+class MovesItself(Moves):
+    def to(self, device):
+        self.x = self.x.to(device)
+
+
+class Encoding(UserDict):
+    """As the BatchEncoding of transformers."""
+
+
+PACKED = nn.utils.rnn.pack_sequence([torch.ones(3, 2), torch.ones(1, 2)])
+KINDS = {
+    "a tensor": (X, lambda moved: [moved]),
+    "a named tuple": (Pair(X, Y), lambda moved: [moved.x, moved.y]),
+    "a packed sequence": (PACKED, lambda moved: [moved.data]),
+    "packed, in a tuple": ((PACKED, Y), lambda moved: [moved[0].data, moved[1]]),
+    "packed, in a dictionary": ({"a": [PACKED]}, lambda moved: [moved["a"][0].data]),
+    "a data class": (Record(X), lambda moved: [moved.x]),
+    "data classes in each other": (
+        Record(X, Record(Y, [X])),
+        lambda moved: [moved.x, moved.inner.x, moved.inner.inner[0]],
+    ),
+    "a frozen data class": ((Frozen(X), Y), lambda moved: [moved[0].x, moved[1]]),
+    "an object that moves": (Moves(X), lambda moved: [moved.x]),
+    "an object that moves itself": ([MovesItself(X)], lambda moved: [moved[0].x]),
+    "a packed sequence in a data class": (Record(X, PACKED), lambda moved: [moved.x, moved.inner.data]),
+    "another mapping": (Encoding(a=X), lambda moved: [moved["a"]]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_engine_moves(kind):
+    batch, tensors = KINDS[kind]
+    engine = LocalEngine("cpu")
+    engine.device, engine._moves = torch.device("meta"), True  # as on an accelerator
+    moved = engine.move(batch)
+    assert all(tensor.device.type == "meta" for tensor in tensors(moved))
+    if not isinstance(batch, Encoding):
+        assert type(moved) is type(batch)
+    assert X.device.type == "cpu"
+
+
+def test_what_a_packed_sequence_keeps_on_the_host_stays():
+    engine = LocalEngine("cpu")
+    engine.device, engine._moves = torch.device("meta"), True
+    assert engine.move((PACKED, Y))[0].batch_sizes.tolist() == [2, 1, 1]
+
+
+def test_data_classes_are_structures():
+    record = Record(X, {"y": Y})
+    assert [id(tensor) for tensor in tensors_in(record)] == [id(X), id(Y)]
+    assert batch_size(record) == 3
+    assert describe(Frozen(X)) == "Frozen of (x=float32 tensor [3, 2])"
+    detached = map_tensors(torch.Tensor.detach, Record(X.clone().requires_grad_()))
+    assert not detached.x.requires_grad
+    assert detached.name == "cat"
 
 
 def test_to_the_host_and_joined():

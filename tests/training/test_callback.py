@@ -11,6 +11,7 @@ def test_the_order_of_events(net, loader, make, recorder):
     assert events == [
         "on_fit_start",
         "on_epoch_start",
+        "on_epoch_trained",
         "on_evaluate_start",
         "on_evaluate_end",
         "on_epoch_complete",

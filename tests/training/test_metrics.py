@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection, RunningMean, RunningSum, classification, regression
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchmetrics.retrieval import RetrievalMAP
+from torchmetrics.wrappers import MinMaxMetric, Running
 
 from mxtorch.training.metrics import MOST_BUFFERED_BATCHES, LossMeter, MetricBuffer, as_collection
 
@@ -38,17 +40,17 @@ def test_batches_handed_over_together_give_what_single_ones_give(size):
 def test_few_batches_are_held_back():
     updates = []
 
-    class Counting(MeanMetric):
+    class Counting(MetricCollection):
         def update(self, outputs, targets):
             updates.append(len(outputs))
-            super().update(outputs)
+            super().update(outputs, targets)
 
-    buffer = MetricBuffer(as_collection(Counting(), "metrics"))
+    buffer = MetricBuffer(Counting({"mean": MeanMetric()}))
     for _ in range(MOST_BUFFERED_BATCHES + 1):
         buffer.update(torch.ones(2), torch.ones(2))
     assert updates == [2 * MOST_BUFFERED_BATCHES]
     for _ in range(2):
-        buffer.update(torch.ones(2, 600_000), torch.ones(2))
+        buffer.update(torch.ones(2, 600_000), torch.ones(2, 600_000))
     assert len(updates) > 1, "large outputs sooner"
 
 
@@ -86,6 +88,158 @@ def test_a_buffer_goes_on_where_it_was_saved(length):
     other = MetricBuffer(as_collection({"other": MeanMetric()}, "metrics"))
     with pytest.raises(ValueError, match="train_metrics: got"):
         other.load_state_dict(first.state_dict())
+
+
+class MeanOfBatches(Metric):
+    """A metric of one's own, whose batches count alike."""
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0))
+        self.add_state("batches", torch.tensor(0))
+
+    def update(self, outputs, targets):
+        self.total += (outputs.argmax(1) == targets).float().mean()
+        self.batches += 1
+
+    def compute(self):
+        return self.total / self.batches
+
+
+class AveragePrecisionOfBatches(RetrievalMAP):
+    """Each batch is the answer to one query."""
+
+    queries = 0
+
+    def update(self, outputs, targets):
+        super().update(outputs[:, 1], targets == 1, indexes=torch.full_like(targets, self.queries))
+        self.queries += 1
+
+
+class Tripled(MulticlassAccuracy):
+    """One of torchmetrics, changed."""
+
+    def update(self, outputs, targets):
+        super().update(outputs, targets)
+        self.tp = self.tp.clone() if self._update_count % 3 else self.tp * 0
+
+
+def accuracy():
+    return MulticlassAccuracy(num_classes=3, average="micro")
+
+
+SPLIT_MATTERS = {
+    "running": lambda: Running(accuracy(), window=2),
+    "running mean": lambda: RunningMean(window=3),
+    "running sum": lambda: RunningSum(window=2),
+    "min and max": lambda: MinMaxMetric(accuracy()),
+    "retrieval": AveragePrecisionOfBatches,
+    "one's own": MeanOfBatches,
+    "changed": lambda: Tripled(num_classes=3, average="micro"),
+    "of two": lambda: accuracy() + Running(accuracy(), window=2),
+}
+SPLIT_DOES_NOT_MATTER = {
+    "accuracy": accuracy,
+    "macro": lambda: MulticlassAccuracy(num_classes=3),
+    "F1": lambda: classification.MulticlassF1Score(num_classes=3),
+    "AUROC": lambda: classification.MulticlassAUROC(num_classes=3),
+    "binned AUROC": lambda: classification.MulticlassAUROC(num_classes=3, thresholds=20),
+    "average precision": lambda: classification.MulticlassAveragePrecision(num_classes=3),
+    "calibration": lambda: classification.MulticlassCalibrationError(num_classes=3),
+    "kappa": lambda: classification.MulticlassCohenKappa(num_classes=3),
+    "Matthews": lambda: classification.MulticlassMatthewsCorrCoef(num_classes=3),
+    "hinge": lambda: classification.MulticlassHingeLoss(num_classes=3),
+    "named": lambda: type("Named", (MulticlassAccuracy,), {})(num_classes=3),
+}
+REGRESSION = (
+    "MeanSquaredError", "MeanAbsoluteError", "R2Score", "ExplainedVariance", "PearsonCorrCoef", "SpearmanCorrCoef",
+    "KendallRankCorrCoef", "ConcordanceCorrCoef", "RelativeSquaredError", "LogCoshError", "MeanSquaredLogError",
+    "NormalizedRootMeanSquaredError", "SymmetricMeanAbsolutePercentageError", "TweedieDevianceScore",
+)  # fmt: skip
+
+
+def compared(make_metric, batches):
+    """The figures of a metric in the buffer, and of the same metric given batch after batch."""
+    alone = make_metric()
+    buffer = MetricBuffer(MetricCollection({"metric": make_metric()}))
+    for outputs, targets in batches:
+        alone.update(outputs, targets)
+        buffer.update(outputs, targets)
+    expected = alone.compute()
+    expected = expected if isinstance(expected, dict) else {"metric": expected}
+    return list(buffer.compute("val").values()), [float(value) for value in expected.values()]
+
+
+def samples(sizes=(7, 3, 12, 1, 8)):
+    return [(torch.randn(size, 3), torch.randint(3, (size,))) for size in sizes]
+
+
+@pytest.mark.parametrize("kind", SPLIT_MATTERS)
+def test_batches_are_not_joined_where_the_split_matters(kind):
+    batches = samples()
+    if kind.startswith("running "):  # means and sums of numbers
+        batches = [(outputs[:, 0], torch.ones(len(outputs))) for outputs, _ in batches]
+        make_metric = SPLIT_MATTERS[kind]
+        alone, buffer = make_metric(), MetricBuffer(MetricCollection({"metric": Numbers(make_metric())}))
+        for outputs, targets in batches:
+            alone.update(outputs)
+            buffer.update(outputs, targets)
+        assert buffer.compute("val") == {"val/metric": pytest.approx(float(alone.compute()))}
+        return
+    found, expected = compared(SPLIT_MATTERS[kind], batches)
+    assert found == pytest.approx(expected)
+
+
+class Numbers(Metric):
+    """Gives a metric the outputs alone."""
+
+    def __init__(self, metric):
+        super().__init__()
+        self.metric = metric
+
+    def update(self, outputs, targets):
+        self.metric.update(outputs)
+
+    def compute(self):
+        return self.metric.compute()
+
+
+@pytest.mark.parametrize("kind", SPLIT_DOES_NOT_MATTER)
+def test_batches_are_joined_where_the_split_does_not_matter(kind):
+    batches = samples()
+    found, expected = compared(SPLIT_DOES_NOT_MATTER[kind], batches)
+    assert found == pytest.approx(expected, abs=1e-6)
+    buffer = MetricBuffer(MetricCollection({"metric": SPLIT_DOES_NOT_MATTER[kind]()}))
+    buffer.update(*batches[0])
+    assert buffer.metrics["metric"]._update_count == 0, "held back"
+
+
+@pytest.mark.filterwarnings("ignore:Metric .* will save all targets")
+@pytest.mark.parametrize("name", REGRESSION)
+def test_regression_does_not_depend_on_the_split(name):
+    batches = [(torch.rand(size) + 0.1, torch.rand(size) + 0.1) for size in (7, 3, 12, 2, 8)]
+    found, expected = compared(getattr(regression, name), batches)
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_one_metric_that_depends_on_the_split_is_enough():
+    metrics = {"accuracy": accuracy(), "running": Running(accuracy(), window=1)}
+    buffer = MetricBuffer(as_collection(metrics, "metrics"))
+    batches = samples((5, 6))
+    for outputs, targets in batches:
+        buffer.update(outputs, targets)
+    last = float((batches[-1][0].argmax(1) == batches[-1][1]).float().mean())
+    assert buffer.compute("val")["val/running"] == pytest.approx(last)
+
+
+def test_metrics_that_are_no_numbers_are_named():
+    metrics = {"roc": classification.MulticlassROC(num_classes=3), "accuracy": accuracy()}
+    buffer = MetricBuffer(as_collection(metrics, "metrics"))
+    buffer.update(*samples((5,))[0])
+    with pytest.raises(
+        ValueError, match=r"metrics: roc gives a tuple of .* compute curves from the outputs of predict"
+    ):
+        buffer.compute("val")
 
 
 # ---------------------------------------------------------------- the loss

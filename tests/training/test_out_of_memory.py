@@ -72,3 +72,16 @@ def test_batches_of_every_kind_are_split():
     assert torch.equal(torch.cat([first["pair"][1], second["pair"][1]]), inputs + 1)
     assert first["names"] + second["names"] == list("abcde")
     assert second["scale"] == 2.0
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        (torch.zeros(50, 8, 3), torch.zeros(8)),
+        {"nodes": torch.zeros(40, 2), "graph": torch.zeros(40), "labels": torch.zeros(8)},
+        ((torch.zeros(5, 8, 3), torch.zeros(5, 8)), torch.zeros(8)),
+    ],
+)
+def test_batches_with_the_samples_elsewhere_are_not_split(batch):
+    with pytest.raises(ValueError, match="a batch of 8 samples can't be taken in parts"):
+        split(Window([batch], [8], 8), 2)

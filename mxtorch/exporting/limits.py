@@ -1,0 +1,183 @@
+"""What an exported file may ask for: checks of its metadata and of its ONNX graph, before anything is built."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mxtorch.exporting.facts import Facts
+
+# More outputs than ImageNet-21k and the vocabularies of language models have.
+MOST_OUTPUTS = 500_000
+MOST_CHANNELS = 10_000
+LARGEST_PICTURE = 2048  # side of an input, in pixels
+LARGEST_METADATA = 2 << 20
+# ONNX: a file may need so many times its bytes, and so much besides, before its computation runs.
+MOST_TIMES = 2
+ALLOWANCE = 32 << 20
+_DEEPEST = 40
+# Where a tensor of ONNX has its values if not as bytes; up to four small ones share an entry.
+_VALUES = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
+# The bits of a value by its type's number in ONNX; of the types that are not here, at least 8.
+_BITS = {1: 32, 4: 16, 5: 16, 6: 32, 7: 64, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16}
+_BITS |= {21: 4, 22: 4, 23: 4, 25: 2, 26: 2, 27: 6, 28: 6}
+_SIZES = ("size", "max_size", "padding")  # arguments of transforms that decide how large an input is
+
+
+def read_facts(text: Any, path: Path) -> Facts:
+    """The facts in a file's metadata, checked one by one.
+
+    Raises:
+        ValueError: There are none, they are of a newer version, or they are not what `Trainer.export` writes.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "replace")
+    if text is not None and len(text) > LARGEST_METADATA:
+        raise ValueError(f"{path} has metadata of {len(text)} characters; at most {LARGEST_METADATA} are read")
+    try:
+        facts = Facts.from_json(text, path)
+        problem = _problem(facts)
+    except ValueError:
+        raise
+    except Exception as error:  # metadata of another shape makes the reader raise any type
+        raise ValueError(f"{path} is damaged: its metadata can't be read ({type(error).__name__})") from error
+    if problem:
+        raise ValueError(f"{path} is damaged: its metadata has {problem}")
+    return facts
+
+
+def _problem(facts: Facts) -> str:
+    """What is wrong with the facts; an empty text if nothing is."""
+    if not _within(facts.outputs, 0, MOST_OUTPUTS):
+        return f"{str(facts.outputs)[:20]} outputs"
+    if not all(isinstance(name, str) for name in facts.classes) or len(facts.classes) not in (0, facts.outputs):
+        return f"{len(facts.classes)} names of classes for {facts.outputs} outputs"
+    if not _within(facts.channels, 1, MOST_CHANNELS):
+        return f"{str(facts.channels)[:20]} channels"
+    if not isinstance(facts.zoo_name, str) or len(facts.zoo_name) > 200:
+        return "no name of a network"
+    for name, arguments in () if facts.preprocessing is None else facts.preprocessing.steps:
+        sizes = [one for key in _SIZES for one in _as_list(arguments.get(key))]
+        if not all(_within(one, 0, LARGEST_PICTURE) for one in sizes):
+            return f"{str(name)[:30]} with sizes of {str(sizes)[:30]} pixels"
+        numbers = [one for key in ("mean", "std") for one in _as_list(arguments.get(key))]
+        if len(numbers) > 8 or not all(type(one) in (int, float) and math.isfinite(one) for one in numbers):
+            return "means and deviations that are no numbers"
+        if not all(_as_list(arguments.get("std"))):
+            return "a deviation of 0"
+    return ""
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _within(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def check_onnx(path: Path) -> None:
+    """Check that an ONNX file needs memory in proportion to its bytes, and that it reads no other file.
+
+    Raises:
+        ValueError: It does not, or it is damaged; the message says what is wrong.
+        ModuleNotFoundError: ONNX needs the extra `onnx`.
+    """
+    try:
+        import onnx
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError('onnx is missing; pip install "mxtorch[onnx]"') from error
+    content = path.read_bytes()
+    most = MOST_TIMES * len(content) + ALLOWANCE
+    cost = 0
+    for each in _costs(memoryview(content), onnx.ModelProto.DESCRIPTOR, 0):
+        cost += each
+        if cost > most:
+            raise ValueError(f"its graph takes more than {most} bytes of memory; the file has {len(content)}")
+    try:
+        model = onnx.load_model_from_string(content)
+    except Exception as error:  # protobuf's errors have no class that is public
+        raise ValueError(f"it is no ONNX file ({type(error).__name__})") from error
+    del content
+    for message in _messages(model):
+        kind = message.DESCRIPTOR.name
+        if kind == "TensorProto":
+            _check_tensor(message)
+        # The runtime makes sparse tensors dense.
+        elif kind == "SparseTensorProto" and math.prod(message.dims) > 64 * math.prod(message.values.dims):
+            raise ValueError("it has a sparse tensor that is far larger than its values")
+
+
+def _costs(content: memoryview, message: Any, depth: int) -> Iterator[int]:
+    """The bytes of memory that each part of a protobuf message takes once it is parsed, without parsing it.
+
+    Raises:
+        ValueError: It is no such message.
+    """
+    if depth > _DEEPEST:
+        raise ValueError(f"its messages are nested more than {_DEEPEST} times")
+    fields = message.fields_by_number
+    place, end = 0, len(content)
+    while place < end:
+        tag, place = _number(content, place)
+        field, kind = fields.get(tag >> 3), tag & 7
+        if kind == 0:
+            _, place = _number(content, place)
+            yield 16
+        elif kind in (1, 5):
+            place += 8 if kind == 1 else 4
+            yield 16
+        elif kind == 2:
+            length, place = _number(content, place)
+            if length > end - place:
+                raise ValueError("it is cut short")
+            part = content[place : place + length]
+            place += length
+            if field is not None and field.message_type is not None:
+                yield 300
+                yield from _costs(part, field.message_type, depth + 1)
+            elif field is not None and field.type not in (field.TYPE_STRING, field.TYPE_BYTES):
+                yield 8 * length  # packed numbers of at least one byte
+            else:
+                yield 64 + length
+        else:
+            raise ValueError("it is no ONNX file")
+    if place > end:
+        raise ValueError("it is cut short")
+
+
+def _number(content: memoryview, place: int) -> tuple[int, int]:
+    """A number of protobuf, and the place after it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if place >= len(content):
+            raise ValueError("it is cut short")
+        byte = content[place]
+        place += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, place
+    raise ValueError("it is no ONNX file")
+
+
+def _messages(model: Any) -> Iterator[Any]:
+    """A message of protobuf and all messages in it."""
+    waiting = [model]
+    while waiting:
+        message = waiting.pop()
+        yield message
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                waiting.extend([value] if hasattr(value, "ListFields") else value)
+
+
+def _check_tensor(tensor: Any) -> None:
+    """Refuse values that are in another file, wherever it is, and more values than the file has."""
+    if tensor.data_location or tensor.external_data:
+        raise ValueError("its weights are in another file, which is not read: write one file")
+    lengths = [len(value) for field, value in tensor.ListFields() if field.name in _VALUES]
+    room = len(tensor.raw_data) * 8 // _BITS.get(tensor.data_type, 8) if tensor.raw_data else 4 * sum(lengths)
+    if any(length < 0 for length in tensor.dims) or math.prod(tensor.dims) > room:
+        raise ValueError(f"its tensor {tensor.name[:80]!r} has fewer values than its shape says")

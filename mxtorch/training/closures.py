@@ -1,0 +1,57 @@
+"""Optimizers whose step computes loss and gradients itself, through a function that it is given."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mxtorch.optim.scheduled import ScheduledOptim
+from mxtorch.training.context import Context
+
+
+class PassedOver(Exception):  # noqa: N818 - it is no error
+    """No batch of a window has a loss, so there is no step to take."""
+
+
+def needs_closure(optimizer: Optimizer) -> bool:
+    """Whether `step` can't do without a closure: LBFGS, an optimizer whose `step(closure)` has no default, SAM.
+
+    Implementations of SAM often let `closure=None` pass and fail in the step. Their `first_step` and `second_step`,
+    which the reference implementation has (Foret et al. 2021, arXiv 2010.01412), tell them.
+    """
+    if isinstance(optimizer, torch.optim.LBFGS):
+        return True
+    if callable(getattr(optimizer, "first_step", None)) and callable(getattr(optimizer, "second_step", None)):
+        return True
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
+
+
+def check_closure_settings(context: Context) -> None:
+    """Raise where an optimizer that needs a closure can't be had with the engine.
+
+    Raises:
+        ValueError: The precision is fp16, whose scaler can't look at gradients that a closure computes.
+    """
+    if context.engine.precision == "fp16":
+        raise ValueError(
+            f"precision: 'fp16' scales gradients, and {type(context.optimizer.optimizer).__name__} computes them "
+            "several times within a step, where they can't be unscaled; use 'bf16' or 'fp32', or another optimizer"
+        )
+
+
+def clip_gradients(
+    optimizer: ScheduledOptim, *, clip_grad_norm: float | None, clip_grad_value: float | None, measure_norm: bool
+) -> Tensor | None:
+    """Clip gradients, each value first and then the norm of all; returns the norm before that, if it was measured."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if clip_grad_value is not None:
+        nn.utils.clip_grad_value_(parameters, clip_grad_value)
+    if clip_grad_norm is not None:
+        return nn.utils.clip_grad_norm_(parameters, clip_grad_norm)
+    if measure_norm:
+        return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return None

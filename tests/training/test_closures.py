@@ -1,0 +1,220 @@
+"""Optimizers whose step computes loss and gradients itself, and steps without a loss."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torchmetrics
+from torch import nn
+
+from mxtorch import StepOutput, Trainer, schedules
+from mxtorch.training.closures import needs_closure
+
+
+class SAM(torch.optim.Optimizer):
+    """The reference implementation (Foret et al. 2021), in which `closure=None` passes and fails in the step."""
+
+    def __init__(self, params, lr=0.1, rho=0.05):
+        super().__init__(params, {"lr": lr, "rho": rho})
+        self.base = torch.optim.SGD(self.param_groups, lr=lr)
+        self.param_groups = self.base.param_groups
+
+    @torch.no_grad()
+    def first_step(self, zero_grad=False):
+        norm = torch.stack([p.grad.norm() for g in self.param_groups for p in g["params"]]).norm()
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p]["old"] = p.data.clone()
+                p.add_(p.grad * group["rho"] / (norm + 1e-12))
+        if zero_grad:
+            self.zero_grad()
+
+    @torch.no_grad()
+    def second_step(self, zero_grad=False):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.data = self.state[p]["old"]
+        self.base.step()
+        if zero_grad:
+            self.zero_grad()
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        assert closure is not None
+        closure = torch.enable_grad()(closure)
+        self.first_step(zero_grad=True)
+        closure()
+        self.second_step()
+
+
+class Required(SAM):
+    """Says by its signature that it needs a closure."""
+
+    first_step = second_step = None
+
+    @torch.no_grad()
+    def step(self, closure):
+        for _ in range(2):
+            with torch.enable_grad():
+                closure()
+            self.base.step()
+
+
+OPTIMIZERS = {
+    "LBFGS": lambda p: torch.optim.LBFGS(p, lr=0.5),
+    "LBFGS with a line search": lambda p: torch.optim.LBFGS(p, line_search_fn="strong_wolfe"),
+    "SAM": SAM,
+    "a closure that is required": Required,
+}
+
+
+def batches(count=24, size=8):
+    torch.manual_seed(3)
+    inputs = torch.randn(count, 4)
+    return list(zip(inputs.split(size), (inputs[:, 0] > 0).long().split(size), strict=True))
+
+
+def trainer_with(make_optimizer, net=None, kind=Trainer, **options):
+    torch.manual_seed(1)
+    net = nn.Linear(4, 2) if net is None else net
+    return kind(net, nn.CrossEntropyLoss(), make_optimizer(net.parameters()), device="cpu", progress=False, **options)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_they_train_and_are_measured(name, accumulate):
+    metric = torchmetrics.Accuracy(task="multiclass", num_classes=2)
+    trainer = trainer_with(OPTIMIZERS[name], train_metrics={"accuracy": metric}, accumulate=accumulate)
+    history = trainer.fit(batches(), epochs=8 * accumulate)
+    assert history["train/loss"][-1] < 0.8 * history["train/loss"][0]
+    assert history["train/accuracy"][-1] > 0.6
+    assert "gradient_norm" in history.records[-1]
+    assert trainer.optimizer.current_steps == trainer.step == 8 * 3
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("clip", [{"clip_grad_norm": 1e-9}, {"clip_grad_value": 1e-9}])
+def test_clipping_holds(name, accumulate, clip):
+    trainer = trainer_with(OPTIMIZERS[name], **clip, accumulate=accumulate)
+    before = copy.deepcopy(trainer.model.state_dict())
+    trainer.fit(batches())
+    assert all((value - before[key]).abs().max() < 1e-6 for key, value in trainer.model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_window_equals_one_large_batch(name):
+    moved = []
+    for size, accumulate in ((24, 1), (8, 3), (7, 4)):
+        net = nn.Linear(4, 2).double()
+        torch.nn.init.constant_(net.weight, 0.1)
+        trainer = trainer_with(OPTIMIZERS[name], net, accumulate=accumulate)
+        torch.nn.init.zeros_(net.bias)
+        trainer.fit([(x.double(), y) for x, y in batches(24, size)])
+        moved.append(net.weight.detach().clone())
+    assert torch.allclose(moved[0], moved[1], rtol=1e-6)
+    assert torch.allclose(moved[0], moved[2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_schedule_sets_the_rate(name):
+    trainer = trainer_with(OPTIMIZERS[name])
+    trainer.fit(batches(), epochs=2, lr=0.2, schedule=schedules.CosineAnnealing())
+    assert trainer.optimizer.learning_rate < 0.05
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_fp16_is_refused(name):
+    trainer = trainer_with(OPTIMIZERS[name], precision="fp16")
+    before = trainer.model.weight.detach().clone()
+    with pytest.raises(ValueError, match="precision: 'fp16' scales gradients"):
+        trainer.fit(batches())
+    assert torch.equal(before, trainer.model.weight)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_bad_loss_names_the_step(name):
+    trainer = trainer_with(OPTIMIZERS[name])
+    data = batches()
+    data[1][0].fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"step 2 \(batch 1 of the epoch\) is not finite"):
+        trainer.fit(data)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "NAdam"])
+def test_other_optimizers_need_none(name):
+    assert not needs_closure(getattr(torch.optim, name)(nn.Linear(1, 1).parameters(), lr=0.1))
+
+
+# ---------------------------------------------------------------- steps without a loss
+
+
+class Passes(Trainer):
+    """Passes over the batches whose numbers are given."""
+
+    over: tuple[int, ...] = ()
+    calls = 0
+
+    def training_step(self, batch):
+        self.calls += 1
+        return None if self.calls - 1 in self.over else super().training_step(batch)
+
+
+def passing(over, make_optimizer=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), **options):
+    trainer = trainer_with(make_optimizer, kind=Passes, **options)
+    trainer.over = over
+    return trainer
+
+
+@pytest.mark.parametrize("over", [(0,), (1,), (2,), (0, 1), (1, 2)])
+@pytest.mark.parametrize("name", ["SGD", *OPTIMIZERS])
+def test_none_passes_over_a_batch(over, name):
+    make_optimizer = OPTIMIZERS.get(name, lambda p: torch.optim.SGD(p, lr=0.1))
+    trainer, other = passing(over, make_optimizer), passing((), make_optimizer)
+    if name != "SGD":  # they compute a batch several times, so calls are no batches
+        trainer.over = ()
+        bad = {batches()[index][0][0, 0].item() for index in over}
+        step = type(trainer).training_step
+        trainer.training_step = lambda batch: None if batch[0][0, 0].item() in bad else step(trainer, batch)
+    history = trainer.fit(batches())
+    expected = other.fit([batch for index, batch in enumerate(batches()) if index not in over])
+    assert (trainer.step, trainer.skipped_steps) == (3, len(over))
+    assert trainer.optimizer.current_steps == 3 - len(over)
+    assert history["train/loss"] == expected["train/loss"]
+    assert torch.equal(trainer.model.weight, other.model.weight)
+
+
+@pytest.mark.parametrize("over", [(0,), (1, 2), (0, 1, 2)])
+def test_none_within_a_window(over):
+    trainer, other = passing(over, accumulate=3), passing((), accumulate=3)
+    rest = [batch for index, batch in enumerate(batches()) if index not in over]
+    if not rest:
+        with pytest.raises(ValueError, match="training_step: it returned None for every batch"):
+            trainer.fit(batches())
+        return
+    assert trainer.fit(batches())["train/loss"] == [pytest.approx(other.fit(rest)["train/loss"][0], rel=1e-6)]
+    assert torch.allclose(trainer.model.weight, other.model.weight, rtol=1e-6)
+    assert trainer.skipped_steps == 0
+
+
+def test_a_step_that_forgets_to_return_is_an_error():
+    class Forgets(Trainer):
+        def training_step(self, batch):
+            self.loss(self.model(batch[0]), batch[1])
+
+    trainer = trainer_with(lambda p: torch.optim.SGD(p, lr=0.1), kind=Forgets)
+    before = trainer.model.weight.detach().clone()
+    with pytest.raises(ValueError, match="training_step: it returned None for every batch"):
+        trainer.fit(batches(), epochs=3)
+    assert torch.equal(before, trainer.model.weight)
+
+
+def test_a_step_output_without_a_loss_is_an_error():
+    class Empty(Trainer):
+        def training_step(self, batch):
+            return StepOutput(None, self.model(batch[0]), batch[1])
+
+    with pytest.raises(ValueError, match="as the loss"):
+        trainer_with(lambda p: torch.optim.SGD(p, lr=0.1), kind=Empty).fit(batches())
