@@ -238,6 +238,7 @@ def test_data_that_have_become_shorter(tmp_path):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
+@pytest.mark.filterwarnings("ignore:The optimizer leaves out trainable parameters:UserWarning")
 def test_a_checkpoint_of_another_run_is_refused_and_changes_nothing(tmp_path, change, message):
     with pytest.raises(KilledError):
         build(tmp_path, 8).fit(plain()(), epochs=3, lr=0.05, schedule="one_cycle")
