@@ -211,26 +211,27 @@ def searched(found: LRFinderResult) -> dict[str, Any]:
     return {
         "curve": [list(found.rates), list(found.losses), found.stop_reason],
         "held out": [list(point) for point in found.held_out],
+        "trials": [[trial.rate, trial.steps, trial.loss, trial.loss_before] for trial in found.trials],
         "suggestion": [found.suggestion, found.interval, found.status],
     }
 
 
-def rate_of(found: LRFinderResult) -> float | LRFinderResult:
+def rate_of(found: LRFinderResult) -> float:
     """The rate that was found, or one that does no harm."""
-    return RATE if found.suggestion is None else found
+    return RATE if found.suggestion is None else found.suggestion
 
 
 @setting
 def find_lr_100(folder: Path) -> dict[str, Any]:
-    """A sweep, then a training at the rate that was found."""
+    """A range test, then a training at the rate that was found."""
     trained, data = trainer(), train()
-    found = trained.find_lr(data, num_steps=100)
+    found = trained.find_lr(data, method="sweep", num_steps=100)
     return searched(found) | fitted(trained, data, lr=rate_of(found))
 
 
 @setting
 def find_lr_300(folder: Path) -> dict[str, Any]:
-    """A sweep and short trainings, judged by other data."""
+    """Short trainings, judged by other data."""
     trained, data = trainer(perceptron(0.2), train_metrics=torchmetrics.classification.MulticlassAccuracy(3)), train()
     found = trained.find_lr(data, val(), num_steps=300, schedule="one_cycle", training_steps=30)
     return searched(found) | fitted(trained, data, lr=rate_of(found), schedule="one_cycle")

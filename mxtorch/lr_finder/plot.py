@@ -39,8 +39,10 @@ def plot_search(axes: Axes | None, *, title: str, reading: Reading, trials: Sequ
     if limits is not None:
         axes.set_ylim(*limits)
     axes.grid(alpha=0.25)
-    # Below the axes, where it covers no curve.
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=9, frameon=False, handlelength=1.6)
+    if axes.get_legend_handles_labels()[0]:  # below the axes, where it covers no curve
+        axes.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=9, frameon=False, handlelength=1.6
+        )
     return axes
 
 
@@ -78,7 +80,7 @@ def _limits(trials: Sequence[Trial], sweep: Sweep, smoothed: Sequence[float]) ->
         curve = [loss for _, loss in sweep.held_out if math.isfinite(loss)] or list(smoothed)
         if not curve:
             return None
-        start, low = float(np.median(curve[:5])), min(curve)
+        start, low = float(np.median(curve[:5])), min([*curve, *(loss for loss in smoothed if math.isfinite(loss))])
     if not (math.isfinite(start) and math.isfinite(low)):
         return None
     span = max(start - low, 0.3 * abs(start), 1e-12)  # noise on a flat curve is not to fill the picture
