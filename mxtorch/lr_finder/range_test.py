@@ -50,7 +50,7 @@ def geometric_rates(start: float, end: float, count: int) -> list[float]:
 
 
 def range_test(
-    take_step: Callable[[Any], tuple[Callable[[], float], bool]],
+    take_step: Callable[[Any], tuple[Callable[[], float] | None, bool]],
     windows: Callable[[], Iterable[Any]],
     optimizer: ScheduledOptim,
     rates: list[float],
@@ -65,7 +65,8 @@ def range_test(
     tried again at the same rate. The caller restores what the steps change.
 
     Args:
-        take_step: Takes a window of batches; returns a function that reads the loss, and whether the step was taken.
+        take_step: Takes a window of batches; returns a function that reads the loss, None where there is none, and
+            whether the step was taken.
         windows: Opens the data; called again when it runs out.
         optimizer: Its schedule is set aside.
         rates: The rates, rising.
@@ -107,7 +108,7 @@ def range_test(
         while not taken and skipped < MOST_SKIPS_IN_A_ROW:
             skipped += 1
             read_loss, taken = take_step(next(batches))
-        if not taken:
+        if not taken or read_loss is None:
             stop_reason = "overflow"
             break
         skipped = 0

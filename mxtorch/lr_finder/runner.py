@@ -21,10 +21,18 @@ from mxtorch.optim.schedule_free import set_training_point
 from mxtorch.optim.scheduled import ScheduledOptim
 from mxtorch.training.context import Context
 from mxtorch.training.data import Window, window_of, windows
+from mxtorch.training.loss_weight import as_scalar
 from mxtorch.training.modes import set_training_mode
 from mxtorch.training.out_of_memory import explained, split
 from mxtorch.training.step import StepRunner, StepSettings
-from mxtorch.training.supervised import StepOutput, as_step_output, batch_size, checked_labels, explain_first_batch
+from mxtorch.training.supervised import (
+    StepOutput,
+    as_step_output,
+    batch_size,
+    checked_labels,
+    explain_first_batch,
+    weight_of,
+)
 
 # A held-out loss of this many samples has a standard error small enough to tell rates apart; more cost time.
 JUDGED_SAMPLES = 512
@@ -136,8 +144,8 @@ class SearchRunner:
         except Exception as error:
             cause = error if error.__cause__ is None else error.__cause__
             self.note = (
-                f"training_step can't be run without gradients ({type(cause).__name__}: {cause}), so training losses "
-                "are judged"
+                f"training_step can't be run without gradients ({type(cause).__name__}: "
+                f"{str(cause).partition(chr(10))[0]}), so training losses are judged"
             )
             return False
         return has_loss
@@ -160,18 +168,21 @@ class SearchRunner:
         seconds = []
         for _ in range(TIMED_STEPS + 1):
             started = time.perf_counter()
-            loss, _ = self._runner.step(next(dealt))
-            assert loss is not None
-            loss.item()  # waits for the device
+            self._next_step(dealt)()  # reading the loss waits for the device
             seconds.append(time.perf_counter() - started)
         dealt.close()
         return statistics.fmean(seconds[1:])  # the first one makes kernels, buffers and the optimizer's state
 
-    def step(self, window: Window) -> tuple[Callable[[], float], bool]:
-        """One optimizer step; returns a function that reads the loss, and whether the step was taken."""
+    def step(self, window: Window) -> tuple[Callable[[], float] | None, bool]:
+        """One optimizer step.
+
+        Returns:
+            A function that reads the loss, None where no batch of the window has one; and whether the step was taken.
+        """
         steps_before = self._optimizer.current_steps
         loss, _ = self._runner.step(window)
-        assert loss is not None  # none is left out in a search
+        if loss is None:
+            return None, False
         watched = loss if self._watch is None else torch.as_tensor(self._watch())
         taken = self._optimizer.current_steps > steps_before
         self._without_a_step += not taken
@@ -199,7 +210,7 @@ class SearchRunner:
         finite = True
         for step in range(steps):
             set_rate(rate * multiplier(step))
-            read, _ = self.step(next(dealt))
+            read = self._next_step(dealt)
             self._advance()
             if self._without_a_step >= MOST_WITHOUT_A_STEP:
                 self.check_stepped()
@@ -213,6 +224,16 @@ class SearchRunner:
             return Trial(rate, steps, math.inf, loss_before, rung)
         loss = self._judge(count, whole=whole) if self._held_out else statistics.fmean(read() for read in tail)
         return Trial(rate, steps, loss if math.isfinite(loss) else math.inf, loss_before, rung)
+
+    def _next_step(self, dealt: Iterator[Window]) -> Callable[[], float]:
+        """A step with the next window that has a loss, as a training goes on after one that has none."""
+        for _ in range(MOST_WITHOUT_A_STEP):
+            read, _ = self.step(next(dealt))
+            if read is not None:
+                return read
+        raise ValueError(
+            f"training_step: it gave no loss for {MOST_WITHOUT_A_STEP} steps in a row; no rate can be tried"
+        )
 
     def check_stepped(self) -> None:
         """Raise where the optimizer took no step at all; fp16 may have skipped them all."""
@@ -229,7 +250,7 @@ class SearchRunner:
     def _training_loss_before(self) -> float:
         rate_setter(self._optimizer)(1e-12)
         dealt = endless(self.windows)
-        losses = [self.step(next(dealt))[0]() for _ in range(LOOKS)]
+        losses = [self._next_step(dealt)() for _ in range(LOOKS)]
         dealt.close()
         return statistics.fmean(losses)
 
@@ -249,15 +270,20 @@ class SearchRunner:
 
     @torch.no_grad()
     def _mean_loss(self, held_out: list[Any], uses_batch_statistics: bool) -> Callable[[], float]:
-        sizes = [batch_size(batch) or 1 for batch in held_out]
-        total = torch.zeros(())
+        total, together = torch.zeros(()), torch.zeros(())
         with _evaluating(self._context.model, uses_batch_statistics):
-            for batch, size in zip(held_out, sizes, strict=True):
-                loss = self._output(batch).loss
-                if loss is None:
-                    raise ValueError(f"{self._judged_name}: got a loss for the first batch and none for a later one")
-                total = loss.detach().float() * size + total
-        return self._context.engine.read_later(total / sum(sizes))
+            for batch in held_out:
+                output = self._output(batch)
+                if output.loss is None:
+                    continue
+                weight = weight_of(output)
+                if weight is None:
+                    weight = self._context.count_samples(batch) or 1
+                part = torch.as_tensor(as_scalar(weight), dtype=torch.float32, device=output.loss.device)
+                loss = output.loss.detach().float()
+                total = torch.where(part > 0, loss * part, 0.0) + total  # of no targets at all the mean is NaN
+                together = together + part
+        return self._context.engine.read_later(total / together)
 
     @torch.no_grad()
     def knowledge(self) -> tuple[bool, bool]:
