@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mxtorch.exporting.facts import Facts
+from mxtorch.exporting.outputs import is_multi_label
 
 # More outputs than ImageNet-21k and the vocabularies of language models have.
 MOST_OUTPUTS = 500_000
@@ -66,7 +67,9 @@ def _problem(facts: Facts) -> str:
     """What is wrong with the facts; an empty text if nothing is."""
     if not _within(facts.outputs, 0, MOST_OUTPUTS):
         return f"{str(facts.outputs)[:20]} outputs"
-    if not all(isinstance(name, str) for name in facts.classes) or len(facts.classes) not in (0, facts.outputs):
+    # A single output of independent classes may have two names: it is the probability of the second.
+    counts = {0, facts.outputs} | ({2} if facts.outputs == 1 and is_multi_label(facts.activation) else set())
+    if not all(isinstance(name, str) for name in facts.classes) or len(facts.classes) not in counts:
         return f"{len(facts.classes)} names of classes for {facts.outputs} outputs"
     if not _within(facts.channels, 1, MOST_CHANNELS):
         return f"{str(facts.channels)[:20]} channels"

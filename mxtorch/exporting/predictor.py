@@ -141,7 +141,8 @@ class Predictor:
 
 def _check_pixels(picture: Any, resize: int) -> None:
     """Refuse a picture that has too many pixels, now or when its shorter side has been resized."""
-    width, height = getattr(picture, "size", (1, 1))
+    size = getattr(picture, "size", None)
+    width, height = size if isinstance(size, tuple) else (1, 1)  # what is no picture is refused later
     resized = resize * resize * max(width, height) // max(1, min(width, height))
     if width * height > MOST_PIXELS or resized > MOST_PIXELS:
         raise OSError(f"a picture of {width} x {height} pixels is too large; at most {MOST_PIXELS} pixels are read")

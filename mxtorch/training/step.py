@@ -147,6 +147,8 @@ class StepRunner:
             except BadNumberError as error:
                 bad = error
             except ValueError as error:
+                if repeats_without_format(context, "training_step", error):
+                    continue
                 raise_with_advice(error, self._place(window))
             except torch.OutOfMemoryError as error:
                 # The traceback holds the activations, which would keep the memory full.
