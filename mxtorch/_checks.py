@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 from torch.utils.data import Dataset, IterableDataset
 
@@ -145,7 +145,7 @@ def check_parameters(
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer: got {optimizer!r}; give a ScheduledOptim or another torch optimizer")
     named = dict(model.named_parameters())
-    lazy = [name for name, tensor in (*named.items(), *model.named_buffers()) if is_lazy(tensor)]
+    lazy = [name for name, parameter in named.items() if isinstance(parameter, UninitializedParameter)]
     if lazy:
         raise ValueError(
             f"model: {lazy[0]} has no shape yet; pass one batch through the model, then make the optimizer"

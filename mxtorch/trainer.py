@@ -78,8 +78,8 @@ class Trainer(SupervisedSteps):
         log_dir: A folder for TensorBoard, as `"runs/dogs"`; None writes no file.
         device: `"auto"` takes CUDA, else MPS, else the CPU.
         precision: `"fp32"`, `"bf16"` or `"fp16"` (with a gradient scaler); parameters stay in float32.
-        accumulate: Batches to an optimizer step. Each batch weighs as many samples as it holds, so a window equals one
-            large batch, the last and shorter window too.
+        accumulate: Batches to an optimizer step. Each batch weighs what its loss is a mean of (docs/training.md), so a
+            window equals one large batch, the last and shorter window too.
         clip_grad_norm: Clip the norm of all gradients together to this.
         clip_grad_value: Clip every single value of the gradients to this, before the norm.
         channels_last: Memory format for images; `"auto"` uses it for convolutional networks where it is faster, and
@@ -212,6 +212,9 @@ class Trainer(SupervisedSteps):
     ) -> History:
         """Train.
 
+        Before the first step a validation batch is tried and undone, and the first batch is looked at, so that what
+        would go wrong later is said now (docs/training.md).
+
         Each epoch, in this order: train, validate, write the epoch's row into the history, call `on_epoch_complete` of
         the callbacks: yours in their order, then progress bar and TensorBoard, and `Checkpoint` last, so that a file
         holds what the others did.
@@ -322,7 +325,7 @@ class Trainer(SupervisedSteps):
             measure_norm: Measure the norm of the gradient, too.
 
         Returns:
-            The mean loss over the samples, None for a step that `on_nonfinite="skip"` left out; and what the step did.
+            The loss as of one large batch, None for a step that was left out; and what the step did.
 
         Raises:
             FloatingPointError: A loss or gradient is not finite; the first bad layer is named.
@@ -414,14 +417,15 @@ class Trainer(SupervisedSteps):
     # ---------------------------------------------------------------- evaluation and prediction
 
     def evaluate(self, data: Iterable[Any], *, prefix: str = "val") -> dict[str, float]:
-        """Loss (the mean over samples) and metrics on data; nothing is trained, modes come back as they were.
+        """Loss and metrics on data, as of one large batch; nothing is trained, modes come back as they were.
 
         Args:
             data: Batches, as for `fit`.
             prefix: Goes before the names: `{"val/loss": ..., "val/accuracy": ...}`.
 
         Raises:
-            ValueError: The data are empty, or the first batch can't be evaluated.
+            ValueError: The data are empty, the first batch can't be evaluated, or there is nothing to report, as where
+                `training_step` alone was overridden and there are no metrics.
         """
         return evaluation.evaluate(self.context, data, self.callbacks, self.metrics, prefix)
 

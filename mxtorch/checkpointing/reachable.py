@@ -30,7 +30,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
@@ -374,6 +376,18 @@ def name_of(trail: Trail) -> str:
     return "".join(reversed(parts))
 
 
+def is_of_data(part: Any) -> bool:
+    """Whether it can be a part of a loader, and is no trainer, optimizer or model that a loader refers to."""
+    if isinstance(part, nn.Module):
+        return not any(parameter.requires_grad for parameter in part.parameters())
+    return not isinstance(part, (Optimizer, LRScheduler)) and not is_trainer(part)
+
+
+def is_trainer(part: Any) -> bool:
+    """Whether it is a `Trainer`, whose class is not known here."""
+    return any(base.__module__ == "mxtorch.trainer" for base in type(part).__mro__)
+
+
 def bytes_of(value: Any) -> int:
     """The size of a tensor or an array; 0 of a sparse tensor, which holds few numbers, and of other objects."""
     if isinstance(value, Tensor):
@@ -399,7 +413,7 @@ def _slots_of(kind: type) -> tuple[str, ...]:
 
 def is_plain_object(part: Any) -> bool:
     """Whether it is an instance of a dataclass, which its fields describe wholly."""
-    return dataclasses.is_dataclass(part) and not isinstance(part, (type, torch.nn.Module, Dataset, Sampler))
+    return dataclasses.is_dataclass(part) and not isinstance(part, (type, nn.Module, Dataset, Sampler))
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from mxtorch import schedules
 from mxtorch._checks import length, local_path
 from mxtorch.checkpointing.file import CheckpointError
 from mxtorch.checkpointing.serialization import frozen
-from mxtorch.optim.external_scheduler import is_external
+from mxtorch.optim.external_scheduler import described_function, is_external
 from mxtorch.optim.run_schedule import RunScheduler
 from mxtorch.optim.scheduled import ScheduledOptim
 
@@ -141,7 +141,7 @@ def fingerprint_of(
     elif schedules.is_savable(schedule):
         named = repr(schedule)
     else:
-        named = "none" if schedule is None else "a function"
+        named = "none" if schedule is None else described_function(schedule)
     return {
         "optimizer": type(optimizer.optimizer).__name__,
         "parameter groups": [_hyperparameters(group) for group in optimizer.param_groups],

@@ -21,7 +21,17 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mxtorch.checkpointing.packing import Packer, Unpacker, attributes_of, is_plain
 from mxtorch.checkpointing.random_state import is_generator, packed_generator, set_packed_generator
-from mxtorch.checkpointing.reachable import ATOMS, LONG_CONTAINER, Walk, bytes_of, is_plain_object, name_of, slots_of
+from mxtorch.checkpointing.reachable import (
+    ATOMS,
+    LONG_CONTAINER,
+    Walk,
+    bytes_of,
+    is_of_data,
+    is_plain_object,
+    is_trainer,
+    name_of,
+    slots_of,
+)
 
 _PLAIN = frozenset((type(None), bool, int, float, str, complex, torch.dtype, torch.device))
 # Bytes of tensors and arrays of a loader that are compared and saved, each and in all: orders and counts, not data.
@@ -167,7 +177,7 @@ class Attributes:
 
     def _found(self) -> dict[str, Any]:
         """Modules, and other objects that can be reached from them, by name."""
-        walk = Walk(lambda part: not isinstance(part, _SAVED_ELSEWHERE) and not _is_trainer(part))
+        walk = Walk(lambda part: not isinstance(part, _SAVED_ELSEWHERE) and not is_trainer(part))
         walk.search((module, name) for name, module in self._modules.items())
         found: dict[str, Any] = {}
         for part, trail in [*walk.objects, *walk.functions]:
@@ -205,10 +215,6 @@ def _set(part: Any, name: str, value: Any) -> None:
         object.__setattr__(part, name, value)
     else:
         vars(part)[name] = value
-
-
-def _is_trainer(part: Any) -> bool:
-    return any(base.__module__ == "mxtorch.trainer" for base in type(part).__mro__)
 
 
 class LoaderPartStates:
@@ -286,7 +292,7 @@ class LoaderPartStates:
         return True
 
     def _walk(self) -> Walk:
-        return Walk().search([(self._loader, "data")])
+        return Walk(is_of_data).search([(self._loader, "data")])
 
     def _objects(self, walk: Walk) -> dict[str, Any]:
         found: dict[str, Any] = {}

@@ -32,7 +32,7 @@ from mxtorch.checkpointing.random_state import (
     set_generator_state,
     set_raw_random_state,
 )
-from mxtorch.checkpointing.reachable import Trail, Walk, bytes_of, name_of, slots_of
+from mxtorch.checkpointing.reachable import Trail, Walk, bytes_of, is_of_data, name_of, slots_of
 
 # Bytes of tensors and arrays that are copied of a loader, each and in all: orders of samplers, counts, small data. Of
 # others it is noted whether they change.
@@ -105,7 +105,7 @@ class TrainingState:
                 self._tensors.append(_values_of(tensor))
         self._arrays += [(array, array.copy()) for array, _ in training.arrays if array.flags.writeable]
 
-        data = Walk(after=training)
+        data = Walk(self._enters, after=training)
         data.search([(part, name_of(trail)) for part, trail in training.left])
         if loader is not None:
             data.search([(loader, "data")])
@@ -127,6 +127,11 @@ class TrainingState:
         if uncovered and loader is not None and not before_first_step:
             _warn_of(uncovered)
         self._random = raw_random_state()
+
+    @staticmethod
+    def _enters(part: Any) -> bool:
+        """Whether an object that a loader refers to is searched."""
+        return True
 
     def restore(self) -> None:
         """Put everything back. It can be called more than once, and Ctrl-C waits until it is done.
@@ -202,12 +207,16 @@ class TrainingState:
 class LoaderSnapshot(TrainingState):
     """A copy of what decides a loader's next pass: its samplers, its data set's state, the random generators.
 
+    A model, an optimizer or a trainer that a loader refers to is none of it.
+
     Args:
         loader: What batches are drawn from.
     """
 
     def __init__(self, loader: Any) -> None:
         super().__init__((), None, loader=loader, before_first_step=True)
+
+    _enters = staticmethod(is_of_data)
 
     def restore_global_generators(self) -> None:
         """Put back Python's, NumPy's and torch's global generators alone."""
@@ -232,7 +241,7 @@ def deferred_interrupt() -> Iterator[None]:
 
 def parts_of(loader: Any) -> list[Any]:
     """The objects a loader is made of (samplers, data sets, transforms, generators), nearest first."""
-    walk = Walk().search([(loader, "data")])
+    walk = Walk(is_of_data).search([(loader, "data")])
     return [part for part, _ in walk.objects] + [generator for generator, _ in walk.generators]
 
 

@@ -43,7 +43,7 @@ def check_inputs(data: Any, batch: Tensor, transforms: PictureTransforms) -> Non
         ValueError: They differ.
     """
     dataset = data.dataset
-    if isinstance(getattr(data, "sampler", None), SequentialSampler) and hasattr(dataset, "__getitem__"):
+    if isinstance(getattr(data, "sampler", None), SequentialSampler) and data.batch_size is not None:
         sample = _input_of(dataset[0])
         if isinstance(sample, Tensor) and not _same(sample, batch[0]):
             raise ValueError(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mxtorch._checks import closest
 from mxtorch.checkpointing.file import atomic_file
 from mxtorch.exporting.facts import FORMAT, KEY, Facts, plain_state, unwrapped
+from mxtorch.exporting.limits import remember
 
 # How far the outputs of a file may be from those of the model, relative to their scale: kernels round differently.
 TOLERANCE = 1e-3
@@ -47,6 +48,8 @@ def write(model: nn.Module, path: Path, facts: Facts, example: Tensor | None) ->
         file.flush()
         if example is not None and (path.suffix != ".safetensors" or facts.zoo_name):
             _check(plain, Path(file.name), path.suffix, example)
+        if path.suffix == ".pt2":
+            remember(Path(file.name).read_bytes())
 
 
 def check_replaceable(path: Path, overwrite: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from mxtorch import model_zoo
 from mxtorch._checks import closest
 from mxtorch._structure import describe
 from mxtorch.exporting.facts import KEY, Facts
-from mxtorch.exporting.limits import check_onnx, read_facts
+from mxtorch.exporting.limits import check_onnx, read_facts, was_written_here
 from mxtorch.exporting.outputs import is_multi_label, probabilities
 
 BATCH_SIZE = 32
@@ -156,7 +157,8 @@ def load(path: str | Path, *, model: nn.Module | None = None, trusted: bool = Fa
     Args:
         path: `.safetensors`, `.onnx`, or `.pt2` with `trusted=True`.
         model: The network that gets the weights. Needed for a `.safetensors` of a network that is not of the zoo.
-        trusted: Whether you know who wrote the file, and trust them as you trust a program that you run.
+        trusted: Whether you know who wrote the file, and trust them as you trust a program that you run. A file that
+            this very process wrote needs it not.
 
     Returns:
         A function of inputs, which also classifies pictures: see `Predictor.predict`.
@@ -174,6 +176,9 @@ def load(path: str | Path, *, model: nn.Module | None = None, trusted: bool = Fa
     if path.suffix not in _READERS:
         raise ValueError(f"path: got the ending {path.suffix!r}{closest(path.suffix, _READERS)}")
     if path.suffix == ".pt2" and not trusted:
+        content = path.read_bytes()  # read once: what is compared is what is opened
+        if was_written_here(content):
+            return _torch_export(path, model, io.BytesIO(content))
         raise ValueError(
             f"{path}: a .pt2 can run any code when it is opened, because torch.export unpickles parts of it. If you "
             "trust whoever wrote it, give trusted=True; else ask for .safetensors or .onnx, which run none"
@@ -258,10 +263,10 @@ def _check_fit(path: Path, shapes: dict[str, tuple[int, ...]], net: nn.Module) -
         )
 
 
-def _torch_export(path: Path, model: nn.Module | None) -> Predictor:
+def _torch_export(path: Path, model: nn.Module | None, content: io.BytesIO | None = None) -> Predictor:
     extra = {KEY: ""}
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") if content is None else content as file:
             program = torch.export.load(file, extra_files=extra)
     except Exception as error:  # a damaged file can make the reader raise anything
         raise ValueError(f"{path} is damaged or no file of torch.export: {type(error).__name__}") from error

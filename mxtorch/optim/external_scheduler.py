@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Mapping
 from types import FunctionType
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -92,19 +94,49 @@ def loaded(scheduler: ExternalScheduler, state: Mapping[str, Any]) -> None:
 def settings(scheduler: ExternalScheduler) -> str:
     """What a scheduler was made with, as text: two of the same text give the same rates from the same position.
 
-    Functions, as those of LambdaLR, are not compared.
+    Of functions, as those of LambdaLR, the numbers that are given to them are compared, not the code; see
+    `described_function`.
     """
     shown = [
         f"{name}={_shown(value)}"
         for name, value in sorted(vars(scheduler).items())
         if name not in _POSITION and not _is_private(name) and not isinstance(value, (FunctionType, type(None)))
     ]
+    functions = getattr(scheduler, "lr_lambdas", None)
+    if functions is not None:
+        shown.append(f"functions={[described_function(function) for function in functions]}")
     if isinstance(scheduler, (CyclicLR, OneCycleLR)):
         for name in _IN_GROUPS:
             values = [_shown(group[name]) for group in scheduler.optimizer.param_groups if name in group]
             if values and f"{name}s" not in vars(scheduler):
                 shown.append(f"{name}={', '.join(values) if len(set(values)) > 1 else values[0]}")
     return f"{type(scheduler).__name__}({', '.join(shown)})"
+
+
+def described_function(function: Any) -> str:
+    """A function by its name and the numbers and texts that it was made with: arguments, defaults, enclosed variables.
+
+    Example:
+        >>> def warm_up(steps):
+        ...     return lambda step: min(1.0, step / steps)
+        >>> described_function(warm_up(5))
+        "<lambda>('steps': 5)"
+    """
+    if isinstance(function, functools.partial):
+        values = {**{str(index): value for index, value in enumerate(function.args)}, **function.keywords}
+        return f"{described_function(function.func)}({_plain_items(values)})"
+    if not isinstance(function, FunctionType):
+        return f"{type(function).__name__}({_plain_items(getattr(function, '__dict__', {}))})"
+    values = {f"default {index}": value for index, value in enumerate(function.__defaults__ or ())}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # the variable has no value yet
+            values[name] = cell.cell_contents
+    return f"{function.__name__}({_plain_items(values)})"
+
+
+def _plain_items(values: Mapping[str, Any]) -> str:
+    plain = {name: value for name, value in values.items() if isinstance(value, (bool, int, float, str))}
+    return _shown(plain)[1:-1]
 
 
 def _is_private(name: str) -> bool:

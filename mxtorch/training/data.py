@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mxtorch.checkpointing.file import CheckpointError
 from mxtorch.checkpointing.random_state import changed_generators, random_state, raw_random_state, set_random_state
-from mxtorch.checkpointing.reachable import Walk
+from mxtorch.checkpointing.reachable import Walk, is_of_data
 from mxtorch.checkpointing.serialization import LoaderPartStates
 from mxtorch.training.supervised import Batch, batch_size
 
@@ -352,7 +352,7 @@ def _has_state(data: Any) -> bool:
 
 def _with_persistent_workers(data: Any) -> list[DataLoader[Any]]:
     """The loaders in the data, which may be the data themselves, whose workers live on from epoch to epoch."""
-    return [loader for loader in Walk().search([(data, "data")]).loaders if loader.persistent_workers]
+    return [loader for loader in Walk(is_of_data).search([(data, "data")]).loaders if loader.persistent_workers]
 
 
 @contextlib.contextmanager

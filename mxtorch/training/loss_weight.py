@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -36,18 +37,17 @@ class CountedTargets:
 
     Args:
         targets: Class labels, integers of any shape.
-        ignore_index: The label that does not count.
-        class_weights: A weight for each class [C], or None for 1.
+        loss: Has `ignore_index`, the label that does not count, and `weight`, one for each class [C], or None for 1.
     """
 
-    __slots__ = ("class_weights", "ignore_index", "targets")
+    __slots__ = ("loss", "targets")
 
-    def __init__(self, targets: Tensor, ignore_index: int, class_weights: Tensor | None) -> None:
-        self.targets, self.ignore_index, self.class_weights = targets, ignore_index, class_weights
+    def __init__(self, targets: Tensor, loss: Any) -> None:
+        self.targets, self.loss = targets, loss
 
     def value(self) -> Tensor:
         """The weight, a scalar tensor on the device of the targets."""
-        return _counts(self.targets.reshape(1, -1), self.ignore_index, self.class_weights)[0]
+        return _counts(self.targets.reshape(1, -1), self.loss)[0]
 
 
 Weight = float | Tensor | AddsUp | CountedTargets
@@ -67,11 +67,28 @@ def weigher_of(loss: Any) -> Weigher | None:
     """
     if isinstance(loss, nn.Module):
         rule = _RULES.get(type(loss).forward)
-    elif isinstance(loss, functools.partial):
-        rule = None if loss.args else _RULES.get(loss.func)
+    elif type(loss) in (functools.partial, FunctionType):
+        loss = _settings_of(loss)
+        rule = None if loss is None else loss.rule
     else:
-        rule = _RULES.get(loss) if type(loss) is type(F.mse_loss) else None
+        rule = None
     return None if rule is None else functools.partial(rule, loss)
+
+
+class _Settings:
+    """What a function of torch is called with, by the names that its module has."""
+
+    reduction, weight, ignore_index = "mean", None, -100
+
+    def __init__(self, function: Any, settings: dict[str, Any]) -> None:
+        self.rule = _RULES[function]
+        vars(self).update(settings)
+
+
+@functools.lru_cache(maxsize=64)
+def _settings_of(loss: Any) -> _Settings | None:
+    given = loss if isinstance(loss, functools.partial) else functools.partial(loss)
+    return _Settings(given.func, given.keywords) if given.func in _RULES and not given.args else None
 
 
 def base_of(loss: Any) -> Any:
@@ -96,8 +113,8 @@ def read_weights(weights: Sequence[Weight]) -> list[float]:
     kinds: dict[Any, list[int]] = {}
     waiting: list[tuple[list[int], Tensor]] = []
     for index, weight in enumerate(weights):
-        if isinstance(weight, CountedTargets) and weight.class_weights is None:
-            kinds.setdefault((weight.targets.shape, weight.ignore_index), []).append(index)
+        if isinstance(weight, CountedTargets) and weight.loss.weight is None:
+            kinds.setdefault((weight.targets.shape, weight.loss.ignore_index), []).append(index)
         elif isinstance(weight, CountedTargets):  # one by one: the last digits of a sum may depend on its neighbours
             waiting.append(([index], weight.value().reshape(1)))
         elif isinstance(weight, Tensor):
@@ -107,7 +124,7 @@ def read_weights(weights: Sequence[Weight]) -> list[float]:
     for places in kinds.values():
         counted: list[Any] = [weights[place] for place in places]
         rows = torch.stack([one.targets for one in counted]).reshape(len(counted), -1)
-        waiting.append((places, _counts(rows, counted[0].ignore_index, None)))
+        waiting.append((places, _counts(rows, counted[0].loss)))
     if waiting:
         if len({(tensor.dtype, tensor.device) for _, tensor in waiting}) == 1:
             numbers = torch.cat([tensor for _, tensor in waiting]).tolist()
@@ -137,46 +154,34 @@ def mean_loss(losses: Sequence[Tensor], weights: Sequence[Weight]) -> float:
     return float((values * read).sum() / read.sum())
 
 
-def _counts(rows: Tensor, ignore_index: int, class_weights: Tensor | None) -> Tensor:
+def _counts(rows: Tensor, loss: Any) -> Tensor:
     """The weight of each row of labels."""
-    counts = rows != ignore_index
-    if class_weights is None:
+    counts = torch.ne(rows, loss.ignore_index)
+    if loss.weight is None:
         return counts.sum(1)
-    weights = class_weights.detach()
+    weights: Tensor = loss.weight.detach()
     return (weights[torch.where(counts, rows, 0)] * counts).sum(1)
 
 
-def _setting(loss: Any, name: str, default: Any) -> Any:
-    if isinstance(loss, functools.partial):
-        return loss.keywords.get(name, default)
-    return getattr(loss, name, default) if isinstance(loss, nn.Module) else default
-
-
-def _unless_sum(rule: Callable[[Any, Any, Any, str], Weight]) -> Callable[[Any, Any, Any], Weight]:
-    def weigh(loss: Any, outputs: Any, targets: Any) -> Weight:
-        reduction = _setting(loss, "reduction", "mean")
-        return ADDS_UP if reduction == "sum" else rule(loss, outputs, targets, reduction)
-
-    return weigh
-
-
-def _of_labels(loss: Any, outputs: Tensor, targets: Tensor, reduction: str) -> Weight:
+def _of_labels(loss: Any, outputs: Tensor, targets: Tensor) -> Weight:
+    if loss.reduction == "sum":
+        return ADDS_UP
     if targets.is_floating_point():  # the probability of each class
         return outputs.numel() // outputs.shape[1 if outputs.ndim > 1 else 0]
-    counted = CountedTargets(targets, _setting(loss, "ignore_index", -100), _setting(loss, "weight", None))
+    counted = CountedTargets(targets, loss)
     return counted if targets.numel() <= MOST_KEPT_ELEMENTS else counted.value()
 
 
-def _of_elements(loss: Any, outputs: Tensor, targets: Tensor, reduction: str) -> Weight:
-    if reduction == "batchmean":
-        return outputs.shape[0]
+def _of_elements(loss: Any, outputs: Tensor, targets: Tensor) -> Weight:
+    if loss.reduction != "mean":
+        return ADDS_UP if loss.reduction == "sum" else outputs.shape[0]  # "batchmean"
     if outputs.shape == targets.shape:
         return outputs.numel()
     return math.prod(torch.broadcast_shapes(outputs.shape, targets.shape))  # type: ignore[no-untyped-call]
 
 
-def _of_rows(loss: Any, outputs: Tensor, targets: Tensor, reduction: str) -> Weight:
-    return outputs.numel() // outputs.shape[-1]
+def _of_rows(loss: Any, outputs: Tensor, targets: Tensor) -> Weight:
+    return ADDS_UP if loss.reduction == "sum" else outputs.numel() // outputs.shape[-1]
 
 
 _BY_LABELS = [(nn.CrossEntropyLoss, F.cross_entropy), (nn.NLLLoss, F.nll_loss)]
@@ -198,7 +203,7 @@ _BY_ELEMENTS = [
     (nn.HingeEmbeddingLoss, F.hinge_embedding_loss),
 ]
 _RULES: dict[Any, Callable[[Any, Any, Any], Weight]] = {
-    key: _unless_sum(rule)
+    key: rule
     for group, rule in ((_BY_LABELS, _of_labels), (_BY_ROWS, _of_rows), (_BY_ELEMENTS, _of_elements))
     for module, function in group
     for key in (module.forward, function)  # type: ignore[attr-defined]

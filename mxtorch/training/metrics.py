@@ -83,7 +83,7 @@ class MetricBuffer:
         self._targets: list[Tensor] = []
         self._shapes: tuple[torch.Size, torch.Size] | None = None  # of what is held back, without the first dimension
         self._elements = 0
-        self._joins = all(map(_accumulates_over_samples, metrics.values(copy_state=False)))
+        self._joins = _accumulate_over_samples(metrics)
 
     def update(self, outputs: Any, targets: Any) -> None:
         """Take a batch. It is held back if it can be joined with later ones; other batches update the metrics now."""
@@ -157,9 +157,15 @@ class MetricBuffer:
             self.metrics.update(outputs, targets)
 
 
-def _accumulates_over_samples(metric: Any) -> bool:
-    """Whether a metric is one of torchmetrics' own that gives the same however samples are split into updates."""
-    methods = type(metric).update, type(metric).compute  # not the class: a user's may only change its name
+def _accumulate_over_samples(metrics: Any) -> bool:
+    """Whether metrics are torchmetrics' own that give the same however samples are split into updates."""
+    from torchmetrics import MetricCollection
+
+    if not isinstance(metrics, MetricCollection):
+        return False
+    kinds = [type(metric) for metric in metrics.values(copy_state=False)]
+    # The methods' module, not the class's: a subclass of a user's that changes neither is as good.
+    methods = [method for kind in kinds for method in (kind.update, kind.compute)]
     return all(method.__module__.startswith(_JOINED_KINDS) for method in methods)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Subset
 
 from mxtorch._structure import describe, detached
@@ -36,7 +37,8 @@ def rehearse_validation(
     """Evaluate the first validation batch, and put everything back.
 
     It is left out where a look at a batch is not free: for streams and other data without indices, loaders with an
-    `__iter__` of their own, and workers that are not forked.
+    `__iter__` of their own, and workers that are not forked. So it is for a model with buffers that get their shape
+    from the first batch, which can't be undone.
 
     Args:
         context: The model with everything that computes it.
@@ -52,6 +54,8 @@ def rehearse_validation(
         ValueError: `evaluation_step` can't take the batch, gives nothing to report, or a metric can't take its outputs
             and targets or computes something else than numbers.
     """
+    if any(is_lazy(buffer) for buffer in context.model.buffers()):
+        return None
     order = LoaderSnapshot(val_data)
     try:
         batch = _first_batch(val_data)
@@ -150,6 +154,10 @@ class _KeptOutputs:
 
     outputs: Any = None
     targets: Any = None
+
+    def values(self, copy_state: bool = True) -> tuple[()]:
+        """No metrics."""
+        return ()
 
     def reset(self) -> None:
         """There is nothing to forget."""

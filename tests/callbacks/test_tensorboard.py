@@ -76,7 +76,8 @@ def server(tmp_path, net, loader):
 def test_a_server_shows_everything(server):
     ask, trainer, found, tried = server
     tags = ask("plugin/scalars/tags")
-    assert sorted(tags) == ["moons", "moons/lr_finder"], "one run, hparams included, and that of the search"
+    searches = ["moons/lr_finder", "moons/lr_finder-2"]
+    assert sorted(tags) == ["moons", *searches], "one run, hparams included, and those of the searches"
     assert set(tags["moons"]) >= {
         "train/loss",
         "val/loss",
@@ -88,8 +89,8 @@ def test_a_server_shows_everything(server):
     }
     assert "lr_finder/loss" in tags["moons/lr_finder"]
 
-    def scalars(tag):
-        run = "moons/lr_finder" if tag.startswith("lr_finder") else "moons"
+    def scalars(tag, run=None):
+        run = run or ("moons/lr_finder" if tag.startswith("lr_finder") else "moons")
         return ask("plugin/scalars/scalars", tag=tag, run=run)
 
     records = trainer.history.records
@@ -104,7 +105,7 @@ def test_a_server_shows_everything(server):
     held_out = scalars("lr_finder/held_out_loss")
     assert [value for _, _, value in held_out] == pytest.approx([loss for _, loss in found.held_out], rel=1e-5)
     last = tried.trials[-1]
-    losses = scalars(f"lr_finder/loss_after_{last.steps}_steps")
+    losses = scalars(f"lr_finder/loss_after_{last.steps}_steps", "moons/lr_finder-2")
     assert [value for _, _, value in losses if value == pytest.approx(last.loss, rel=1e-5)]
     assert "lr_finder/curve" in ask("plugin/images/tags")["moons/lr_finder"]
     experiment = ask.post("plugin/hparams/experiment", {"experimentName": ""})

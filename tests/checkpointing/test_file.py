@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
+import time
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -9,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mxtorch import Trainer, schedules
-from mxtorch.checkpointing.file import CheckpointError, atomic_file
+from mxtorch.checkpointing.file import CheckpointError, atomic_file, packed, read, write
 
 
 def test_save_and_load_go_on_bit_for_bit(two_moons, tmp_path, make, weights):
@@ -115,3 +118,71 @@ def test_an_atomic_file_is_whole_or_not_there(tmp_path):
     assert sorted(found.name for found in tmp_path.iterdir()) == ["file", "victim"]
     with pytest.raises(FileNotFoundError, match=r"while writing.*absent"), atomic_file(tmp_path / "absent" / "file"):
         pass
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+@pytest.mark.parametrize(("age", "swept"), [(0, False), (3600, True)])
+def test_what_a_killed_process_left_is_swept(tmp_path, kind, age, swept):
+    path, left = tmp_path / "last.ckpt", tmp_path / f".last.ckpt.{'0' * 16}.tmp"
+    other = tmp_path / f".other.ckpt.{'0' * 16}.tmp"
+    other.touch()
+    if kind == "file":
+        left.touch()
+    else:
+        left.symlink_to("nothing")
+    for each in (left, other):
+        os.utime(each, (time.time() - age,) * 2, follow_symlinks=False)
+    with atomic_file(path) as file:
+        file.write(b"whole")
+    assert os.path.lexists(left) is not swept
+    assert other.exists()
+
+
+def test_a_file_that_is_being_written_is_not_swept(tmp_path):
+    with atomic_file(tmp_path / "file") as first:
+        os.utime(first.name, (0, 0))
+        with atomic_file(tmp_path / "file") as second:
+            second.write(b"second")
+        first.write(b"first")
+    assert (tmp_path / "file").read_bytes() == b"first"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_expanded_tensors_are_written_in_full(tmp_path):
+    """A file may not describe more than it holds, so what is written does not either."""
+    expanded = torch.arange(3.0)[:, None].expand(3, 100_000)
+    state = OrderedDict(a=expanded)
+    state._metadata = {"": {"version": 2}}
+    write(tmp_path / "model.ckpt", {"model": state, "again": [expanded, {"x": (expanded, 1)}]})
+    content = read(tmp_path / "model.ckpt")
+    assert torch.equal(content["model"]["a"], expanded)
+    assert content["model"]._metadata == {"": {"version": 2}}
+    assert torch.equal(content["again"][1]["x"][0], expanded)
+    assert content["again"][1]["x"][0].data_ptr() == content["again"][0].data_ptr()
+
+
+@pytest.mark.parametrize("way", ["write", "packed"])
+def test_more_small_values_than_can_be_read_are_refused_when_they_are_saved(tmp_path, way):
+    content = {"values": [[number] for number in range(2_000_000)]}
+    with pytest.raises(ValueError, match=r"can't be written: .* keep many numbers in tensors"):
+        write(tmp_path / "model.ckpt", content if way == "write" else packed(content))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("writer", ["history", "finder", "finder as JSON", "interpretation"])
+def test_tables_are_not_written_through_a_planted_link(make, loader, net, tmp_path, writer):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    trainer = make(net)
+    path = tmp_path / ("per_class.csv" if writer == "interpretation" else "table")
+    path.symlink_to(victim)
+    if writer == "interpretation":
+        trainer.interpret(loader).to_csv(tmp_path)
+    elif writer == "history":
+        trainer.fit(loader, epochs=1).to_csv(path)
+    else:
+        found = trainer.find_lr(loader)
+        (found.to_csv if writer == "finder" else found.to_json)(path)
+    assert victim.read_text() == "precious"
+    assert not path.is_symlink()
+    assert len(path.read_text().splitlines()) > 1

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from faulty_run import Around, InPlace, Lazy, Noisy, StatefulStream
 from resumed_run import Augmented, Average, KilledError, assert_same, build, check, everything, plain
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -238,6 +239,7 @@ def test_data_that_have_become_shorter(tmp_path):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
+@pytest.mark.filterwarnings("ignore:The optimizer leaves out trainable parameters:UserWarning")
 def test_a_checkpoint_of_another_run_is_refused_and_changes_nothing(tmp_path, change, message):
     with pytest.raises(KilledError):
         build(tmp_path, 8).fit(plain()(), epochs=3, lr=0.05, schedule="one_cycle")
@@ -369,3 +371,52 @@ def test_nothing_is_warned_of_in_an_ordinary_run(tmp_path, two_moons):
         warnings.simplefilter("error")
         data = DataLoader(TensorDataset(*two_moons.tensors), 32, shuffle=True, num_workers=1)
         build(tmp_path).fit(data, epochs=1, resume="auto")
+
+
+class KilledInValidation(Callback):
+    def __init__(self, step):
+        self.at = step
+
+    def on_evaluate_start(self, trainer):
+        if trainer.step == self.at:
+            raise KilledError
+
+
+class WithoutLength(StatefulStream):
+    def __len__(self):
+        raise TypeError("a stream has no length")
+
+
+def test_a_stream_with_a_state_and_a_rest_that_died_in_validation(tmp_path):
+    """15 batches in windows of 4: the last one has 3, so the stream has said that it is over by the last step."""
+
+    def go(name, *, dies=False, resume=None):
+        trainer = build(tmp_path / name, accumulate=4, callbacks=[KilledInValidation(8)] if dies else [])
+        seed_everything(5)
+        trainer.fit(StatefulDataLoader(WithoutLength(), 16), plain()(), epochs=3, lr=0.05, resume=resume)
+        return everything(trainer)
+
+    whole = go("whole")
+    with pytest.raises(KilledError):
+        go("broken", dies=True)
+    assert_same(whole, go("broken", resume="auto"))
+
+
+@pytest.mark.parametrize("kill", [4, 6, 12])
+def test_a_loader_around_a_loader_with_persistent_workers(tmp_path, kill):
+    check(tmp_path, lambda: Around(plain(num_workers=1, persistent_workers=True)()), kill)
+
+
+def test_a_sampler_that_shuffles_in_place(tmp_path):
+    for kill in (5, 6, 8):
+        check(tmp_path / str(kill), lambda: DataLoader(Noisy(), 40, sampler=InPlace()), kill)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sampler_that_draws_between_the_batches_is_reported(tmp_path, workers):
+    check(
+        tmp_path,
+        lambda: DataLoader(Noisy(), 16, sampler=Lazy(), num_workers=workers),
+        5,
+        expect_warning=r"can't be told: train_data's sampler draws .* global generator \(torch\)",
+    )

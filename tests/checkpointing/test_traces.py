@@ -9,6 +9,7 @@ import queue
 import random
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -198,14 +199,12 @@ def test_large_data_are_not_copied_and_changes_of_them_are_reported():
     ],
     ids=["numbers", "samples", "dictionary"],
 )
-def test_long_data_cost_little(values, benchmark_seconds=1.0):
-    import time
-
+def test_long_data_cost_little(values):
     data = Augmented(random.random)
     data.samples = values()
     began = time.perf_counter()
     before = LoaderSnapshot(DataLoader(data, 4))
-    assert time.perf_counter() - began < benchmark_seconds
+    assert time.perf_counter() - began < 2
     if isinstance(data.samples, list):
         random.shuffle(data.samples)
         before.restore()
@@ -232,3 +231,18 @@ class UsesGlobals(Augmented):
     def __getitem__(self, index):
         type(self).read += 1
         return CHANCE.random() + self.own.random() + self.read
+
+
+def test_a_model_that_a_loader_refers_to_is_no_part_of_the_loader():
+    data = Augmented(random.random)
+    net = nn.Linear(6, 2)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    data.trainer = Trainer(net, nn.CrossEntropyLoss(), optimizer, device="cpu", progress=False)
+    loader = DataLoader(data, 4)
+    before, taken = LoaderSnapshot(loader), data.taken
+    data.trainer.fit(loader)
+    weight = net.weight.detach().clone()
+    before.restore()
+    assert data.taken == taken
+    assert torch.equal(net.weight, weight)
+    assert data.trainer.optimizer.current_steps == 8

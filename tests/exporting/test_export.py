@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import model_zoo
 from mxtorch import Callback, Trainer, exporting
+from mxtorch.exporting import limits
 from mxtorch.exporting.__main__ import main
 from mxtorch.exporting.facts import plain_state
 
@@ -198,8 +199,10 @@ def test_files_that_are_damaged_or_of_others(tmp_path, ending):
         exporting.load(tmp_path / f"nothing{ending}")
 
 
-def test_a_pt2_opens_only_if_it_is_trusted(make, tmp_path, capsys):
+def test_a_pt2_opens_only_if_it_is_trusted(make, tmp_path, capsys, monkeypatch):
     path = make(nn.Linear(4, 2)).export(tmp_path / "net.pt2", example=torch.ones(2, 4))
+    assert exporting.load(path)(torch.ones(3, 4)).shape == (3, 2)  # this process wrote these very bytes
+    monkeypatch.setattr(limits, "_written_here", set())
     with pytest.raises(ValueError, match=r"can run any code.*trusted=True.*safetensors or \.onnx"):
         exporting.load(path)
     assert main([str(path), "x.png"]) == 1

@@ -9,16 +9,22 @@ import random
 import signal
 import sys
 import traceback
+import warnings
+from collections import OrderedDict
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch._dynamo  # imported by the first optimizer otherwise, in each process anew
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 from mxtorch import Callback, ScheduledOptim, Trainer
-from mxtorch.callbacks import Checkpoint
+from mxtorch.callbacks import EMA, SWA, Checkpoint
+from mxtorch.data.mixing import Mixed
 
 TIMES = ("seconds", "samples_per_second")
 EPOCHS = 3
@@ -35,6 +41,23 @@ KINDS: dict[str, dict] = {
 }
 
 
+# Settings where the way back is harder. A run that can't go on exactly has to say so when it is resumed.
+HARD_KINDS: dict[str, dict] = {
+    "lazy sampler": {"sampler": "lazy", "may_tell": True},
+    "sampler that shuffles in place": {"sampler": "in place"},
+    "stateful loader": {"stateful": True, "accumulate": 4},
+    "averaged at the end": {"averages": SWA},
+    "exponential average": {"averages": EMA},
+    "three workers": {"workers": 3},
+    "accumulation with a rest": {"accumulate": 4, "workers": 1, "persistent": True, "around": True},
+    "half precision with a module's own state": {"precision": "fp16", "holds": True},
+    "two fits": {"fits": 2, "workers": 1},
+    "stream": {"stream": True, "may_tell": True},
+    "mixed samples": {"mixed": True, "holds": True},
+    "another number of workers": {"workers": "changing", "may_tell": True},
+}
+
+
 class Noisy(Dataset):
     """Random augmentation from all three global generators."""
 
@@ -47,6 +70,108 @@ class Noisy(Dataset):
     def __getitem__(self, index):
         noise = random.random() + np.random.rand() + float(torch.rand(()))
         return self.inputs[index] + 0.01 * noise, int(self.inputs[index].sum() > 0)
+
+
+class Lazy(Sampler):
+    """Draws one index after the other from a global generator."""
+
+    def __iter__(self):
+        return (int(torch.randint(240, ())) for _ in range(240))
+
+    def __len__(self):
+        return 240
+
+
+class InPlace(Sampler):
+    """Goes on from the order of the epoch before."""
+
+    def __init__(self):
+        self.indices = list(range(240))
+
+    def __iter__(self):
+        random.shuffle(self.indices)
+        return iter(list(self.indices))
+
+    def __len__(self):
+        return 240
+
+
+class Stream(IterableDataset):
+    """Samples one after the other; a second pass goes on with other ones."""
+
+    def __iter__(self):
+        for index in range(240):
+            yield torch.full((8,), float(index)).sin() + 0.1 * random.random(), index % 2
+
+
+class StatefulStream(Stream):
+    """Knows its place."""
+
+    def __init__(self):
+        self.place = 0
+
+    def __iter__(self):
+        while self.place < 240:
+            self.place += 1
+            yield torch.full((8,), float(self.place)).sin(), self.place % 2
+        self.place = 0
+
+    def __len__(self):
+        return 240
+
+    def state_dict(self):
+        return {"place": self.place}
+
+    def load_state_dict(self, saved):
+        self.place = saved["place"]
+
+
+class Around:
+    """A loader around a loader, which counts its epochs."""
+
+    def __init__(self, loader):
+        self.loader, self.epoch = loader, 0
+
+    def __len__(self):
+        return len(self.loader)
+
+    def __iter__(self):
+        self.epoch += 1
+        for inputs, labels in self.loader:
+            yield inputs + 0.1 * self.epoch, labels
+
+
+def pictures(samples):
+    inputs, labels = default_collate(samples)
+    return inputs.reshape(-1, 8, 1, 1), labels
+
+
+class Held(NamedTuple):
+    count: int
+    mean: torch.Tensor
+
+
+class Holds(nn.Module):
+    """State in a hidden module, a helper object, a named tuple and an order."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden = [nn.BatchNorm1d(16)]
+        self.helper = SimpleNamespace(seen=[0.0], inner=SimpleNamespace(count=0))
+        self.held = Held(0, torch.zeros(16))
+        self.order = OrderedDict((name, float(name)) for name in range(4))
+
+    def forward(self, inputs):
+        if self.training:
+            with torch.no_grad():
+                self.hidden[0](inputs.float())
+                self.held = Held(self.held.count + 1, self.held.mean + self.hidden[0].running_mean)
+                self.helper.inner.count += 1
+                self.helper.seen.append(float(self.held.mean.mean()))
+                self.order.move_to_end(next(iter(self.order)))
+                self.made = getattr(self, "made", 0) + 1
+        change = self.helper.inner.count + next(iter(self.order.values())) + getattr(self, "made", 0)
+        return inputs + 0.001 * self.held.mean + 0.001 * (change % 7)
 
 
 class Average(Callback):
@@ -66,9 +191,12 @@ class Average(Callback):
         self.average = state["average"]
 
 
-def build(folder, *, every=1, callbacks=(), accumulate=1, precision="fp32", optimizer=torch.optim.SGD, **options):
+def build(
+    folder, *, every=1, callbacks=(), accumulate=1, precision="fp32", optimizer=torch.optim.SGD, holds=False, **options
+):
     torch.manual_seed(3)
-    net = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 2))
+    layers = [nn.Flatten(), nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 2)]
+    net = nn.Sequential(*([*layers[:4], Holds(), *layers[4:]] if holds else layers))
     return Trainer(
         net,
         nn.CrossEntropyLoss(),
@@ -84,9 +212,18 @@ def build(folder, *, every=1, callbacks=(), accumulate=1, precision="fp32", opti
     )
 
 
-def loaders(workers=0, persistent=False):
-    train = DataLoader(Noisy(), 16, shuffle=True, num_workers=workers, persistent_workers=persistent)
-    return train, DataLoader(Noisy(64), 32)
+def loaders(workers=0, persistent=False, sampler=None, stateful=False, stream=False, around=False, mixed=False):
+    settings = {"num_workers": workers, "persistent_workers": persistent}
+    if stateful:
+        train = StatefulDataLoader(StatefulStream(), 16)
+    elif stream:
+        train = DataLoader(Stream(), 16)
+    elif sampler is not None:
+        train = DataLoader(Noisy(), 16, sampler=Lazy() if sampler == "lazy" else InPlace())
+    else:
+        train = DataLoader(Noisy(), 16, shuffle=True, **settings, collate_fn=pictures if mixed else None)
+    train = Mixed(train, num_classes=2, cutmix=None) if mixed else train
+    return Around(train) if around else train, DataLoader(Noisy(64), 32)
 
 
 def everything(trainer):
@@ -106,12 +243,26 @@ def everything(trainer):
 
 
 def train(folder, kind, *, result=None, every=1, callbacks=(), resume="auto", **fit):
-    """Train to the end, or to where something happens; write what came out."""
+    """Train to the end, or to where something happens; write what came out, and what was told."""
     torch.set_num_threads(1)
-    settings = dict(KINDS[kind])
-    data = loaders(settings.pop("workers", 0), settings.pop("persistent", False))
+    settings = dict((KINDS | HARD_KINDS)[kind])
+    settings.pop("may_tell", None)
+    fits, averages = settings.pop("fits", 1), settings.pop("averages", None)
+    if settings.get("workers") == "changing":
+        settings["workers"] = 1 if list(Path(folder).glob("step-*")) else 2
+    if settings.get("stream"):
+        fit["steps_per_epoch"] = STEPS // EPOCHS
+    names = ("workers", "persistent", "sampler", "stateful", "stream", "around", "mixed")
+    data = loaders(**{name: settings.pop(name) for name in names if name in settings})
+    if averages is not None:
+        callbacks = [*callbacks, averages(data[0]) if averages is SWA else averages(0.9)]
     trainer = build(folder, every=every, callbacks=callbacks, **settings)
-    trainer.fit(*data, epochs=EPOCHS, lr=0.05, schedule="one_cycle", resume=resume, **fit)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(fits):
+            trainer.fit(*data, epochs=EPOCHS, lr=0.05, schedule="one_cycle", resume=resume, **fit)
+    if any(words in str(one.message) for one in told for words in ("exactly", "bit for bit")):
+        Path(folder).with_suffix(".told").touch()
     if result is not None:
         torch.save(everything(trainer), result)
 

@@ -65,7 +65,7 @@ class Recorded:
         return self.seen[-1] + len(self.seen) / 1000
 
 
-class Callable_:
+class Remembers:
     def __init__(self, draw):
         self.draw = draw
         self.history = {"last": deque([0.0], maxlen=3), "counts": Counter(), "all": {0.0}}
@@ -129,8 +129,8 @@ WRAPPED = {
     "bare": lambda draw: draw,
     "slots": Slotted,
     "dataclass": Recorded,
-    "object": Callable_,
-    "bound method": lambda draw: Callable_(draw).method,
+    "object": Remembers,
+    "bound method": lambda draw: Remembers(draw).method,
     "closure": closure,
     "default argument": default_argument,
     "partial": lambda draw: functools.partial(closure(draw)),

@@ -363,7 +363,7 @@ def halving(step):
 @pytest.mark.parametrize(
     "schedule",
     ["constant", "one_cycle", schedules.OneCycle(), schedules.WarmupCosine(warmup_steps=20), halving],
-    ids=str,
+    ids=lambda schedule: getattr(schedule, "__name__", str(schedule)),
 )
 def test_every_training_runs_the_schedule_squeezed(network, train_data, val_data, schedule):
     trainer = watched(network)

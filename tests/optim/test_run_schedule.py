@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from timm.scheduler import (
@@ -115,7 +117,33 @@ def sequential(optimizer, gamma=0.5, milestone=2):
     return CLASSES.SequentialLR(optimizer, parts, [milestone])
 
 
+def warm_up(steps):
+    return lambda step: min(1.0, (1 + step) / steps)
+
+
+def falling(step, rate=0.5):
+    return rate**step
+
+
+class Falling:
+    def __init__(self, rate):
+        self.rate = rate
+
+    def __call__(self, step):
+        return self.rate**step
+
+
 CHANGED_SETTINGS = {
+    "enclosed": (lambda o: CLASSES.LambdaLR(o, warm_up(4)), lambda o: CLASSES.LambdaLR(o, warm_up(8))),
+    "partial": (
+        lambda o: CLASSES.LambdaLR(o, functools.partial(falling, rate=0.5)),
+        lambda o: CLASSES.LambdaLR(o, functools.partial(falling, rate=0.6)),
+    ),
+    "callable": (lambda o: CLASSES.LambdaLR(o, Falling(0.5)), lambda o: CLASSES.LambdaLR(o, Falling(0.6))),
+    "multiplied": (
+        lambda o: CLASSES.MultiplicativeLR(o, functools.partial(falling, rate=0.9)),
+        lambda o: CLASSES.MultiplicativeLR(o, functools.partial(falling, rate=0.8)),
+    ),
     "step": (lambda o: CLASSES.StepLR(o, 2, 0.5), lambda o: CLASSES.StepLR(o, 2, 0.4)),
     "step size": (lambda o: CLASSES.StepLR(o, 2, 0.5), lambda o: CLASSES.StepLR(o, 3, 0.5)),
     "multi-step": (lambda o: CLASSES.MultiStepLR(o, [1, 3]), lambda o: CLASSES.MultiStepLR(o, [1, 2])),
@@ -189,6 +217,26 @@ def test_a_scheduler_that_is_used_otherwise_is_refused(make, loader, tmp_path, c
     run(make, loader, tmp_path, build, 2)
     with pytest.raises(CheckpointError, match="schedule"):
         run(make, loader, tmp_path, build, 4, **changed)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (warm_up(4), warm_up(8)),
+        (functools.partial(falling, rate=0.5), functools.partial(falling, rate=0.6)),
+        (Falling(0.5), Falling(0.6)),
+        (falling, warm_up(4)),
+    ],
+)
+def test_a_function_with_other_numbers_is_refused(make, loader, tmp_path, first, second):
+    def fit(schedule, epochs):
+        trainer = make(torch.nn.Linear(8, 2), callbacks=[Checkpoint(tmp_path)])
+        return trainer.fit(loader, epochs=epochs, schedule=schedule, resume="auto")
+
+    fit(first, 1)
+    with pytest.raises(CheckpointError, match="schedule is"):
+        fit(second, 2)
+    assert len(fit(first, 2)) == 2
 
 
 @pytest.mark.parametrize("second", [None, lambda o: CLASSES.StepLR(o, 2), "one_cycle"])

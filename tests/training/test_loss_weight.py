@@ -308,7 +308,10 @@ def test_losses_that_are_known(loss, known):
 
 def test_weights_are_read_together():
     class_weights = torch.tensor([1.0, 2.0])
-    counted = [CountedTargets(torch.tensor([0, 1, -100]), -100, weights) for weights in (None, class_weights, None)]
+    counted = [
+        CountedTargets(torch.tensor([0, 1, -100]), nn.CrossEntropyLoss(weights))
+        for weights in (None, class_weights, None)
+    ]
     weights = [
         4,
         counted[0],
@@ -316,7 +319,7 @@ def test_weights_are_read_together():
         ADDS_UP,
         counted[1],
         counted[2],
-        CountedTargets(torch.tensor(1), -100, None),
+        CountedTargets(torch.tensor(1), nn.CrossEntropyLoss()),
     ]
     assert read_weights(weights) == [4, 2, 2.5, 1, 3, 2, 1]
 
@@ -325,7 +328,7 @@ def test_the_meter_weighs_losses_and_goes_on_from_its_state():
     def add(meter, first, last):
         for step in range(first, last):
             targets = torch.tensor([0, 1, -100 if step % 2 else 1])
-            meter.add(torch.tensor(float(step)), 3, weight=CountedTargets(targets, -100, None))
+            meter.add(torch.tensor(float(step)), 3, weight=CountedTargets(targets, nn.NLLLoss()))
 
     meter, other = LossMeter(1), LossMeter(1)
     add(meter, 0, 5)
@@ -341,7 +344,7 @@ def test_the_meter_weighs_losses_and_goes_on_from_its_state():
 def test_a_loss_of_nothing_is_no_bad_step():
     meter = LossMeter(1)
     meter.add(torch.tensor(1.0), 2, weight=2)
-    meter.add(torch.tensor(float("nan")), 2, weight=CountedTargets(torch.tensor([-100, -100]), -100, None))
+    meter.add(torch.tensor(float("nan")), 2, weight=CountedTargets(torch.tensor([-100, -100]), nn.CrossEntropyLoss()))
     figures, bad = meter.read()
     assert (figures["train/loss"], bad) == (1.0, 0)
 
