@@ -102,6 +102,11 @@ class SearchRunner:
         """Whether there are held-out batches to judge by."""
         return bool(self._held_out)
 
+    @property
+    def read_lag(self) -> int:
+        """Steps after which a loss is read, so that an accelerator is not waited for."""
+        return 2 if self._context.engine.asynchronous else 0
+
     def begin(self) -> None:
         """The state of the snapshot, ready for training."""
         self._before.restore()

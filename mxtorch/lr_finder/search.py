@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -107,48 +108,34 @@ def find_lr(
     runner = SearchRunner(context, settings, request.optimizer, before, request.watch, reporter.advance)
     search = _sweep if request.method == "sweep" else _trials
     try:
-        runner.open(train_data, val_data)
-        result = search(runner, context, request, reporter)
+        result = search(runner, functools.partial(runner.open, train_data, val_data), request, reporter)
     finally:
         before.restore()
         reporter.close()
     return result.after(time.perf_counter() - started)
 
 
-def _trials(runner: SearchRunner, context: Context, request: Request, reporter: _Reporter) -> LRFinderResult:
+def _trials(
+    runner: SearchRunner, open_data: Callable[[], None], request: Request, reporter: _Reporter
+) -> LRFinderResult:
     """Short trainings at several rates."""
-    constant = is_constant(request.schedule)
-    usual = budgets.usual_rate(request.optimizer.optimizer, constant)
-    seconds = None if request.has_budget else runner.seconds_per_step(usual / 100)
-    steps = budgets.steps_of(request.num_steps, request.budget, request.training_steps, seconds)
-    if reporter.shows and seconds is None and steps >= NUMBERS.fewest_steps:
+    usual = budgets.usual_rate(request.optimizer.optimizer, is_constant(request.schedule))
+    seconds: float | None = None
+    if not request.has_budget:
+        open_data()
         seconds = runner.seconds_per_step(usual / 100)
+    steps = budgets.steps_of(request.num_steps, request.budget, request.training_steps, seconds)
     plan = Plan.of(steps, request.training_steps, usual, request.start_lr or 0.0, request.end_lr or float("inf"))
-    reporter.begin(min(steps, plan.most_steps), seconds)
     trials: list[Trial] = []
-    runner.begin()
-    knows_something, nothing_left = runner.knowledge()
-    if nothing_left:  # what the loss does then is in its last digits
-        reading = Reading("already_trained", ALREADY_TRAINED)
-    elif steps < NUMBERS.fewest_steps:
+    if steps < NUMBERS.fewest_steps:
         reading = rule_of_thumb(plan)
     else:
-
-        def run(rate: float, length: int, rung: int) -> Trial:
-            whole = length >= NUMBERS.whole * plan.training_steps
-            multiplier = squeezed(request.schedule, plan.training_steps, length)
-            return runner.train(rate, length, rung, multiplier, whole=whole)
-
-        trials = try_rates(run, plan, on_rung=reporter.on_rung)
-        runner.check_stepped()
-        reading = read_trials(
-            trials,
-            plan,
-            is_constant=constant,
-            is_held_out=runner.is_held_out,
-            length_is_known=request.length_is_known,
-            knows_something=knows_something,
-        )
+        if request.has_budget:
+            open_data()
+        if reporter.shows and seconds is None:
+            seconds = runner.seconds_per_step(usual / 100)
+        reporter.begin(min(steps, plan.most_steps), seconds)
+        reading, trials = _tried(runner, plan, request, reporter)
     return LRFinderResult(
         reading,
         request.schedule,
@@ -160,7 +147,34 @@ def _trials(runner: SearchRunner, context: Context, request: Request, reporter: 
     )
 
 
-def _sweep(runner: SearchRunner, context: Context, request: Request, reporter: _Reporter) -> LRFinderResult:
+def _tried(runner: SearchRunner, plan: Plan, request: Request, reporter: _Reporter) -> tuple[Reading, list[Trial]]:
+    """The trainings of a plan, and what they say."""
+    runner.begin()
+    knows_something, nothing_left = runner.knowledge()
+    if nothing_left:  # what the loss does then is in its last digits
+        return Reading("already_trained", ALREADY_TRAINED), []
+
+    def run(rate: float, length: int, rung: int) -> Trial:
+        whole = length >= NUMBERS.whole * plan.training_steps
+        multiplier = squeezed(request.schedule, plan.training_steps, length)
+        return runner.train(rate, length, rung, multiplier, whole=whole)
+
+    trials = try_rates(run, plan, on_rung=reporter.on_rung)
+    runner.check_stepped()
+    reading = read_trials(
+        trials,
+        plan,
+        is_constant=is_constant(request.schedule),
+        is_held_out=runner.is_held_out,
+        length_is_known=request.length_is_known,
+        knows_something=knows_something,
+    )
+    return reading, trials
+
+
+def _sweep(
+    runner: SearchRunner, open_data: Callable[[], None], request: Request, reporter: _Reporter
+) -> LRFinderResult:
     """The range test of the article."""
     assert request.start_lr is not None
     assert request.end_lr is not None
@@ -168,6 +182,7 @@ def _sweep(runner: SearchRunner, context: Context, request: Request, reporter: _
     if request.has_budget:
         steps = max(budgets.steps_of(request.num_steps, request.budget, request.training_steps, None), 2)
     reporter.begin(steps, None)
+    open_data()
     runner.begin()
     swept = range_test(
         runner.step,
@@ -175,7 +190,7 @@ def _sweep(runner: SearchRunner, context: Context, request: Request, reporter: _
         request.optimizer,
         geometric_rates(request.start_lr, request.end_lr, steps),
         probe=runner.probe if runner.is_held_out else None,
-        read_lag=2 if context.engine.asynchronous else 0,
+        read_lag=runner.read_lag,
         on_step=lambda step, loss: reporter.advance(),
     )
     exchanged = None

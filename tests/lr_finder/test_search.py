@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 from mxtorch import Trainer, schedules
 from mxtorch.checkpointing.random_state import seed_everything
 from mxtorch.lr_finder import budget
+from mxtorch.lr_finder.runner import SearchRunner
 from mxtorch.training.supervised import StepOutput
 
 
@@ -56,9 +57,16 @@ def make_own(kind, network, loss=None, **options):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Lets a search without a budget take tenths of a second."""
-    numbers = dataclasses.replace(budget.NUMBERS, seconds=0.3)
+    """Lets a search without a budget take 300 steps, as if each took ten milliseconds."""
+    numbers = dataclasses.replace(budget.NUMBERS, seconds=3.0)
     monkeypatch.setattr(budget, "NUMBERS", numbers)
+    measured = SearchRunner.seconds_per_step
+
+    def seconds_per_step(runner, rate):
+        assert measured(runner, rate) > 0
+        return 0.01
+
+    monkeypatch.setattr(SearchRunner, "seconds_per_step", seconds_per_step)
 
 
 # ---------------------------------------------------------------- no trace, and the same again
@@ -178,6 +186,7 @@ def test_its_number_of_steps_repeats_a_search_exactly(make, train_data, val_data
     judge = val_data if held_out == "validation data" else None
     timed = trainer.find_lr(train_data, judge, schedule="one_cycle", epochs=1)
     again = trainer.find_lr(train_data, judge, schedule="one_cycle", epochs=1, num_steps=timed.num_steps)
+    assert timed.num_steps == 300
     assert len(timed.trials) > 5
     assert again.trials == timed.trials, "bit for bit"
     assert again.reading == timed.reading
@@ -323,11 +332,18 @@ def watched(network, groups=None, **options):
     return trainer
 
 
+SEEN = []
+
+
 class Unrestored:
-    """A list that find_lr does not know how to put back."""
+    """A list of this module, which find_lr does not put back."""
 
     def __init__(self):
-        self.items = []
+        SEEN.clear()
+
+    @property
+    def items(self):
+        return SEEN
 
     def append(self, item):
         self.items.append(item)

@@ -130,11 +130,18 @@ def test_only_the_swept_rate_changes(players, points, choice, place):
         assert others[1:] == pytest.approx([1e-3 * schedule(step) for step in range(len(others) - 1)])
 
 
+KEPT: list = []
+
+
 class Unrestored:
-    """A list that find_lr does not know how to put back."""
+    """A list of this module, which find_lr does not put back."""
 
     def __init__(self) -> None:
-        self.kept: list = []
+        KEPT.clear()
+
+    @property
+    def kept(self) -> list:
+        return KEPT
 
     def append(self, item) -> None:
         self.kept.append(item)
