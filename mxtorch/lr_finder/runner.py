@@ -22,7 +22,7 @@ from mxtorch.optim.scheduled import ScheduledOptim
 from mxtorch.training.context import Context
 from mxtorch.training.data import Window, window_of, windows
 from mxtorch.training.loss_weight import as_scalar
-from mxtorch.training.modes import set_training_mode
+from mxtorch.training.modes import preserved_modes, set_training_mode
 from mxtorch.training.out_of_memory import explained, split
 from mxtorch.training.step import StepRunner, StepSettings
 from mxtorch.training.supervised import (
@@ -33,6 +33,7 @@ from mxtorch.training.supervised import (
     explain_first_batch,
     weight_of,
 )
+from mxtorch.training.trial import in_memory_format
 
 # A held-out loss of this many samples has a standard error small enough to tell rates apart; more cost time.
 JUDGED_SAMPLES = 512
@@ -276,7 +277,7 @@ class SearchRunner:
     @torch.no_grad()
     def _mean_loss(self, held_out: list[Any], uses_batch_statistics: bool) -> Callable[[], float]:
         total, together = torch.zeros(()), torch.zeros(())
-        with _evaluating(self._context.model, uses_batch_statistics):
+        with _evaluating(self._context.modules, uses_batch_statistics):
             for batch in held_out:
                 output = self._output(batch)
                 if output.loss is None:
@@ -314,20 +315,26 @@ class SearchRunner:
         targets = output.targets
         if not isinstance(targets, Tensor) or targets.ndim == 0 or len(targets) < 4:
             return None
-        with self._context.engine.autocast():
+        with _evaluating(self._context.modules, self._uses_batch_statistics), self._context.engine.autocast():
             return float(loss(output.outputs, targets.roll(len(targets) // 2, 0)))
 
     @torch.no_grad()
     def _first_output(self) -> StepOutput:
-        with _evaluating(self._context.model, self._uses_batch_statistics):
+        with _evaluating(self._context.modules, self._uses_batch_statistics):
             return self._output(self._held_out[0])
+
+    def _judge_batch(self, batch: Any) -> Any:
+        engine = self._context.engine
+        batch = engine.move(batch)  # which is on the device, but maybe in another memory format
+        with engine.autocast():
+            return self._judged_step(batch)
 
     def _output(self, batch: Any) -> StepOutput:
         checks = self._context.engine.asynchronous and not self._labels_are_known
         try:
-            with self._context.engine.autocast(), checked_labels(checks):
-                given = self._judged_step(batch)
-                output = StepOutput(None) if given is None else as_step_output(given)
+            with checked_labels(checks):
+                given = in_memory_format(self._context, "evaluation_step", self._judge_batch, batch)
+            output = StepOutput(None) if given is None else as_step_output(given)
         except torch.OutOfMemoryError as error:
             raise explained(error, window_of([batch]), "a look of the search", 1) from error
         except Exception as error:
@@ -337,18 +344,18 @@ class SearchRunner:
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module, uses_batch_statistics: bool) -> Iterator[None]:
+def _evaluating(roots: list[nn.Module], uses_batch_statistics: bool) -> Iterator[None]:
     """Evaluation mode; with batch statistics where they are asked for.
 
     Args:
-        model: Is in training mode before and after.
+        roots: The model, in training mode, and the loss.
         uses_batch_statistics: False for batches of one sample, which have none.
     """
-    training = [module for module in model.modules() if isinstance(module, _BATCH_NORM) and module.training]
-    model.eval()
-    for module in training if uses_batch_statistics else ():
-        module.train()
-    try:
+    with preserved_modes(*roots):
+        modules = [module for root in roots for module in root.modules()]
+        training = [module for module in modules if isinstance(module, _BATCH_NORM) and module.training]
+        for root in roots:
+            root.eval()
+        for module in training if uses_batch_statistics else ():
+            module.train()
         yield
-    finally:
-        set_training_mode(model)
