@@ -25,7 +25,7 @@ import threading
 import types
 import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -137,7 +137,7 @@ class Walk:
             if id(root) in self._seen:
                 continue
             self._seen[id(root)] = root
-            if self._has_attributes(type(root)) and not isinstance(root, (dict, list, set, deque)):
+            if _has_attributes(type(root)) and not isinstance(root, (dict, list, set, deque)):
                 self._object(root, trail)  # whatever its class, a root is entered
             else:
                 self._queue.append((root, trail))
@@ -161,47 +161,10 @@ class Walk:
 
     def _handler(self, kind: type) -> Callable[[Any, Trail], None] | None:
         """The method for objects of a type, None for those without a state."""
-        for base, handler in self._by_base():
-            if issubclass(kind, base):
-                return handler
-        module = str(kind.__module__)
-        if module.startswith(_WITHOUT_WAY_BACK):
-            return self._uncovered
-        if module.startswith(_NOT_ENTERED) and not module.startswith(_ENTERED_ALL_THE_SAME):
-            return None
-        if self._has_attributes(kind):
+        name = _handler_name(kind)
+        if name == "_object":
             self._class(kind)
-            return self._object
-        return self._uncovered if hasattr(kind, "__next__") else None
-
-    def _by_base(self) -> Iterator[tuple[Any, Callable[[Any, Trail], None] | None]]:
-        yield from (
-            ((type, enum.Enum, weakref.ref, weakref.WeakSet, weakref.WeakKeyDictionary), None),
-            (weakref.WeakValueDictionary, None),
-            (Tensor, self._tensor),
-            (np.ndarray, self._array),
-            (random.SystemRandom, self._uncovered),
-            ((torch.Generator, random.Random, np.random.Generator), self._generator),
-            ((np.random.RandomState, np.random.BitGenerator), self._generator),
-            (dict, self._dict),
-            (list, self._list),
-            ((set, deque), self._set_or_deque),
-            (tuple(ATOMS), None),
-            ((tuple, frozenset, types.MappingProxyType), self._constant),
-            (types.FunctionType, self._function),
-            ((types.MethodType, types.BuiltinFunctionType, types.MethodWrapperType), self._method),
-            (functools.partial, self._partial),
-            (types.CellType, self._cell),
-            ((bytearray, array.array, ctypes._SimpleCData, ctypes.Array, ctypes.Structure), self._buffer),
-            (io.IOBase, self._file),
-            ((types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType), self._uncovered),
-            ((socket.socket, subprocess.Popen, _BaseDataLoaderIter, itertools.count), self._uncovered),
-            (threading.Thread, self._thread),
-        )
-
-    @staticmethod
-    def _has_attributes(kind: type) -> bool:
-        return bool(kind.__dictoffset__) or any(slots_of(kind))
+        return None if name is None else getattr(self, name)
 
     def _push(self, value: Any, trail: Trail) -> None:
         if id(value) not in self._seen:
@@ -361,6 +324,51 @@ class Walk:
             value = function.__globals__.get(name)
             if is_generator(value) or isinstance(value, random.SystemRandom):
                 self._push(value, ((None, function.__module__, True), name, True))
+
+
+# What the objects of a class and its subclasses are handled by, the first that fits; None: they have no state.
+_BY_BASE: tuple[tuple[Any, str | None], ...] = (
+    ((type, enum.Enum, weakref.ref, weakref.WeakSet, weakref.WeakKeyDictionary), None),
+    (weakref.WeakValueDictionary, None),
+    (Tensor, "_tensor"),
+    (np.ndarray, "_array"),
+    (random.SystemRandom, "_uncovered"),
+    ((torch.Generator, random.Random, np.random.Generator), "_generator"),
+    ((np.random.RandomState, np.random.BitGenerator), "_generator"),
+    (dict, "_dict"),
+    (list, "_list"),
+    ((set, deque), "_set_or_deque"),
+    (tuple(ATOMS), None),
+    ((tuple, frozenset, types.MappingProxyType), "_constant"),
+    (types.FunctionType, "_function"),
+    ((types.MethodType, types.BuiltinFunctionType, types.MethodWrapperType), "_method"),
+    (functools.partial, "_partial"),
+    (types.CellType, "_cell"),
+    ((bytearray, array.array, ctypes._SimpleCData, ctypes.Array, ctypes.Structure), "_buffer"),
+    (io.IOBase, "_file"),
+    ((types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType), "_uncovered"),
+    ((socket.socket, subprocess.Popen, _BaseDataLoaderIter, itertools.count), "_uncovered"),
+    (threading.Thread, "_thread"),
+)
+
+
+@functools.lru_cache(maxsize=4096)
+def _handler_name(kind: type) -> str | None:
+    for base, handler in _BY_BASE:
+        if issubclass(kind, base):
+            return handler
+    module = str(kind.__module__)
+    if module.startswith(_WITHOUT_WAY_BACK):
+        return "_uncovered"
+    if module.startswith(_NOT_ENTERED) and not module.startswith(_ENTERED_ALL_THE_SAME):
+        return None
+    if _has_attributes(kind):
+        return "_object"
+    return "_uncovered" if hasattr(kind, "__next__") else None
+
+
+def _has_attributes(kind: type) -> bool:
+    return bool(kind.__dictoffset__) or any(slots_of(kind))
 
 
 def name_of(trail: Trail) -> str:
