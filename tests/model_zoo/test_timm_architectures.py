@@ -44,6 +44,7 @@ def test_what_the_zoo_can_not_build_is_refused(name, reason):
         model_zoo.create(f"timm/{name}", in_channels=1)
 
 
+@pytest.mark.filterwarnings("ignore:.*no published hash")
 @pytest.mark.parametrize("name", ["resnet10t", "repvgg_a0", "mobileone_s0", "fastvit_t8", "tresnet_m"])
 @pytest.mark.parametrize("source", ["pretrained", "file"])
 def test_weights_for_colours_are_fitted_to_one_channel(name, source, tmp_path, monkeypatch):

@@ -35,7 +35,11 @@ def fit(data, *, epochs=1, net=None, callbacks=(), accumulate=1, **options):
         def on_epoch_start(self, trainer):
             seen.append([])
 
-    hook = net.register_forward_hook(lambda _, inputs, __: seen[-1].extend(inputs[0].flatten().long().tolist()))
+    def note(module, inputs, outputs):
+        if module.training:  # a validation batch is tried before the first epoch, too
+            seen[-1].extend(inputs[0].flatten().long().tolist())
+
+    hook = net.register_forward_hook(note)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-6)
     trainer = Trainer(
         net,
