@@ -227,7 +227,8 @@ class LocalEngine:
         host = torch.empty((), dtype=value.dtype, pin_memory=True)
         host.copy_(value.detach(), non_blocking=True)
         copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        copied.record()
+        # The stream of the value's device, which need not be the current device of the process.
+        copied.record(torch.cuda.current_stream(value.device))
 
         def read() -> float:
             copied.synchronize()

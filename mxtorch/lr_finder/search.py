@@ -103,7 +103,7 @@ def find_lr(
 ) -> LRFinderResult:
     """Search a learning rate, and put everything back."""
     started = time.perf_counter()
-    before = context.capture(train_data)
+    before = context.capture(train_data if val_data is None else (train_data, val_data))
     reporter = _Reporter(progress)
     runner = SearchRunner(context, settings, request.optimizer, before, request.watch, reporter.advance)
     search = _sweep if request.method == "sweep" else _trials

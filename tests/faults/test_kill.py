@@ -14,6 +14,10 @@ from collections import Counter
 import faulty_run as program
 import pytest
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning"),  # by torchdata
+    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),  # more workers than cores
+]
 # What a write is made of: the process dies at one of these calls, before or after it is made.
 CALLS = ("fsync", "replace", "open", "symlink", "unlink")
 

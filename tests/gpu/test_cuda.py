@@ -13,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from mxtorch import Callback, ScheduledOptim, Trainer
 from mxtorch.checkpointing.random_state import seed_everything
+from mxtorch.engines.local import LocalEngine
 
 pytestmark = [
     pytest.mark.gpu,
@@ -48,11 +49,12 @@ def deterministic(monkeypatch):
 
 @pytest.fixture
 def pictures():
-    """256 small pictures whose class is which half is brighter."""
+    """256 small pictures whose class is which half is brighter; one label in eight is wrong."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(256, 3, 16, 16, generator=generator)
     labels = torch.randint(2, (256,), generator=generator)
     images[labels == 1, :, :8] += 1
+    labels[::8] = 1 - labels[::8]  # some are wrong, so that there is something left to learn
     return TensorDataset(images, labels)
 
 
@@ -86,7 +88,7 @@ def test_every_mode_learns_evaluates_and_predicts(pictures, mode):
         torch.set_float32_matmul_precision("high")
     trainer = make(metrics={"accuracy": MulticlassAccuracy(num_classes=2)}, **MODES[mode])
     history = trainer.fit(make_loader(pictures), make_loader(pictures), epochs=6)
-    assert history["val/accuracy"][-1] > 0.9
+    assert history["val/accuracy"][-1] > 0.8
     parameters = list(trainer.model.parameters())
     assert all(parameter.dtype == torch.float32 and parameter.is_cuda for parameter in parameters)
     wants_channels_last = mode in ("bf16", "fp16", "channels_last")
@@ -252,7 +254,7 @@ def test_a_loss_gone_bad_is_named(pictures):
     images, labels = pictures.tensors
     bad = images.clone()
     bad[100] = float("nan")
-    with pytest.raises(FloatingPointError, match=r"step 4 is not finite.*the loss is nan"):
+    with pytest.raises(FloatingPointError, match=r"step 4 \(batch 3 .*is not finite: the loss is nan"):
         make().fit(DataLoader(TensorDataset(bad, labels), 32))
 
 
@@ -269,3 +271,14 @@ def test_steps_that_the_scaler_skips_do_not_count(pictures, fused):
 def test_a_device_that_is_not_there():
     with pytest.raises(ValueError, match="torch sees"):
         make(device="cuda:99")
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_number_is_read_from_a_device_that_is_not_the_current_one():
+    engine = LocalEngine("cuda:1")
+    large = torch.randn(8192, 8192, device="cuda:1")
+    for number in range(20):
+        for _ in range(8):  # work that the copy to the host has to wait for
+            large = torch.nn.functional.normalize(large @ large)
+        value = large.sum() * 0 + number
+        assert engine.read_later(value)() == number

@@ -239,8 +239,9 @@ def test_an_iterator_that_has_ended_is_an_error():
 def test_no_worker_outlives_a_run_that_was_cut():
     import multiprocessing
 
+    others = set(multiprocessing.active_children())
     fit(DataLoader(Endless(), 1, num_workers=1), epochs=2, steps_per_epoch=3)
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= others
 
 
 # ---------------------------------------------------------------- set_epoch
