@@ -5,7 +5,7 @@ hash stands in public repositories of users. A hash is here only if it begins wi
 any), and at least two public sources that are not copies of each other state the same 64 digits, or the publisher's own
 issue tracker does. To check one, search for its digits in the public code on GitHub; sources that state several are:
 
-- torchvision's own tracker, issue 7744 of pytorch/vision: EfficientNet-B0, B2, B3 and B4, as computed by `torch.hub`;
+- torchvision's own tracker, pytorch/vision number 7744: EfficientNet-B0, B2, B3 and B4, as computed by `torch.hub`;
 - the provenance pages of LibreYOLO/libreyolo: VGG-16, VGG-19, both with batch normalisation, ViT-S/16 and ViT-B/16.
 
 A file that is not here is trusted on first use: see `first_seen`.
