@@ -6,8 +6,10 @@ import pkgutil
 
 import matplotlib.pyplot as plt
 import pytest
+import torch
 
 import mxtorch
+from mxtorch.init import registry
 
 MODULES = [
     module.name
@@ -19,6 +21,8 @@ MODULES = [
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # for examples that write files
+    monkeypatch.setattr(registry, "_BY_NAME", dict(registry._BY_NAME))  # for those that register an initialiser
+    torch.manual_seed(0)
     result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     plt.close("all")
     assert result.failed == 0
