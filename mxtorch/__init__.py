@@ -24,7 +24,8 @@ Models
     init            initialisers, and `initialize` for a whole network
     model_zoo       pretrained networks; also the top-level package `model_zoo`
 
-`model_zoo` and `exporting` are imported on first use.
+Importing mxtorch imports what a training needs. The other packages are imported on first use, so that a script that
+does not use them does not wait for them.
 """
 
 from __future__ import annotations
@@ -32,13 +33,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mxtorch import callbacks, data, engines, fine_tuning, init, nn, schedules
+from mxtorch import callbacks, engines, schedules
 from mxtorch._version import __version__
 from mxtorch.checkpointing.file import CheckpointError
-from mxtorch.data import class_balance as balance
-from mxtorch.data import mixing
-from mxtorch.fine_tuning import FineTuning
-from mxtorch.interpretation import Interpretation
 from mxtorch.lr_finder import LRFinderResult
 from mxtorch.optim import ScheduledOptim
 from mxtorch.trainer import Trainer
@@ -47,7 +44,11 @@ from mxtorch.training.history import History
 from mxtorch.training.supervised import StepOutput
 
 if TYPE_CHECKING:
-    from mxtorch import exporting, model_zoo
+    from mxtorch import data, exporting, fine_tuning, init, model_zoo, nn
+    from mxtorch.data import class_balance as balance
+    from mxtorch.data import mixing
+    from mxtorch.fine_tuning import FineTuning
+    from mxtorch.interpretation import Interpretation
 
 __all__ = [
     "Callback",
@@ -74,11 +75,25 @@ __all__ = [
 ]
 
 
+# Where the names that are imported on first use come from: a module, or a module and a name in it.
+_ON_FIRST_USE = {
+    **{name: (f"mxtorch.{name}", None) for name in ("data", "exporting", "fine_tuning", "init", "model_zoo", "nn")},
+    "balance": ("mxtorch.data.class_balance", None),
+    "mixing": ("mxtorch.data.mixing", None),
+    "FineTuning": ("mxtorch.fine_tuning", "FineTuning"),
+    "Interpretation": ("mxtorch.interpretation", "Interpretation"),
+}
+
+
 def __getattr__(name: str) -> Any:
-    """Import the model zoo, and what needs it, on first use."""
-    if name in ("model_zoo", "exporting"):
-        return importlib.import_module(f"mxtorch.{name}")
-    raise AttributeError(f"module 'mxtorch' has no attribute {name!r}")
+    """Import on first use what a training does not need."""
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module 'mxtorch' has no attribute {name!r}")
+    module, attribute = _ON_FIRST_USE[name]
+    found = importlib.import_module(module)
+    value = found if attribute is None else getattr(found, attribute)
+    globals()[name] = value  # so that it is looked up here only once
+    return value
 
 
 def __dir__() -> list[str]:

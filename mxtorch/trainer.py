@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -29,9 +29,6 @@ from mxtorch.checkpointing.resume import Rollback, check_arguments
 from mxtorch.checkpointing.serialization import Attributes
 from mxtorch.engines.base import Engine, Precision, StepResult
 from mxtorch.engines.local import LocalEngine
-from mxtorch.fine_tuning.grouping import DEFAULT_DECAY
-from mxtorch.fine_tuning.recipe import Cache, FineTuning, fine_tune
-from mxtorch.interpretation import Interpretation, interpret
 from mxtorch.lr_finder import search
 from mxtorch.lr_finder.result import LRFinderResult
 from mxtorch.optim import schedule_free
@@ -53,6 +50,10 @@ from mxtorch.training.run import Position, Run, steps_in_epoch
 from mxtorch.training.saving import Saving, fingerprint
 from mxtorch.training.step import NonfinitePolicy, StepRunner, StepSettings
 from mxtorch.training.supervised import SupervisedSteps
+
+if TYPE_CHECKING:  # these are imported on first use
+    from mxtorch.fine_tuning.recipe import Cache, FineTuning
+    from mxtorch.interpretation import Interpretation
 
 _POLICIES = ("raise", "skip", "rollback")
 
@@ -455,7 +456,7 @@ class Trainer(SupervisedSteps):
         lr: float | Sequence[float | None] | None = None,
         head: str | nn.Module | None = None,
         groups: Mapping[str, Any] | Sequence[Any] | None = None,
-        decay: float = DEFAULT_DECAY,
+        decay: float = 0.3,
         train_norms: bool | None = None,
         schedule: str | schedules.Schedule = "one_cycle",
         cache: Cache = "auto",
@@ -466,6 +467,8 @@ class Trainer(SupervisedSteps):
 
         See `mxtorch.fine_tuning.fine_tune` for the arguments, and docs/fine-tuning.md.
         """
+        from mxtorch.fine_tuning import fine_tune
+
         options: dict[str, Any] = {
             "epochs": epochs,
             "freeze_epochs": freeze_epochs,
@@ -486,6 +489,8 @@ class Trainer(SupervisedSteps):
         Plots and rows are in what is returned; with `log_dir` they go to TensorBoard as well. See
         `mxtorch.interpretation.interpret` for the arguments.
         """
+        from mxtorch.interpretation import interpret
+
         with self.callbacks.judged_weights():
             result = interpret(self, val_data, classes=classes, pictures=pictures)
         self.callbacks.call("on_interpreted", result)
