@@ -63,11 +63,11 @@ def search(task: Task, index: int, use: Use, steps: int) -> Reading:
         usable = [n for n in shorts if n <= max(length, min(shorts))]
         recorded = shorts[max(usable)]
         loss = float(recorded.batch_slices.mean(1)[place])
-        taken = min(length, max(shorts)) if length >= NUMBERS.whole * task.steps else length
+        taken = max(usable) if length >= min(shorts) else length  # so that lengths are compared as they were recorded
         return Trial(rate, taken, loss if math.isfinite(loss) else math.inf, before, rung)
 
     trials = try_rates(run, plan)
-    return read_trials(trials, plan, is_constant=use == "constant", is_held_out=True)
+    return read_trials(trials, plan, is_constant=use == "constant", is_held_out=True, passes=task.features["epochs"])
 
 
 def _final(seed: Seed, use: Use) -> np.ndarray:

@@ -45,6 +45,12 @@ def training_length(
     return epochs * steps, True
 
 
+def passes(data: Any, accumulate: int, training_steps: int) -> float | None:
+    """How often a training reads its data; None where the data have no length."""
+    batches = length(data)
+    return training_steps * accumulate / batches if batches else None
+
+
 def steps_of(num_steps: int | None, budget: float | None, training_steps: int, seconds_per_step: float | None) -> int:
     """Optimizer steps that a search may take.
 

@@ -26,6 +26,10 @@ class SearchNumbers:
         movement: A loss that fell by less than this part has not moved; noise of held-out losses is smaller.
         close: The lowest constant rate whose fall is within this part of the best one's is taken: on little data lower
             rates overfit less, which short trainings do not see.
+        saturated: Where a doubling of the length gains less than this part of the fall of the held-out loss, longer
+            trainings only overfit. The best rate is then about proportional to 1 / length in the recordings.
+        shortest_compared: Lengths below so many steps are not compared for it: their gain is mostly noise.
+        passes_to_overfit: A training that reads its data fewer times does not overfit.
         whole: A training of at least this part of the training's length is taken for a whole one.
         prior_peak_factor: A one-cycle's usual peak is so many times the usual constant rate.
         constant_below_peak: A constant rate that has to be guessed from a peak is the peak divided by this.
@@ -43,6 +47,9 @@ class SearchNumbers:
     rates_of_last_rung: int = 3
     movement: float = 0.02
     close: float = 0.03
+    saturated: float = 0.02
+    shortest_compared: int = 10
+    passes_to_overfit: float = 5.0
     whole: float = 0.9
     prior_peak_factor: float = 3.0
     constant_below_peak: float = 3.0

@@ -46,6 +46,7 @@ class Request:
     end_lr: float | None
     optimizer: ScheduledOptim
     watch: Callable[[], float | Tensor] | None
+    passes: float | None
 
     @property
     def has_budget(self) -> bool:
@@ -89,7 +90,8 @@ class Request:
             raise TypeError(f"watch: got {watch!r}; give a function without arguments that returns the loss")
         warn_of_sweep(optimizer, stacklevel=4)
         method_: Method = "sweep" if method == "sweep" else "trials"
-        return cls(method_, schedule, length, known, num_steps, budget, start_lr, end_lr, optimizer, watch)
+        passes = budgets.passes(train_data, accumulate, length)
+        return cls(method_, schedule, length, known, num_steps, budget, start_lr, end_lr, optimizer, watch, passes)
 
 
 def find_lr(
@@ -167,6 +169,7 @@ def _tried(runner: SearchRunner, plan: Plan, request: Request, reporter: _Report
         is_constant=is_constant(request.schedule),
         is_held_out=runner.is_held_out,
         length_is_known=request.length_is_known,
+        passes=request.passes,
         knows_something=knows_something,
     )
     return reading, trials

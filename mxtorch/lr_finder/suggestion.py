@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mxtorch.lr_finder.numbers import INTERVALS, NUMBERS, SearchNumbers
-from mxtorch.lr_finder.trials import Plan, Trial, choose, has_moved
+from mxtorch.lr_finder.trials import Plan, Trial, choose, has_moved, is_saturated
 
 Status = Literal[
     "ok", "guess", "no_signal", "noise", "already_trained", "range_too_short", "too_few_steps", "not_finite"
@@ -62,6 +62,7 @@ def read_trials(
     is_constant: bool,
     is_held_out: bool,
     length_is_known: bool = True,
+    passes: float | None = None,
     knows_something: bool = False,
     numbers: SearchNumbers = NUMBERS,
 ) -> Reading:
@@ -73,6 +74,7 @@ def read_trials(
         is_constant: Whether they ran at a constant rate.
         is_held_out: Whether they were judged by samples that they did not train on.
         length_is_known: Whether the length of the training was given, and not assumed.
+        passes: How often the training reads its data; None where it is not known, or each sample is read once.
         knows_something: Whether the network did much better at the start than it would with exchanged targets.
         numbers: The settings.
     """
@@ -84,17 +86,25 @@ def read_trials(
     if not has_moved(last, numbers):
         return _unmoved(last, plan, part, knows_something, numbers)
     chosen = choose(last, numbers)
-    low, high = _interval(chosen.rate, part, is_constant)
+    rate = chosen.rate
+    low, high = _interval(rate, part, is_constant)
     reasons = _doubts(chosen, last, plan, is_held_out, numbers)
     compared = f"{len(last)} trainings of {steps} steps"
     if part < numbers.whole:
         reasons.append(
             f"{compared}, {100 * part:.0f}% of the training, were compared; budget={_more(part)} compares longer ones"
         )
+        if passes is not None and passes >= numbers.passes_to_overfit and is_saturated(trials, numbers):
+            rate = max(rate * part, plan.lowest)
+            low = min(low, _interval(rate, part, is_constant)[0])
+            reasons.append(
+                f"longer trainings hardly lower the held-out loss, which is how overfitting begins, so the rate is "
+                f"that of the short ones ({chosen.rate:.1e}) times {part:.2g}, their part of the training"
+            )
     elif not length_is_known:
         reasons.append(f"the length of the training was assumed to be {plan.training_steps} steps; give epochs")
     if reasons:
-        return Reading("guess", f"A guess: {'; '.join(reasons)}.", chosen.rate, (low, high))
+        return Reading("guess", f"A guess: {'; '.join(reasons)}.", rate, (low, high))
     return Reading("ok", f"{compared}, the whole length, were compared.", chosen.rate, (low, high))
 
 

@@ -105,7 +105,8 @@ class Plan:
 
     def within(self, rates: Iterable[float]) -> list[float]:
         """The rates that are allowed, rising; those that differ in the last digits only once."""
-        allowed = [rate for rate in sorted(rates) if self.lowest / 1.01 <= rate <= self.highest * 1.01]
+        near = [rate for rate in sorted(rates) if self.lowest / 1.01 <= rate <= self.highest * 1.01]
+        allowed = [min(max(rate, self.lowest), self.highest) for rate in near]
         return [rate for index, rate in enumerate(allowed) if index == 0 or not same(rate, allowed[index - 1])]
 
 
@@ -194,6 +195,18 @@ def choose(trials: Sequence[Trial], numbers: SearchNumbers = NUMBERS) -> Trial:
         return best
     enough = best.fall - numbers.close * abs(best.fall)
     return min((trial for trial in trials if trial.fall >= enough), key=lambda trial: trial.rate)
+
+
+def is_saturated(trials: Sequence[Trial], numbers: SearchNumbers = NUMBERS) -> bool:
+    """Whether the longest trainings gained next to nothing over those of the rung before, which are shorter."""
+    rungs = sorted({trial.rung for trial in trials})[-2:]
+    if len(rungs) < 2:
+        return False
+    shorter, longer = (lowest_loss([trial for trial in trials if trial.rung == rung]) for rung in rungs)
+    if not numbers.shortest_compared <= shorter.steps < longer.steps or not has_moved([shorter], numbers):
+        return False
+    gain = (longer.fall - shorter.fall) / abs(longer.fall)
+    return gain < numbers.saturated * math.log2(longer.steps / shorter.steps)
 
 
 def has_moved(trials: Sequence[Trial], numbers: SearchNumbers = NUMBERS) -> bool:

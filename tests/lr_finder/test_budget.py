@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mxtorch.lr_finder.budget import checked_budget, steps_of, training_length, usual_rate
+from mxtorch.lr_finder.budget import checked_budget, passes, steps_of, training_length, usual_rate
 
 BATCHES = [0] * 10
 
@@ -138,3 +138,10 @@ def test_subclasses_and_unknown_optimizers():
     assert usual_rate(optimizer(Unknown, lr=5.0), True) == 0.25
     assert usual_rate(optimizer(WithoutDefault, lr=5.0), True) > 0
     assert usual_rate(optimizer(WithoutRate), True) > 0
+
+
+@pytest.mark.parametrize(
+    ("data", "accumulate", "expected"), [([0] * 10, 1, 6), ([0] * 10, 2, 12), (iter([0]), 1, None), ([], 1, None)]
+)
+def test_how_often_a_training_reads_its_data(data, accumulate, expected):
+    assert passes(data, accumulate, 60) == expected

@@ -149,3 +149,52 @@ def test_any_search_gives_a_rate_that_was_tried_or_says_why_not(steps, training_
         assert options["is_held_out"]
         assert options["length_is_known"]
         assert trials[-1].steps >= 0.8 * training_steps
+
+
+def two_rungs(shorter, longer, steps=(30, 60)):
+    """The trainings of two rungs; each argument has the losses at `RATES`."""
+    return [
+        Trial(rate, length, loss, UNTRAINED, rung)
+        for rung, (length, losses) in enumerate(zip(steps, (shorter, longer), strict=True), start=1)
+        for rate, loss in zip(RATES, losses, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("gained", [-0.5, 0.0, 0.01])
+def test_where_longer_trainings_gain_nothing_the_rate_falls_with_the_length(gained):
+    """A training of 600 steps is ten times as long as the ones that were compared."""
+    trials = two_rungs(BOWL, [loss - gained for loss in BOWL])
+    found = read(trials, plan_of(training_steps=600), passes=20)
+    assert found.suggestion == pytest.approx(1e-2 * 60 / 600)
+    assert "longer trainings hardly lower the held-out loss" in found.advice
+    low, high = found.interval
+    assert low < found.suggestion
+    assert high > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("why", "options", "steps", "gained"),
+    [
+        ("the longer ones gain", {"passes": 20}, (30, 60), 0.2),
+        ("each sample is read a few times", {"passes": 4}, (30, 60), 0.0),
+        ("a stream", {"passes": None}, (30, 60), 0.0),
+        ("a few steps tell nothing", {"passes": 20}, (5, 60), 0.0),
+        ("one length", {"passes": 20}, (60, 60), 0.0),
+    ],
+)
+def test_otherwise_the_rate_stays(why, options, steps, gained):
+    trials = two_rungs(BOWL, [loss - gained for loss in BOWL], steps)
+    found = read(trials, plan_of(training_steps=600), **options)
+    assert found.suggestion == 1e-2, why
+    assert "hardly lower" not in found.advice
+
+
+def test_a_lowered_rate_stays_in_the_range():
+    plan = plan_of(training_steps=600, lowest=5e-3)
+    assert read(two_rungs(BOWL, BOWL), plan, passes=20).suggestion == 5e-3
+
+
+def test_whole_trainings_need_no_lowering():
+    found = read(two_rungs(BOWL, BOWL, (30, 100)), plan_of(training_steps=100), passes=20)
+    assert found.status == "ok"
+    assert found.suggestion == 1e-2
