@@ -32,8 +32,9 @@ from mxtorch.engines.local import LocalEngine
 from mxtorch.fine_tuning.grouping import DEFAULT_DECAY
 from mxtorch.fine_tuning.recipe import Cache, FineTuning, fine_tune
 from mxtorch.interpretation import Interpretation, interpret
-from mxtorch.lr_finder import search
 from mxtorch.lr_finder.result import LRFinderResult
+from mxtorch.lr_finder.search import Request, search
+from mxtorch.lr_finder.trainable import TrainerSteps
 from mxtorch.optim import schedule_free
 from mxtorch.optim.external_scheduler import ExternalScheduler, mode_of
 from mxtorch.optim.run_schedule import check_end, check_layer_scales, set_run_schedule
@@ -395,10 +396,9 @@ class Trainer(SupervisedSteps):
             check_data(val_data, "val_data", passes=2)
         swept = chosen_optimizer(self.optimizer, self.other_optimizers, optimizer)
         check_layer_scales(swept)
-        request = search.Request.checked(
+        request = Request.checked(
             train_data,
             self.settings.accumulate,
-            swept,
             method=method,
             schedule=schedule,
             epochs=epochs,
@@ -410,7 +410,9 @@ class Trainer(SupervisedSteps):
             end_lr=end_lr,
             watch=watch,
         )
-        result = search.find_lr(self.context, self.settings, train_data, val_data, request, progress=self._reports)
+        schedule_free.warn_of_sweep(swept.optimizer)
+        trainable = TrainerSteps(self.context, self.settings, swept)
+        result = search(trainable, train_data, val_data, request, progress=self._reports)
         self.callbacks.call("on_lr_found", result)
         return result
 
