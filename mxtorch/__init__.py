@@ -12,7 +12,10 @@ Training
 Learning rates
     ScheduledOptim  a torch optimizer with a learning rate that you can read, set and schedule
     schedules       learning rate schedules: functions from a step to a multiplier
-    LRFinderResult  what `Trainer.find_lr` found
+    find_lr         finds a rate for a model, an optimizer and data, without a Trainer
+    lr_finder       the search: `lr_finder.find` for a loop of any kind
+    LRFinderResult  what a search found
+    integrations    the search for Lightning, transformers, Accelerate, fastai, Ignite and skorch
 
 Fine-tuning and results
     fine_tuning     training the head first, then the whole model; FineTuning is what it returns
@@ -24,7 +27,7 @@ Models
     init            initialisers, and `initialize` for a whole network
     model_zoo       pretrained networks; also the top-level package `model_zoo`
 
-`model_zoo` and `exporting` are imported on first use.
+`model_zoo`, `exporting` and `integrations` are imported on first use.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mxtorch import callbacks, data, engines, fine_tuning, init, nn, schedules
+from mxtorch import callbacks, data, engines, fine_tuning, init, lr_finder, nn, schedules
 from mxtorch._version import __version__
 from mxtorch.checkpointing.file import CheckpointError
 from mxtorch.data import class_balance as balance
@@ -40,6 +43,7 @@ from mxtorch.data import mixing
 from mxtorch.fine_tuning import FineTuning
 from mxtorch.interpretation import Interpretation
 from mxtorch.lr_finder import LRFinderResult
+from mxtorch.lr_finder.without_trainer import find_lr
 from mxtorch.optim import ScheduledOptim
 from mxtorch.trainer import Trainer
 from mxtorch.training.callback import Callback
@@ -47,7 +51,7 @@ from mxtorch.training.history import History
 from mxtorch.training.supervised import StepOutput
 
 if TYPE_CHECKING:
-    from mxtorch import exporting, model_zoo
+    from mxtorch import exporting, integrations, model_zoo
 
 __all__ = [
     "Callback",
@@ -65,8 +69,11 @@ __all__ = [
     "data",
     "engines",
     "exporting",
+    "find_lr",
     "fine_tuning",
     "init",
+    "integrations",
+    "lr_finder",
     "mixing",
     "model_zoo",
     "nn",
@@ -75,8 +82,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the model zoo, and what needs it, on first use."""
-    if name in ("model_zoo", "exporting"):
+    """Import on first use what takes time and few programs use."""
+    if name in ("model_zoo", "exporting", "integrations"):
         return importlib.import_module(f"mxtorch.{name}")
     raise AttributeError(f"module 'mxtorch' has no attribute {name!r}")
 

@@ -189,14 +189,15 @@ class SearchRunner:
             read, _ = self.step(next(dealt))
             if read is not None:
                 return read
-        raise ValueError(
-            f"training_step: it gave no loss for {MOST_WITHOUT_A_STEP} steps in a row; no rate can be tried"
-        )
+        name = self.trainable.step_name
+        raise ValueError(f"{name}: it gave no loss for {MOST_WITHOUT_A_STEP} steps in a row; no rate can be tried")
 
     def check_stepped(self) -> None:
         """Raise where the optimizer took no step at all; fp16 may have skipped them all."""
         if not self._has_stepped and not self.trainable.may_skip_steps:
-            raise ValueError("optimizer: training_step took no step with it; call its step() there, or search another")
+            raise ValueError(
+                f"optimizer: {self.trainable.step_name} took no step with it; call its step() there, or search another"
+            )
 
     def loss_before(self, count: int) -> float:
         """The loss before any step: on so many held-out batches, or of the first windows in training."""

@@ -12,7 +12,7 @@ from mxtorch.checkpointing.snapshot import TrainingState
 from mxtorch.lr_finder.budget import usual_rate
 from mxtorch.lr_finder.range_test import rate_setter
 from mxtorch.optim.schedule_free import set_training_point
-from mxtorch.optim.scheduled import ScheduledOptim
+from mxtorch.optim.scheduled import ScheduledOptim, proportions
 from mxtorch.training.context import Context
 from mxtorch.training.data import Window, window_of
 from mxtorch.training.loss_weight import as_scalar
@@ -39,12 +39,14 @@ class Trainable(Protocol):
         read_lag: Steps after which a loss is read, so that an accelerator is not waited for.
         may_skip_steps: Whether steps may be left out without a fault, as those of fp16 whose gradients overflow.
         is_compiled: Whether a batch of another size costs a compilation.
+        step_name: What a step is called in messages.
     """
 
     accumulate: int
     read_lag: int
     may_skip_steps: bool
     is_compiled: bool
+    step_name: str
 
     def usual_rate(self, is_constant: bool) -> float:
         """The rate around which others are tried.
@@ -103,6 +105,8 @@ class TrainerSteps:
         optimizer: Whose rate is searched.
     """
 
+    step_name = "training_step"
+
     def __init__(self, context: Context, settings: StepSettings, optimizer: ScheduledOptim) -> None:
         self.accumulate = settings.accumulate
         self.read_lag = 2 if context.engine.asynchronous else 0
@@ -139,7 +143,8 @@ class TrainerSteps:
     def rate_setter(self) -> Callable[[float], None]:
         """A function that sets the rates; the optimizer's schedule is set aside."""
         self._optimizer.schedule = None
-        return rate_setter(self._optimizer.param_groups, self._optimizer.base_learning_rates)
+        groups = self._optimizer.param_groups
+        return rate_setter(groups, proportions(groups, self._optimizer.base_learning_rates))
 
     def step(self, window: Window) -> tuple[Tensor | None, bool]:
         """One optimizer step: the loss, None where no batch has one; and whether the step was taken."""
