@@ -12,7 +12,10 @@ Training
 Learning rates
     ScheduledOptim  a torch optimizer with a learning rate that you can read, set and schedule
     schedules       learning rate schedules: functions from a step to a multiplier
-    LRFinderResult  what `Trainer.find_lr` found
+    find_lr         finds a rate for a model, an optimizer and data, without a Trainer
+    lr_finder       the search: `lr_finder.find` for a loop of any kind
+    LRFinderResult  what a search found
+    integrations    the search for Lightning, transformers, Accelerate, fastai, Ignite and skorch
 
 Fine-tuning and results
     fine_tuning     training the head first, then the whole model; FineTuning is what it returns
@@ -33,10 +36,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mxtorch import callbacks, engines, schedules
+from mxtorch import callbacks, engines, lr_finder, schedules
 from mxtorch._version import __version__
 from mxtorch.checkpointing.file import CheckpointError
 from mxtorch.lr_finder import LRFinderResult
+from mxtorch.lr_finder.without_trainer import find_lr
 from mxtorch.optim import ScheduledOptim
 from mxtorch.trainer import Trainer
 from mxtorch.training.callback import Callback
@@ -44,7 +48,7 @@ from mxtorch.training.history import History
 from mxtorch.training.supervised import StepOutput
 
 if TYPE_CHECKING:
-    from mxtorch import data, exporting, fine_tuning, init, model_zoo, nn
+    from mxtorch import data, exporting, fine_tuning, init, integrations, model_zoo, nn
     from mxtorch.data import class_balance as balance
     from mxtorch.data import mixing
     from mxtorch.fine_tuning import FineTuning
@@ -66,8 +70,11 @@ __all__ = [
     "data",
     "engines",
     "exporting",
+    "find_lr",
     "fine_tuning",
     "init",
+    "integrations",
+    "lr_finder",
     "mixing",
     "model_zoo",
     "nn",
@@ -77,7 +84,10 @@ __all__ = [
 
 # Where the names that are imported on first use come from: a module, or a module and a name in it.
 _ON_FIRST_USE = {
-    **{name: (f"mxtorch.{name}", None) for name in ("data", "exporting", "fine_tuning", "init", "model_zoo", "nn")},
+    **{
+        name: (f"mxtorch.{name}", None)
+        for name in ("data", "exporting", "fine_tuning", "init", "integrations", "model_zoo", "nn")
+    },
     "balance": ("mxtorch.data.class_balance", None),
     "mixing": ("mxtorch.data.mixing", None),
     "FineTuning": ("mxtorch.fine_tuning", "FineTuning"),

@@ -29,8 +29,9 @@ from mxtorch.checkpointing.resume import Rollback, check_arguments
 from mxtorch.checkpointing.serialization import Attributes
 from mxtorch.engines.base import Engine, Precision, StepResult
 from mxtorch.engines.local import LocalEngine
-from mxtorch.lr_finder import search
 from mxtorch.lr_finder.result import LRFinderResult
+from mxtorch.lr_finder.search import Request, search
+from mxtorch.lr_finder.trainable import TrainerSteps
 from mxtorch.optim import schedule_free
 from mxtorch.optim.external_scheduler import ExternalScheduler, mode_of
 from mxtorch.optim.run_schedule import check_end, check_layer_scales, set_run_schedule
@@ -396,10 +397,9 @@ class Trainer(SupervisedSteps):
             check_data(val_data, "val_data", passes=2)
         swept = chosen_optimizer(self.optimizer, self.other_optimizers, optimizer)
         check_layer_scales(swept)
-        request = search.Request.checked(
+        request = Request.checked(
             train_data,
             self.settings.accumulate,
-            swept,
             method=method,
             schedule=schedule,
             epochs=epochs,
@@ -411,7 +411,9 @@ class Trainer(SupervisedSteps):
             end_lr=end_lr,
             watch=watch,
         )
-        result = search.find_lr(self.context, self.settings, train_data, val_data, request, progress=self._reports)
+        schedule_free.warn_of_sweep(swept.optimizer)
+        trainable = TrainerSteps(self.context, self.settings, swept)
+        result = search(trainable, train_data, val_data, request, progress=self._reports)
         self.callbacks.call("on_lr_found", result)
         return result
 

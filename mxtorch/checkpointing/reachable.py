@@ -65,6 +65,8 @@ _WITHOUT_WAY_BACK = (
 )
 # Others of this form are made by decorators, as those of dataclasses, and hold nothing that changes.
 _SEARCHED_METHODS = ("__call__", "__getitem__", "__getitems__", "__iter__", "__len__", "__next__")
+# Roots of other classes are entered, whatever their module.
+_WITH_HANDLERS = (dict, list, set, deque, types.FunctionType, functools.partial)
 _PLAIN_DICTS = (dict, OrderedDict, defaultdict, Counter)
 ATOMS: frozenset[type] = frozenset(
     (
@@ -137,7 +139,7 @@ class Walk:
             if id(root) in self._seen:
                 continue
             self._seen[id(root)] = root
-            if _has_attributes(type(root)) and not isinstance(root, (dict, list, set, deque)):
+            if _has_attributes(type(root)) and not isinstance(root, _WITH_HANDLERS):
                 self._object(root, trail)  # whatever its class, a root is entered
             else:
                 self._queue.append((root, trail))

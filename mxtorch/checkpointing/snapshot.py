@@ -15,8 +15,8 @@ import types
 import warnings
 import zlib
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
-from types import FrameType
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import FrameType, MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,7 @@ class TrainingState:
             (`Engine.capture`).
         loader: What batches are drawn from; a tuple for several loaders.
         owner: An object whose own attributes a step may set (the trainer).
+        others: Further objects, by the names that warnings call them, as functions with their closures.
         before_first_step: Leave out what only `optimizer.step()` changes, parameters and optimizer state: cheap,
             and enough to undo a first step that failed before it got there.
 
@@ -79,6 +80,7 @@ class TrainingState:
         capture_engine: Callable[[], Callable[[], None]] | None = None,
         loader: Any = None,
         owner: object | None = None,
+        others: Mapping[str, object] = MappingProxyType({}),
         before_first_step: bool = False,
     ) -> None:
         self._containers: list[tuple[Callable[[Any, Any], None], Any, Any]] = []
@@ -94,6 +96,7 @@ class TrainingState:
         parts = [(module, "loss" if index else "model") for index, module in enumerate(modules)]
         named = ((optimizer, "optimizer"), (owner, "trainer"))
         roots: list[tuple[Any, str]] = [*parts, *((part, name) for part, name in named if part is not None)]
+        roots += [(part, name) for name, part in others.items()]
         not_followed = ((Optimizer, "state"),) if before_first_step else ()
         training = Walk(lambda part: not isinstance(part, _DATA), not_followed=not_followed).search(roots)
         own = set() if optimizer is None else {id(p) for group in optimizer.param_groups for p in group["params"]}

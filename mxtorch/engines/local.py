@@ -222,19 +222,7 @@ class LocalEngine:
 
     def read_later(self, value: Tensor) -> Callable[[], float]:
         """Begin to read a scalar tensor; see `Engine.read_later`."""
-        if self.device.type != "cuda":
-            return value.item
-        host = torch.empty((), dtype=value.dtype, pin_memory=True)
-        host.copy_(value.detach(), non_blocking=True)
-        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        # The stream of the value's device, which need not be the current device of the process.
-        copied.record(torch.cuda.current_stream(value.device))
-
-        def read() -> float:
-            copied.synchronize()
-            return host.item()
-
-        return read
+        return read_later(value)
 
     def forget_bad_steps(self) -> None:
         """Stop holding steps back because of a gradient that was not finite."""
@@ -313,6 +301,23 @@ def _gradients(optimizer: ScheduledOptim) -> list[Tensor]:
 
 def _nothing() -> None:
     """A precision without a scaler has nothing to put back."""
+
+
+def read_later(value: Tensor) -> Callable[[], float]:
+    """Begin to read a scalar tensor of any device; see `Engine.read_later`."""
+    if value.device.type != "cuda":
+        return value.item
+    host = torch.empty((), dtype=value.dtype, pin_memory=True)
+    host.copy_(value.detach(), non_blocking=True)
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    # The stream of the value's device, which need not be the current device of the process.
+    copied.record(torch.cuda.current_stream(value.device))
+
+    def read() -> float:
+        copied.synchronize()
+        return host.item()
+
+    return read
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

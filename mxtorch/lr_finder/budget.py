@@ -6,8 +6,6 @@ import inspect
 import math
 from typing import Any
 
-from torch.optim import Optimizer
-
 from mxtorch._checks import check_integer, length, positive_rate
 from mxtorch.lr_finder.numbers import NUMBERS, USUAL_RATE_OF_OTHERS, USUAL_RATES
 
@@ -77,11 +75,11 @@ def checked_budget(num_steps: int | None, budget: float | None) -> tuple[int | N
     return steps, None if budget is None else positive_rate(budget, "budget")
 
 
-def usual_rate(optimizer: Optimizer, is_constant: bool) -> float:
+def usual_rate(optimizer: object, is_constant: bool) -> float:
     """The rate that people use with an optimizer before they know better: 1e-3 for Adam's kind, 1e-2 for SGD's.
 
     Args:
-        optimizer: The optimizer, not wrapped.
+        optimizer: The optimizer, not wrapped, or one of another library, whose class tells by its name.
         is_constant: False for a schedule that is at its peak for a short time, which bears three times as much.
     """
     named = next((USUAL_RATES[kind.__name__] for kind in type(optimizer).__mro__ if kind.__name__ in USUAL_RATES), None)

@@ -6,10 +6,10 @@ import itertools
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from mxtorch.optim.scheduled import ScheduledOptim, set_group_rate
+from mxtorch.optim.scheduled import set_group_rate
 
 # fp16's scaler halves its scale on each overflow, from 2**16 down: more skips in a row are no start-up any more.
 MOST_SKIPS_IN_A_ROW = 40
@@ -52,7 +52,7 @@ def geometric_rates(start: float, end: float, count: int) -> list[float]:
 def range_test(
     take_step: Callable[[Any], tuple[Callable[[], float] | None, bool]],
     windows: Callable[[], Iterable[Any]],
-    optimizer: ScheduledOptim,
+    set_rate: Callable[[float], None],
     rates: list[float],
     *,
     probe: Callable[[], Callable[[], float]] | None = None,
@@ -68,14 +68,13 @@ def range_test(
         take_step: Takes a window of batches; returns a function that reads the loss, None where there is none, and
             whether the step was taken.
         windows: Opens the data; called again when it runs out.
-        optimizer: Its schedule is set aside.
+        set_rate: Sets the rate of the next step; see `rate_setter`.
         rates: The rates, rising.
         probe: Measures the held-out loss; returns a function that reads it. It is asked before the first step, then
             every few steps, more often once the loss moves.
         read_lag: Read each loss so many steps late, so that an accelerator is not waited for.
         on_step: Called with the step and its loss, for a progress bar.
     """
-    set_rate = rate_setter(optimizer)
     unread: deque[Callable[[], float]] = deque()
     losses: list[float] = []
     watch = DivergenceWatch()
@@ -126,11 +125,14 @@ def range_test(
     return Sweep(rates[: len(losses)], losses, stop_reason, held_out.points)
 
 
-def rate_setter(optimizer: ScheduledOptim) -> Callable[[float], None]:
-    """A function that sets the first group's rate, and the others in their ratios to it; the schedule is set aside."""
-    optimizer.schedule = None
-    groups = optimizer.param_groups
-    ratios = [base / optimizer.base_learning_rate for base in optimizer.base_learning_rates]
+def rate_setter(groups: Sequence[dict[str, Any]], bases: Sequence[float]) -> Callable[[float], None]:
+    """A function that sets the first group's rate, and the others in their ratios to it.
+
+    Args:
+        groups: Parameter groups of an optimizer, whose `"lr"` is set.
+        bases: The rate of each group, which say their ratios.
+    """
+    ratios = [base / bases[0] for base in bases]
 
     def set_rate(rate: float) -> None:
         for group, ratio in zip(groups, ratios, strict=True):

@@ -1,4 +1,4 @@
-"""The search for a learning rate, from the snapshot to the result: what `Trainer.find_lr` does."""
+"""The search for a learning rate, from the snapshot to the result: what every `find_lr` does."""
 
 from __future__ import annotations
 
@@ -21,11 +21,8 @@ from mxtorch.lr_finder.result import LRFinderResult, is_constant
 from mxtorch.lr_finder.runner import SearchRunner
 from mxtorch.lr_finder.suggestion import ALREADY_TRAINED, Reading, read_trials, rule_of_thumb
 from mxtorch.lr_finder.sweep_reading import read_sweep
+from mxtorch.lr_finder.trainable import Trainable
 from mxtorch.lr_finder.trials import Plan, Trial, try_rates
-from mxtorch.optim.schedule_free import warn_of_sweep
-from mxtorch.optim.scheduled import ScheduledOptim
-from mxtorch.training.context import Context
-from mxtorch.training.step import StepSettings
 
 Method = Literal["trials", "sweep"]
 Multiplier = Callable[[int], float]
@@ -44,7 +41,6 @@ class Request:
     budget: float | None
     start_lr: float | None
     end_lr: float | None
-    optimizer: ScheduledOptim
     watch: Callable[[], float | Tensor] | None
     passes: float | None
 
@@ -58,18 +54,17 @@ class Request:
         cls,
         train_data: Any,
         accumulate: int,
-        optimizer: ScheduledOptim,
         *,
-        method: str,
         schedule: Any,
-        epochs: int | None,
-        steps_per_epoch: int | None,
-        training_steps: int | None,
-        num_steps: int | None,
-        budget: float | None,
-        start_lr: float | None,
-        end_lr: float | None,
-        watch: Callable[[], float | Tensor] | None,
+        method: str = "trials",
+        epochs: int | None = None,
+        steps_per_epoch: int | None = None,
+        training_steps: int | None = None,
+        num_steps: int | None = None,
+        budget: float | None = None,
+        start_lr: float | None = None,
+        end_lr: float | None = None,
+        watch: Callable[[], float | Tensor] | None = None,
     ) -> Request:
         """The request, or a ValueError or TypeError that says what is wrong with it."""
         if method not in ("trials", "sweep"):
@@ -88,15 +83,13 @@ class Request:
             raise TypeError(f"schedule: got {schedule!r}; give a schedule, its name, or a function of the step")
         if watch is not None and not callable(watch):
             raise TypeError(f"watch: got {watch!r}; give a function without arguments that returns the loss")
-        warn_of_sweep(optimizer, stacklevel=4)
         method_: Method = "sweep" if method == "sweep" else "trials"
         passes = budgets.passes(train_data, accumulate, length)
-        return cls(method_, schedule, length, known, num_steps, budget, start_lr, end_lr, optimizer, watch, passes)
+        return cls(method_, schedule, length, known, num_steps, budget, start_lr, end_lr, watch, passes)
 
 
-def find_lr(
-    context: Context,
-    settings: StepSettings,
+def search(
+    trainable: Trainable,
     train_data: Iterable[Any],
     val_data: Iterable[Any] | None,
     request: Request,
@@ -105,12 +98,12 @@ def find_lr(
 ) -> LRFinderResult:
     """Search a learning rate, and put everything back."""
     started = time.perf_counter()
-    before = context.capture(train_data if val_data is None else (train_data, val_data))
+    before = trainable.capture(train_data if val_data is None else (train_data, val_data))
     reporter = _Reporter(progress)
-    runner = SearchRunner(context, settings, request.optimizer, before, request.watch, reporter.advance)
-    search = _sweep if request.method == "sweep" else _trials
+    runner = SearchRunner(trainable, before, request.watch, reporter.advance)
+    by_method = _sweep if request.method == "sweep" else _trials
     try:
-        result = search(runner, functools.partial(runner.open, train_data, val_data), request, reporter)
+        result = by_method(runner, functools.partial(runner.open, train_data, val_data), request, reporter)
     finally:
         before.restore()
         reporter.close()
@@ -121,7 +114,7 @@ def _trials(
     runner: SearchRunner, open_data: Callable[[], None], request: Request, reporter: _Reporter
 ) -> LRFinderResult:
     """Short trainings at several rates."""
-    usual = budgets.usual_rate(request.optimizer.optimizer, is_constant(request.schedule))
+    usual = runner.trainable.usual_rate(is_constant(request.schedule))
     seconds: float | None = None
     if not request.has_budget:
         open_data()
@@ -186,14 +179,14 @@ def _sweep(
         steps = max(budgets.steps_of(request.num_steps, request.budget, request.training_steps, None), 2)
     reporter.begin(steps, None)
     open_data()
-    runner.begin()
+    set_rate = runner.begin()
     swept = range_test(
         runner.step,
         runner.windows,
-        request.optimizer,
+        set_rate,
         geometric_rates(request.start_lr, request.end_lr, steps),
         probe=runner.probe if runner.is_held_out else None,
-        read_lag=runner.read_lag,
+        read_lag=runner.trainable.read_lag,
         on_step=lambda step, loss: reporter.advance(),
     )
     exchanged = None

@@ -35,7 +35,7 @@ class RateFree(NamedTuple):
 
 def recognise(optimizer: Optimizer) -> RateFree | None:
     """What an optimizer, or the one that it wraps, does about the learning rate by itself; None for an ordinary one."""
-    for part in reversed(_chain(optimizer)):  # the innermost first: a wrapper shares its groups
+    for part in reversed(chain_of(optimizer)):  # the innermost first: a wrapper shares its groups
         settings = {name for group in part.param_groups for name in group}
         estimates = "d" in settings and "beta2_decay" not in settings  # torch's Adafactor has both
         averages = not _AVERAGE_SETTINGS.isdisjoint({*settings, *vars(part)})
@@ -44,7 +44,7 @@ def recognise(optimizer: Optimizer) -> RateFree | None:
     return None
 
 
-def _chain(optimizer: Any) -> list[Any]:
+def chain_of(optimizer: Any) -> list[Any]:
     """An optimizer, the one that it holds as an attribute, the one that that holds."""
     parts: list[Any] = []
     while optimizer is not None and not any(optimizer is part for part in parts):
@@ -170,5 +170,5 @@ def _with_two_points(optimizers: Iterable[Optimizer]) -> list[Any]:
 
     Methods of the class: a wrapper that forwards unknown names would seem to have them.
     """
-    parts = [part for optimizer in optimizers for part in _chain(optimizer)]
+    parts = [part for optimizer in optimizers for part in chain_of(optimizer)]
     return [part for part in parts if all(callable(getattr(type(part), name, None)) for name in ("train", "eval"))]

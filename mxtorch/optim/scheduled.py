@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -109,15 +109,7 @@ class ScheduledOptim(Optimizer):
             ValueError: `lr` is not finite and positive, or the ratios are not known.
         """
         lr = positive_rate(lr, "lr")
-        bases = self.base_learning_rates
-        if bases[0] == 0:
-            initial = [float(group.get("initial_lr", 0.0)) for group in self.optimizer.param_groups]
-            bases = initial if initial[0] > 0 else bases if any(bases) else [1.0] * len(bases)
-        if bases[0] == 0:
-            raise ValueError(
-                "lr: the first parameter group's rate is 0 now, so the ratios between groups are unknown; set each "
-                "group's 'lr' in param_groups"
-            )
+        bases = proportions(self.optimizer.param_groups, self.base_learning_rates)
         self._set_bases([base * (lr / bases[0]) if index else lr for index, base in enumerate(bases)])
         schedule_free.warn_of_rate(self.optimizer, lr)
 
@@ -422,6 +414,27 @@ def set_group_rate(group: dict[str, Any], rate: float) -> None:
             group["lr"].fill_(rate)
     else:
         group["lr"] = rate
+
+
+def proportions(groups: Sequence[dict[str, Any]], bases: Sequence[float]) -> Sequence[float]:
+    """Rates whose ratios are those between the groups: the base rates, or those that a scheduler began with.
+
+    Args:
+        groups: Parameter groups of an optimizer.
+        bases: The base rate of each. In a warm-up's first step they may be 0.
+
+    Raises:
+        ValueError: The first one is 0, and the ratios are not known.
+    """
+    if bases[0] == 0:
+        initial = [float(group.get("initial_lr", 0.0)) for group in groups]
+        bases = initial if initial[0] > 0 else bases if any(bases) else [1.0] * len(bases)
+    if bases[0] == 0:
+        raise ValueError(
+            "lr: the first parameter group's rate is 0 now, so the ratios between groups are unknown; set each "
+            "group's 'lr' in param_groups"
+        )
+    return bases
 
 
 def _multiplier(schedule: Multiplier, step: int) -> float:

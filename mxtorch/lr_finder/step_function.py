@@ -1,0 +1,218 @@
+"""The steps of a loop of any kind: a function that takes one, and what it changes."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mxtorch._checks import number
+from mxtorch.checkpointing.snapshot import TrainingState
+from mxtorch.engines.local import read_later
+from mxtorch.lr_finder.budget import usual_rate
+from mxtorch.lr_finder.range_test import rate_setter
+from mxtorch.lr_finder.trainable import Weighted, loss_with_exchanged_targets
+from mxtorch.optim.schedule_free import chain_of, set_training_point
+from mxtorch.optim.scheduled import ScheduledOptim, proportions
+from mxtorch.training.data import Window
+from mxtorch.training.loss_weight import as_scalar
+from mxtorch.training.supervised import StepOutput, as_step_output, batch_size, weight_of
+
+Loss = Tensor | float
+# Rates that differ by less are the same: a rate that is a tensor has seven digits.
+_SAME_RATE = 1e-5
+
+
+class HasGroups(Protocol):
+    """An optimizer of another library: parameter groups, dictionaries of which each step reads `"lr"`."""
+
+    @property
+    def param_groups(self) -> Sequence[dict[str, Any]]:
+        """The groups themselves, not copies."""
+
+
+class StepFunction:
+    """The steps that a function takes, and the way back; a `Trainable`.
+
+    Args:
+        step: `step(batch) -> loss`: forward, backward and the optimizer's step; None for a batch that has no loss.
+        optimizer: Whose rate is searched.
+        state: The modules, and what else `step` changes.
+        evaluate: `evaluate(batch) -> loss`, or a `StepOutput`; None where held-out samples can't be judged.
+        loss: `loss(outputs, targets)`, for what `evaluate` returns; or None.
+        accumulate: Calls of `step` to an optimizer step.
+        usual_lr: The rate around which others are tried; None for the usual one of the optimizer's kind.
+    """
+
+    step_name = "step"
+
+    def __init__(
+        self,
+        step: Callable[[Any], Loss | None],
+        optimizer: Optimizer | HasGroups,
+        state: Sequence[Any],
+        evaluate: Callable[[Any], Loss | StepOutput | None] | None,
+        loss: Callable[..., Tensor] | None,
+        accumulate: int,
+        usual_lr: float | None,
+    ) -> None:
+        self.modules = [part for part in state if isinstance(part, nn.Module)]
+        self.accumulate = accumulate
+        first = next((parameter for module in self.modules for parameter in module.parameters()), torch.zeros(()))
+        self.read_lag = 0 if first.device.type == "cpu" else 2
+        self.may_skip_steps = any(isinstance(part, torch.amp.GradScaler) for part in state)
+        self.is_compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in self.modules)
+        self._step, self._evaluate, self._loss = step, evaluate, loss
+        self._given = optimizer
+        self._chain: list[Optimizer] = chain_of(optimizer) if isinstance(optimizer, Optimizer) else []
+        self._groups = optimizer.param_groups
+        held = {id(parameter) for group in self._groups for parameter in group.get("params", ())}
+        self._trained = [module for module in self.modules if any(id(one) in held for one in module.parameters())]
+        self._state = state
+        self._usual_lr = usual_lr
+        self._rates: list[float] | None = None  # those that are set, to be compared with those of the step
+        self._steps = 0
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """In the block, steps of the optimizer are counted, and their rates are compared with those that were set."""
+        if not self._chain:  # an optimizer of another library has no hooks
+            yield
+            return
+        handles = [
+            self._chain[-1].register_step_pre_hook(self._check_rates),
+            self._chain[-1].register_step_post_hook(self._count),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def usual_rate(self, is_constant: bool) -> float:
+        """The rate that was given, or the usual one of the optimizer's kind."""
+        if self._usual_lr is not None:
+            return self._usual_lr
+        return usual_rate(self._chain[-1] if self._chain else self._given, is_constant)
+
+    def capture(self, data: Any) -> TrainingState:
+        """A copy of everything that steps and passes over the data change.
+
+        Gradients are copied by value, since a loop may clear them where it likes and how it likes.
+        """
+        others = {"optimizer": self._given, "step": self._step, "evaluate": self._evaluate}
+        others["state"] = [part for part in self._state if not isinstance(part, nn.Module)]
+        others = {name: part for name, part in others.items() if part is not None}
+        return TrainingState(self.modules, None, loader=data, others=others)
+
+    def begin(self) -> None:
+        """Training mode for what is trained and wholly in evaluation mode; parts that are in it stay there."""
+        for module in self._trained:
+            if not module.training:
+                module.train()
+        set_training_point(self._chain[:1])
+        self._rates = None
+
+    def rate_setter(self) -> Callable[[float], None]:
+        """A function that sets the rates; the schedule of a `ScheduledOptim` is set aside."""
+        bases = [float(group["lr"]) for group in self._groups]
+        for part in self._chain:
+            if isinstance(part, ScheduledOptim):
+                part.schedule = None
+                bases = part.base_learning_rates
+        set_rates = rate_setter(self._groups, proportions(self._groups, bases))
+
+        def set_rate(rate: float) -> None:
+            set_rates(rate)
+            self._rates = [float(group["lr"]) for group in self._groups]
+
+        return set_rate
+
+    def step(self, window: Window) -> tuple[Tensor | None, bool]:
+        """One optimizer step: the mean loss, None where no batch has one; and whether the step was taken."""
+        steps_before = self._steps
+        losses: list[Tensor] = []
+        sizes: list[int] = []
+        for batch, size in zip(window.batches, window.sizes, strict=True):
+            loss = self._step(batch)
+            if loss is not None:
+                losses.append(_scalar(loss, "step"))
+                sizes.append(size)
+        if not losses:
+            return None, False
+        if len(losses) == 1:
+            mean = losses[0]
+        else:
+            weights = torch.tensor(sizes, dtype=losses[0].dtype, device=losses[0].device)
+            mean = (torch.stack(losses) * weights).sum() / weights.sum()
+        return mean, self._steps > steps_before or not self._chain
+
+    def move(self, batch: Any) -> Any:
+        """The batch as it is: the functions move it themselves."""
+        return batch
+
+    def why_training_losses(self) -> str | None:
+        """Without `evaluate` there is nothing to judge held-out batches with."""
+        return "evaluate was not given, so training losses are judged" if self._evaluate is None else None
+
+    def why_not_judged(self, batch: Any) -> str:
+        """Whether `evaluate` gives a loss."""
+        return "evaluate gives no loss, so training losses are judged" if self._output(batch).loss is None else ""
+
+    def loss_of(self, batch: Any) -> Weighted:
+        """The loss of a held-out batch, and what it is a mean of."""
+        output = self._output(batch)
+        weight = None if output.loss is None else weight_of(output)
+        return output.loss, (batch_size(batch) or 1) if weight is None else as_scalar(weight)
+
+    def exchanged_loss(self, batch: Any) -> float | None:
+        """The loss with the targets of other samples, where `evaluate` returns outputs and targets."""
+        return None if self._loss is None else loss_with_exchanged_targets(self._loss, self._output(batch))
+
+    def read_later(self, value: Tensor) -> Callable[[], float]:
+        """Begin to read a scalar tensor; the function that is returned gives the number."""
+        return read_later(value)
+
+    def _output(self, batch: Any) -> StepOutput:
+        assert self._evaluate is not None
+        given = self._evaluate(batch)
+        if given is None or isinstance(given, StepOutput):
+            return StepOutput(None) if given is None else given
+        return as_step_output(_scalar(given, "evaluate"))
+
+    def _check_rates(self, optimizer: Optimizer, *arguments: Any) -> None:
+        """Raise where something in `step` has set the rate anew: no rate would be tried then."""
+        if self._rates is None:
+            return
+        for group, rate in zip(self._groups, self._rates, strict=True):
+            if not math.isclose(now := float(group["lr"]), rate, rel_tol=_SAME_RATE):
+                raise ValueError(
+                    f"step: it set the rate to {now:g} before the optimizer's step, where {rate:g} is to be tried. "
+                    "Leave schedulers out of step, or step them after the optimizer; give the ScheduledOptim, where "
+                    "one wraps the optimizer"
+                )
+
+    def _count(self, optimizer: Optimizer, *arguments: Any) -> None:
+        self._steps += 1
+
+
+def _scalar(loss: Any, function: str) -> Tensor:
+    """A loss as a scalar tensor without a graph.
+
+    Raises:
+        TypeError: It is no number and no tensor.
+        ValueError: It is a tensor of several numbers.
+    """
+    if isinstance(loss, Tensor):
+        if loss.numel() != 1:
+            raise ValueError(f"{function}: it returned a loss of shape {list(loss.shape)}; return a scalar")
+        return loss.detach().reshape(())
+    value = number(loss)
+    if value is None:
+        raise TypeError(f"{function}: it returned {type(loss).__name__}; return the loss, a scalar tensor or a number")
+    return torch.tensor(value)
