@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, NamedTuple
 
+from mxtorch.optim import momentum
 from mxtorch.optim.scheduled import ScheduledOptim, set_group_rate
 
 # fp16's scaler halves its scale on each overflow, from 2**16 down: more skips in a row are no start-up any more.
@@ -126,15 +127,20 @@ def range_test(
     return Sweep(rates[: len(losses)], losses, stop_reason, held_out.points)
 
 
-def rate_setter(optimizer: ScheduledOptim) -> Callable[[float], None]:
-    """A function that sets the first group's rate, and the others in their ratios to it; the schedule is set aside."""
+def rate_setter(optimizer: ScheduledOptim) -> Callable[..., None]:
+    """A function of the first group's rate, and of its momentum if that is cycled; the schedule is set aside.
+
+    The other groups keep their ratios to the first one.
+    """
     optimizer.schedule = None
     groups = optimizer.param_groups
     ratios = [base / optimizer.base_learning_rate for base in optimizer.base_learning_rates]
+    momentum.begin(optimizer)
 
-    def set_rate(rate: float) -> None:
+    def set_rate(rate: float, momentum_now: float | None = None) -> None:
         for group, ratio in zip(groups, ratios, strict=True):
             set_group_rate(group, rate * ratio)
+        momentum.apply(optimizer, momentum_now)
 
     return set_rate
 

@@ -19,6 +19,7 @@ from mxtorch.lr_finder.range_test import endless, rate_setter
 from mxtorch.lr_finder.trials import Trial
 from mxtorch.optim.schedule_free import set_training_point
 from mxtorch.optim.scheduled import ScheduledOptim
+from mxtorch.schedules import momentum_of
 from mxtorch.training.context import Context
 from mxtorch.training.data import Window, window_of, windows
 from mxtorch.training.loss_weight import as_scalar
@@ -202,7 +203,7 @@ class SearchRunner:
             rate: The base rate.
             steps: Optimizer steps.
             rung: For the record.
-            multiplier: The schedule, squeezed into the steps.
+            multiplier: The schedule, squeezed into the steps; its momentum is used, too.
             whole: The training is of full length: it is judged as a validation would, by running statistics.
         """
         count = max(round(min(BATCHES_PER_STEP * steps, len(self._held_out))), 1)
@@ -215,7 +216,7 @@ class SearchRunner:
         look_every = max(steps // LOOKS, 1)
         finite = True
         for step in range(steps):
-            set_rate(rate * multiplier(step))
+            set_rate(rate * multiplier(step), momentum_of(multiplier, step))
             read = self._next_step(dealt)
             self._advance()
             if self._without_a_step >= MOST_WITHOUT_A_STEP:
