@@ -121,7 +121,7 @@ def policies(found: LRFinderResult, constant: float, step_size: int) -> dict[str
     """By name, the base rate and the schedule. The paper's fixed rate is its lower bound; it steps down by tenths."""
     assert found.bounds is not None
     low, high = found.bounds
-    triangular2 = schedules.Triangular2(step_size, low / high)
+    triangular2 = schedules.Triangular2(step_size, low / high, cycle_momentum=False)  # as in the paper
     return {
         "triangular2": (high, triangular2),
         "fixed, lower bound": (low, schedules.Constant()),

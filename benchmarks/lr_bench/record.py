@@ -46,7 +46,10 @@ GRACE = 20  # seconds after the time limit until workers are ended
 
 
 def one_cycle(steps: int) -> list[float]:
-    """The multipliers of `mxtorch.schedules.OneCycle()`: up to 1 in 30% of the steps, then down to 4e-6, cosines."""
+    """The multipliers of `mxtorch.schedules.OneCycle`: up to 1 in 30% of the steps, then down to 4e-6, cosines.
+
+    Momentum is constant in all recordings.
+    """
     rise, end = 0.3 * steps - 1, steps - 1
 
     def cosine(start: float, stop: float, part: float) -> float:

@@ -14,6 +14,7 @@ from mxtorch._checks import length, local_path
 from mxtorch.checkpointing.file import CheckpointError
 from mxtorch.checkpointing.serialization import frozen
 from mxtorch.optim.external_scheduler import described_function, is_external
+from mxtorch.optim.momentum import OWN as OWN_MOMENTUM
 from mxtorch.optim.run_schedule import RunScheduler
 from mxtorch.optim.scheduled import ScheduledOptim
 
@@ -178,7 +179,9 @@ def compare(now: dict[str, Any], saved: dict[str, Any]) -> list[str]:
 
 
 def _hyperparameters(group: dict[str, Any]) -> dict[str, Any]:
-    cycled = ("momentum", "betas") if "max_momentum" in group else ()  # CyclicLR and OneCycleLR change them
+    cycled: tuple[str, ...] = ("momentum", "betas") if OWN_MOMENTUM in group else ()
+    if "max_momentum" in group:  # CyclicLR and OneCycleLR change it, and leave it where they end
+        cycled = ("momentum", "betas", OWN_MOMENTUM)
     return {name: frozen(value) for name, value in group.items() if name not in (*_CHANGING, *cycled)}
 
 

@@ -7,8 +7,9 @@ import math
 import statistics
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+from mxtorch.optim import momentum
 from mxtorch.optim.scheduled import set_group_rate
 
 # fp16's scaler halves its scale on each overflow, from 2**16 down: more skips in a row are no start-up any more.
@@ -52,7 +53,7 @@ def geometric_rates(start: float, end: float, count: int) -> list[float]:
 def range_test(
     take_step: Callable[[Any], tuple[Callable[[], float] | None, bool]],
     windows: Callable[[], Iterable[Any]],
-    set_rate: Callable[[float], None],
+    set_rate: RateSetter,
     rates: list[float],
     *,
     probe: Callable[[], Callable[[], float]] | None = None,
@@ -125,8 +126,17 @@ def range_test(
     return Sweep(rates[: len(losses)], losses, stop_reason, held_out.points)
 
 
-def rate_setter(groups: Sequence[dict[str, Any]], bases: Sequence[float]) -> Callable[[float], None]:
-    """A function that sets the first group's rate, and the others in their ratios to it.
+class RateSetter(Protocol):
+    """Sets the rate of the next step, and its momentum; None leaves each group its own momentum."""
+
+    def __call__(self, rate: float, momentum_now: float | None = None, /) -> None:
+        """Set them."""
+
+
+def rate_setter(groups: Sequence[dict[str, Any]], bases: Sequence[float]) -> RateSetter:
+    """A function of the first group's rate, and of its momentum if a schedule cycles that.
+
+    The other groups keep their ratios to the first one.
 
     Args:
         groups: Parameter groups of an optimizer, whose `"lr"` is set.
@@ -134,9 +144,10 @@ def rate_setter(groups: Sequence[dict[str, Any]], bases: Sequence[float]) -> Cal
     """
     ratios = [base / bases[0] for base in bases]
 
-    def set_rate(rate: float) -> None:
+    def set_rate(rate: float, momentum_now: float | None = None, /) -> None:
         for group, ratio in zip(groups, ratios, strict=True):
             set_group_rate(group, rate * ratio)
+        momentum.apply(groups, momentum_now)
 
     return set_rate
 

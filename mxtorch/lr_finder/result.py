@@ -274,4 +274,7 @@ _PEAKED = (schedules.OneCycle, schedules.Triangular, schedules.Triangular2, sche
 
 def is_constant(schedule: object) -> bool:
     """Whether a schedule uses its rate as a constant schedule does: it stays near its highest rate for long."""
-    return not isinstance(schedules.get(schedule) if isinstance(schedule, str) else schedule, _PEAKED)
+    schedule = schedules.get(schedule) if isinstance(schedule, str) else schedule
+    if isinstance(schedule, (schedules.Sequential, schedules.Chained)):
+        return all(map(is_constant, schedule.schedules))
+    return not isinstance(schedule, _PEAKED)

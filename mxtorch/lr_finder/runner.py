@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from mxtorch.checkpointing.snapshot import TrainingState
 from mxtorch.lr_finder.held_out import HeldOutData
 from mxtorch.lr_finder.numbers import SWEEP
-from mxtorch.lr_finder.range_test import endless
+from mxtorch.lr_finder.range_test import RateSetter, endless
 from mxtorch.lr_finder.trainable import Trainable
 from mxtorch.lr_finder.trials import Trial
+from mxtorch.schedules import momentum_of
 from mxtorch.training.data import Window, windows
 from mxtorch.training.modes import preserved_modes
 from mxtorch.training.out_of_memory import split
@@ -81,7 +82,7 @@ class SearchRunner:
         """Whether there are held-out batches to judge by."""
         return bool(self._held_out)
 
-    def begin(self) -> Callable[[float], None]:
+    def begin(self) -> RateSetter:
         """The state of the snapshot, ready for training; returns the function that sets the rate."""
         self._before.restore()
         self._before.set_workers_aside()
@@ -155,7 +156,7 @@ class SearchRunner:
             rate: The base rate.
             steps: Optimizer steps.
             rung: For the record.
-            multiplier: The schedule, squeezed into the steps.
+            multiplier: The schedule, squeezed into the steps; its momentum is used, too.
             whole: The training is of full length: it is judged as a validation would, by running statistics.
         """
         count = max(round(min(BATCHES_PER_STEP * steps, len(self._held_out))), 1)
@@ -167,7 +168,7 @@ class SearchRunner:
         look_every = max(steps // LOOKS, 1)
         finite = True
         for step in range(steps):
-            set_rate(rate * multiplier(step))
+            set_rate(rate * multiplier(step), momentum_of(multiplier, step))
             read = self._next_step(dealt)
             self._advance()
             if self._without_a_step >= MOST_WITHOUT_A_STEP:
@@ -206,7 +207,7 @@ class SearchRunner:
             self._losses_before[count] = self._judge(count) if self._held_out else self._training_loss_before(set_rate)
         return self._losses_before[count]
 
-    def _training_loss_before(self, set_rate: Callable[[float], None]) -> float:
+    def _training_loss_before(self, set_rate: RateSetter) -> float:
         set_rate(1e-12)
         dealt = endless(self.windows)
         losses = [self._next_step(dealt)() for _ in range(LOOKS)]

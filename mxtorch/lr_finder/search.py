@@ -214,12 +214,27 @@ def _sweep(
     )
 
 
+@dataclass(frozen=True)
+class Squeezed(schedules.Schedule):
+    """A schedule of a training, run through in fewer steps."""
+
+    schedule: Multiplier
+    stretch: float
+
+    def __call__(self, step: int) -> float:
+        """The multiplier."""
+        return self.schedule(round(step * self.stretch))
+
+    def momentum(self, step: int) -> float | None:
+        """The momentum."""
+        return schedules.momentum_of(self.schedule, round(step * self.stretch))
+
+
 def squeezed(schedule: Multiplier, training_steps: int, steps: int) -> Multiplier:
     """A schedule of a training, run through in fewer steps: its first and its last multiplier stay."""
     if steps >= training_steps:
         return schedule
-    stretch = (training_steps - 1) / max(steps - 1, 1)
-    return lambda step: schedule(round(step * stretch))
+    return Squeezed(schedule, (training_steps - 1) / max(steps - 1, 1))
 
 
 class _Reporter:

@@ -15,8 +15,9 @@ from mxtorch._checks import number
 from mxtorch.checkpointing.snapshot import TrainingState
 from mxtorch.engines.local import read_later
 from mxtorch.lr_finder.budget import usual_rate
-from mxtorch.lr_finder.range_test import rate_setter
+from mxtorch.lr_finder.range_test import RateSetter, rate_setter
 from mxtorch.lr_finder.trainable import Weighted, loss_with_exchanged_targets
+from mxtorch.optim import momentum
 from mxtorch.optim.schedule_free import chain_of, set_training_point
 from mxtorch.optim.scheduled import ScheduledOptim, proportions
 from mxtorch.training.data import Window
@@ -118,17 +119,19 @@ class StepFunction:
         set_training_point(self._chain[:1])
         self._rates = None
 
-    def rate_setter(self) -> Callable[[float], None]:
+    def rate_setter(self) -> RateSetter:
         """A function that sets the rates; the schedule of a `ScheduledOptim` is set aside."""
         bases = [float(group["lr"]) for group in self._groups]
         for part in self._chain:
             if isinstance(part, ScheduledOptim):
                 part.schedule = None
                 bases = part.base_learning_rates
+        if self._chain:
+            momentum.begin(self._chain[-1])
         set_rates = rate_setter(self._groups, proportions(self._groups, bases))
 
-        def set_rate(rate: float) -> None:
-            set_rates(rate)
+        def set_rate(rate: float, momentum_now: float | None = None, /) -> None:
+            set_rates(rate, momentum_now)
             self._rates = [float(group["lr"]) for group in self._groups]
 
         return set_rate

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from mxtorch.checkpointing.snapshot import TrainingState
 from mxtorch.lr_finder.budget import usual_rate
-from mxtorch.lr_finder.range_test import rate_setter
+from mxtorch.lr_finder.range_test import RateSetter, rate_setter
+from mxtorch.optim import momentum
 from mxtorch.optim.schedule_free import set_training_point
 from mxtorch.optim.scheduled import ScheduledOptim, proportions
 from mxtorch.training.context import Context
@@ -65,7 +66,7 @@ class Trainable(Protocol):
     def begin(self) -> None:
         """Make ready for training from the state of the snapshot."""
 
-    def rate_setter(self) -> Callable[[float], None]:
+    def rate_setter(self) -> RateSetter:
         """A function that sets the first group's rate, and the others in their ratios to it; no schedule is in force.
 
         It is asked for after each return to the snapshot.
@@ -140,9 +141,10 @@ class TrainerSteps:
         set_training_point(self._context.optimizers)
         self._runner.begin_pass()
 
-    def rate_setter(self) -> Callable[[float], None]:
+    def rate_setter(self) -> RateSetter:
         """A function that sets the rates; the optimizer's schedule is set aside."""
         self._optimizer.schedule = None
+        momentum.begin(self._optimizer)
         groups = self._optimizer.param_groups
         return rate_setter(groups, proportions(groups, self._optimizer.base_learning_rates))
 

@@ -14,9 +14,10 @@ from torch.optim import Optimizer
 
 from mxtorch import schedules
 from mxtorch._checks import closest, positive_rate, rate_or_zero, whole_number
-from mxtorch.optim import schedule_free
+from mxtorch.optim import momentum, schedule_free
 
 Multiplier = Callable[[int], float]
+Values = tuple[float, float | None]  # the multiplier of the rate, and the momentum if the schedule gives one
 # Between the kernels of a step a schedule's formula is not in the processor's cache and costs ten times what it costs
 # in a loop, so multipliers are computed for this many steps at once.
 STEPS_AHEAD = 128
@@ -33,7 +34,8 @@ class ScheduledOptim(Optimizer):
 
     Args:
         optimizer: Any `torch.optim.Optimizer`.
-        schedule: A function of the step that gives a multiplier of the base rate; or None.
+        schedule: A function of the step that gives a multiplier of the base rate; or None. A schedule of
+            `mxtorch.schedules` may give a momentum, too, for optimizers that have one.
 
     Attributes:
         optimizer: The wrapped optimizer.
@@ -64,8 +66,9 @@ class ScheduledOptim(Optimizer):
         self.optimizer = optimizer
         self._share_hooks()
         self._schedule: Multiplier | None = None
+        self._cycles_momentum = False
         self._current_steps = 0
-        self._upcoming: tuple[int, list[float]] = (0, [])
+        self._upcoming: tuple[int, list[Values]] = (0, [])
         self._known_patches = self._patches()
         schedule_free.warn_of_rate(optimizer, self.learning_rate)
         if schedule is not None:
@@ -142,7 +145,10 @@ class ScheduledOptim(Optimizer):
             raise TypeError(f"schedule: got the class {schedule.__name__}; give an instance, {schedule.__name__}(...)")
         if schedule is not None and not callable(schedule):
             raise TypeError(f"schedule: got {schedule!r}; give a function of the step, or None")
-        multiplier = 1.0 if schedule is None else _multiplier(schedule, self._current_steps)
+        multiplier, momentum_now = (1.0, None) if schedule is None else _values(schedule, self._current_steps)
+        cycles = schedules.cycles_momentum(schedule)
+        if cycles:
+            momentum.check_ratios(self.optimizer, schedule)
         bases = self.base_learning_rates
         for group, base in zip(self.optimizer.param_groups, bases, strict=True):
             if schedule is None:
@@ -150,7 +156,11 @@ class ScheduledOptim(Optimizer):
             else:
                 group["base_lr"] = base
             set_group_rate(group, base * multiplier)
-        self._schedule = schedule
+        momentum.restore(self.optimizer)
+        if cycles:
+            momentum.begin(self.optimizer)
+            momentum.apply(self.param_groups, momentum_now)
+        self._schedule, self._cycles_momentum = schedule, cycles
         self._upcoming = (0, [])
         self._mark_groups()
         self._known_patches = self._patches()
@@ -167,7 +177,7 @@ class ScheduledOptim(Optimizer):
         if position is None or position < 0:
             raise ValueError(f"current_steps: got {steps!r}; give an integer of at least 0")
         if self._schedule is not None:
-            self._apply(_multiplier(self._schedule, position))
+            self._apply(*_values(self._schedule, position))
         self._current_steps = position
 
     # ---------------------------------------------------------------- what every optimizer does
@@ -189,7 +199,7 @@ class ScheduledOptim(Optimizer):
         if not self.optimizer.state and self._only_makes_state():
             return self.optimizer.step()
         if self._schedule is not None:
-            self._apply(self._next_multiplier(self._schedule))
+            self._apply(*self._next_values(self._schedule))
         result = self.optimizer.step() if closure is None else self.optimizer.step(closure)
         self._current_steps += 1
         return result
@@ -218,11 +228,13 @@ class ScheduledOptim(Optimizer):
         if self._schedule is None:
             self.optimizer.add_param_group(param_group)
             return
-        multiplier = _multiplier(self._schedule, self._current_steps)
+        values = _values(self._schedule, self._current_steps)
         self.optimizer.add_param_group(param_group)
         self.optimizer.param_groups[-1]["base_lr"] = base
         self._mark_groups()
-        self._apply(multiplier)
+        if self._cycles_momentum:
+            momentum.begin(self.optimizer)
+        self._apply(*values)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -299,8 +311,11 @@ class ScheduledOptim(Optimizer):
         self.optimizer.load_state_dict(content)
         self._schedule, self._current_steps, self._upcoming = schedule, steps, (0, [])
         self._mark_groups()
+        self._cycles_momentum = schedules.cycles_momentum(schedule)
+        if self._cycles_momentum:
+            momentum.begin(self.optimizer)
         if position is None and schedule is not None:
-            self._apply(_multiplier(schedule, steps))
+            self._apply(*_values(schedule, steps))
 
     def __getattr__(self, name: str) -> Any:
         """Look up what only the wrapped optimizer has, such as the `train()` of a schedule-free one."""
@@ -319,6 +334,7 @@ class ScheduledOptim(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._upcoming = (0, [])
+        self._cycles_momentum = schedules.cycles_momentum(self._schedule)
         self._known_patches = self._patches()
         self._share_hooks()
 
@@ -357,19 +373,19 @@ class ScheduledOptim(Optimizer):
             if self._schedule is not None:
                 group[_POSITION] = 0
 
-    def _next_multiplier(self, schedule: Multiplier) -> float:
-        """The multiplier of this step; those of our own schedules, pure functions, are computed some steps ahead."""
+    def _next_values(self, schedule: Multiplier) -> Values:
+        """What this step needs; of our own schedules, pure functions, it is computed some steps ahead."""
         if not isinstance(schedule, schedules.Schedule):
             self._warn_of_scheduler()
-            return _multiplier(schedule, self._current_steps)
-        first, multipliers = self._upcoming
+            return _values(schedule, self._current_steps)
+        first, values = self._upcoming
         place = self._current_steps - first
-        if not 0 <= place < len(multipliers):
+        if not 0 <= place < len(values):
             self._warn_of_scheduler()
             first, place = self._current_steps, 0
-            multipliers = [_multiplier(schedule, step) for step in range(first, first + STEPS_AHEAD)]
-            self._upcoming = first, multipliers
-        return multipliers[place]
+            values = [_values(schedule, step) for step in range(first, first + STEPS_AHEAD)]
+            self._upcoming = first, values
+        return values[place]
 
     def _patches(self) -> list[Any]:
         """What torch's schedulers have put in place of the `step` of this optimizer and of the wrapped one."""
@@ -387,12 +403,14 @@ class ScheduledOptim(Optimizer):
                 stacklevel=4,
             )
 
-    def _apply(self, multiplier: float) -> None:
+    def _apply(self, multiplier: float, momentum_now: float | None = None) -> None:
         for group in self.optimizer.param_groups:
             base = group.get("base_lr")
             if base is None:  # a group from elsewhere. Not setdefault: reading a tensor's rate waits for its device
                 base = group["base_lr"] = float(group["lr"])
             set_group_rate(group, base * multiplier)
+        if self._cycles_momentum:
+            momentum.apply(self.param_groups, momentum_now)
 
     def _set_bases(self, bases: list[float]) -> None:
         for index, base in enumerate(bases):
@@ -435,6 +453,11 @@ def proportions(groups: Sequence[dict[str, Any]], bases: Sequence[float]) -> Seq
             "group's 'lr' in param_groups"
         )
     return bases
+
+
+def _values(schedule: Multiplier, step: int) -> Values:
+    """The multiplier and the momentum for a step."""
+    return _multiplier(schedule, step), schedules.momentum_of(schedule, step)
 
 
 def _multiplier(schedule: Multiplier, step: int) -> float:
