@@ -12,7 +12,7 @@ import matplotlib
 import mxtorch
 
 sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
-import reference_index  # noqa: E402  (beside this file)
+import reference_index
 
 reference_index.write(Path(__file__).parent / "reference")
 matplotlib.use("Agg")
@@ -37,7 +37,7 @@ extensions = [
     "house",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "_templates", "gallery/*.ipynb", "gallery/*.py", "**/sg_execution_times.rst", "sg_execution_times.rst"]
+exclude_patterns = ["_build", "_templates", "gallery/*.ipynb", "gallery/*.py", "**sg_execution_times.rst"]
 # A class has two names, `mxtorch.Trainer` and that of its room, so some short names in docstrings fit two places.
 suppress_warnings = ["ref.python", "config.cache", "mystnb.unknown_mime_type"]
 nitpicky = False

@@ -49,7 +49,7 @@ def link_pages(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines:
 
 
 def drop_empty_patterns(app: Sphinx, docname: str, source: list[str]) -> None:
-    """A toctree's pattern for another folder (`/integrations/*`) that matches no page is left out, without a warning."""
+    """A toctree's pattern for another folder (`/integrations/*`) that matches no page is left out."""
     documents = app.env.found_docs
 
     def kept(pattern: re.Match[str]) -> str:

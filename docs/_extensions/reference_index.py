@@ -24,7 +24,8 @@ def sections() -> dict[str, list[str]]:
     rooms = [
         module.name
         for module in pkgutil.iter_modules(mxtorch.__path__)
-        if module.name not in listed | set(others) and hasattr(importlib.import_module(f"mxtorch.{module.name}"), "__all__")
+        if module.name not in listed | set(others)
+        and hasattr(importlib.import_module(f"mxtorch.{module.name}"), "__all__")
     ]
     others = [name for name in others if not _is_short_name(name)]
     return found | {"Beside these": [*others, *rooms]}
@@ -32,7 +33,8 @@ def sections() -> dict[str, list[str]]:
 
 def write(folder: Path) -> None:
     """Write `index.rst` into a folder, if it is not there with the same content."""
-    lines = ["Reference", "=========", "", "Every public name, from its docstring. The examples in them are run by the tests.", ""]
+    lead = "Every public name, from its docstring. The examples in them are run by the tests."
+    lines = ["Reference", "=========", "", lead, ""]
     for title, names in sections().items():
         lines += [title, "-" * len(title), ""]
         for is_module in (False, True):

@@ -9,7 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 GENERATED = ("_build", "gallery", "reference", "_templates")
 BLOCK = re.compile(
-    r"^<!-- before the next block:\n?(?P<before>.*?)-->$|^(?P<fence>(?:`|:){3,})(?P<kind>[^\n`]*)\n(?P<code>.*?)^(?P=fence)$",
+    r"^<!-- before the next block:\n?(?P<before>.*?)-->$"
+    r"|^(?P<fence>(?:`|:){3,})(?P<kind>[^\n`]*)\n(?P<code>.*?)^(?P=fence)$",
     re.MULTILINE | re.DOTALL,
 )
 

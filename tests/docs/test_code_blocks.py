@@ -163,5 +163,3 @@ def test_pages_are_found():
     found = pages()
     assert {"README.md", "docs/index.md", "docs/how-to/fine-tuning.md"} <= set(found)
     assert sum(block.kind == "python" for page in found for block in blocks(page)) >= 20
-
-
