@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument(
         "--licence", help="'commercial', or the name of the licence that the default weights must have"
     )
-    listing.add_argument("--markdown", action="store_true", help="as the rows of the table in docs/model-zoo.md")
+    listing.add_argument("--markdown", action="store_true", help="as the rows of the table in docs/how-to/model-zoo.md")
     listing.set_defaults(run=_list)
 
     card = commands.add_parser("info", help="show the card of a model")

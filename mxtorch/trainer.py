@@ -72,7 +72,7 @@ class Trainer(SupervisedSteps):
             for an overridden `training_step`.
         optimizer: A `ScheduledOptim`, or any torch optimizer, which is wrapped in one.
         other_optimizers: Further optimizers by name, for a `training_step` that steps them itself (see
-            docs/several-optimizers.md): they are on the device, in checkpoints and in what `find_lr` puts back.
+            docs/how-to/several-optimizers.md): they are on the device, in checkpoints and in what `find_lr` puts back.
         metrics: torchmetrics for validation: a metric, a dict of them by name, or a MetricCollection.
         train_metrics: The same for training batches. They are computed from the outputs of the training steps, so
             in training mode and while the weights change.
@@ -80,8 +80,8 @@ class Trainer(SupervisedSteps):
         log_dir: A folder for TensorBoard, as `"runs/dogs"`; None writes no file.
         device: `"auto"` takes CUDA, else MPS, else the CPU.
         precision: `"fp32"`, `"bf16"` or `"fp16"` (with a gradient scaler); parameters stay in float32.
-        accumulate: Batches to an optimizer step. Each batch weighs what its loss is a mean of (docs/training.md), so a
-            window equals one large batch, the last and shorter window too.
+        accumulate: Batches to an optimizer step. Each batch weighs what its loss is a mean of
+            (docs/explanation/training.md), so a window equals one large batch, the last and shorter window too.
         clip_grad_norm: Clip the norm of all gradients together to this.
         clip_grad_value: Clip every single value of the gradients to this, before the norm.
         channels_last: Memory format for images; `"auto"` uses it for convolutional networks where it is faster, and
@@ -215,7 +215,7 @@ class Trainer(SupervisedSteps):
         """Train.
 
         Before the first step a validation batch is tried and undone, and the first batch is looked at, so that what
-        would go wrong later is said now (docs/training.md).
+        would go wrong later is said now (docs/explanation/training.md).
 
         Each epoch, in this order: train, validate, write the epoch's row into the history, call `on_epoch_complete` of
         the callbacks: yours in their order, then progress bar and TensorBoard, and `Checkpoint` last, so that a file
@@ -241,7 +241,7 @@ class Trainer(SupervisedSteps):
                 next epoch goes on where this one was cut; when they end, it begins them again.
             resume: A checkpoint of this run, from which it goes on bit for bit, in mid-epoch too; or `"auto"`: the
                 newest whole checkpoint in the folder of the `Checkpoint` callback; where there is none the run begins.
-                See docs/checkpoints.md.
+                See docs/explanation/checkpoints.md.
             auto_accumulate: When the device's memory is full, take each batch in two parts, then in four, and so on;
                 the step is that of the whole batch.
 
@@ -358,8 +358,8 @@ class Trainer(SupervisedSteps):
         """Find a learning rate for a training, by short trainings at several rates.
 
         Each short training begins from the same state, sees the same batches and runs the schedule that is asked for,
-        squeezed into its steps; the best rates go on to longer ones (docs/lr-finder.md). Give the same `schedule` and
-        `epochs` as to `fit`. By default a search takes 20% of the training's steps or about 20 seconds, whichever is
+        squeezed into its steps; the best rates go on to longer ones (docs/explanation/lr-finder.md). Give the same
+        `schedule` and `epochs` as to `fit`. By default a search takes 20% of the training's steps or about 20 seconds, whichever is
         more, so that a training of seconds is tried whole. Afterwards, also after an error or Ctrl-C, everything is bit
         for bit what it was: parameters, buffers, gradients, optimizer, scaler, random generators, modes, the loader's
         order. No file is written, except to `log_dir`.
@@ -467,7 +467,7 @@ class Trainer(SupervisedSteps):
     ) -> FineTuning:
         """Train the head on the frozen network, then all layers, at rates found for each.
 
-        See `mxtorch.fine_tuning.fine_tune` for the arguments, and docs/fine-tuning.md.
+        See `mxtorch.fine_tuning.fine_tune` for the arguments, and docs/how-to/fine-tuning.md.
         """
         from mxtorch.fine_tuning import fine_tune
 
@@ -551,7 +551,7 @@ class Trainer(SupervisedSteps):
     def judged_weights(self) -> AbstractContextManager[Mapping[str, Any]]:
         """In a `with` block within `fit`, the model has the weights that are judged; for callbacks.
 
-        After `fit` the model has them anyway. See docs/checkpoints.md.
+        After `fit` the model has them anyway. See docs/explanation/checkpoints.md.
         """
         return self.callbacks.judged_weights()
 

@@ -143,7 +143,7 @@ def _without_times(figures: dict[str, float]) -> dict[str, float]:
 
 
 class Adversarial(Trainer):
-    """A generator against a discriminator that `training_step` steps itself; see docs/several-optimizers.md."""
+    """A generator against a discriminator that `training_step` steps itself; see docs/how-to/several-optimizers.md."""
 
     def training_step(self, real: Tensor) -> Tensor:
         """The generator's loss."""

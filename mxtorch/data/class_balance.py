@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Subset, WeightedRandomSampler
+from torch.utils.data import ConcatDataset, DataLoader, Subset, WeightedRandomSampler
 
 from mxtorch._checks import whole_number
 
@@ -77,12 +77,14 @@ def balanced_sampler(
 
 
 def labels_of(labels: Any) -> Tensor:
-    """Class numbers, int64 [N], from numbers, or from a data set that holds them. No item of the data set is read.
+    """Class numbers, int64 [N], from numbers or from the data set or loader that holds them. No item is read.
 
     Raises:
         TypeError: There are no labels in it.
         ValueError: There are no samples, or the labels are no integers.
     """
+    if isinstance(labels, DataLoader):
+        return labels_of(labels.dataset)
     if isinstance(labels, Subset):
         return labels_of(labels.dataset)[torch.as_tensor(list(labels.indices))]
     if isinstance(labels, ConcatDataset):

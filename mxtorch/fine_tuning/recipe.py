@@ -90,7 +90,7 @@ def fine_tune(
     views: int = 1,
     half: bool = False,
 ) -> FineTuning:
-    """Train the head on the frozen network, then all layers, at rates found for each; see docs/fine-tuning.md.
+    """Train the head on the frozen network, then all layers, at rates found for each; see docs/how-to/fine-tuning.md.
 
     While the network is frozen, its features at the head are computed once for each sample and kept, where the data
     allow it. Losses, order of the data and random numbers are the same as without. Rates fall from the head to the

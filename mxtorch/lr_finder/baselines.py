@@ -1,4 +1,4 @@
-"""What the rules in common use would say of a curve, for comparison; see `docs/lr-finder.md` for why they fail."""
+"""What the rules in common use would say of a curve; `docs/explanation/lr-finder.md` says why they fail."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ _NO_SWEEP = Sweep([], [], "completed", [])
 
 @dataclass(frozen=True, repr=False)
 class LRFinderResult:
-    """What a search found; see `docs/lr-finder.md`.
+    """What a search found; see `docs/explanation/lr-finder.md`.
 
     Attributes:
         reading: Status, advice, suggestion and interval.
@@ -78,7 +78,7 @@ class LRFinderResult:
 
     @property
     def status(self) -> Status:
-        """`ok`, a promise with a number; `guess`; or why there is no suggestion. See docs/lr-finder.md."""
+        """`ok`, a promise with a number; `guess`; or why there is no suggestion. See docs/explanation/lr-finder.md."""
         return self.reading.status
 
     @property

@@ -1,7 +1,7 @@
 """From the curve of a range test to a learning rate: a pure function of rates and losses.
 
 What a range test says is a guess: how long the loss takes to react to a rate, and what a rate does in a long training,
-are not in the curve. `docs/lr-finder.md` has figures.
+are not in the curve. `docs/explanation/lr-finder.md` has figures.
 """
 
 from __future__ import annotations

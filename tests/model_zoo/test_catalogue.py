@@ -117,7 +117,7 @@ def test_the_documents_say_how_many_hashes_are_whole():
         f"Of the {len(files)} files of the list, {whole} have a whole pinned sha256, {len(files) - whole - none} the "
         f"first eight or nine digits, and {none} none"
     )
-    for name in ("SECURITY.md", "docs/model-zoo.md"):
+    for name in ("SECURITY.md", "docs/how-to/model-zoo.md"):
         assert sentence in " ".join((ROOT / name).read_text().split())
     assert set(WHOLE) <= {file.name for file in files}
 

@@ -21,7 +21,7 @@ def test_list(capsys):
 
 def test_the_table_of_the_documentation(capsys):
     assert main(["list", "--markdown"]) == 0
-    page = (Path(__file__).parents[2] / "docs" / "model-zoo.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "model-zoo.md").read_text()
     assert capsys.readouterr().out in page, "run: python -m model_zoo list --markdown"
 
 
