@@ -1,4 +1,7 @@
-"""Averages of the weights over training: exponential, and stochastic weight averaging; `torch.optim.swa_utils` each."""
+"""Averages of the weights during training: exponential moving average and stochastic weight averaging.
+
+Both average with the functions of `torch.optim.swa_utils`.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,10 @@ from mxtorch.training.trainer_view import TrainerView
 
 
 class _Averaging(Callback):
-    """Keeps an average of the model's parameters, which is judged in place of them and is left at the end of a run.
+    """The base of callbacks that keep an average of the model's weights.
 
-    The averages and the functions that update them are torch's; the copies are of the tensors alone, because a copy of
-    the module would lose hooks and what else a trainer has put on it.
+    Validation uses the average in place of the weights, and the model has the average after the run. The functions that
+    update the average are torch's. Only the tensors are copied, because a copy of the module would lose its hooks.
     """
 
     def __init__(self) -> None:
@@ -28,25 +31,25 @@ class _Averaging(Callback):
         self._resumes = False
 
     def on_fit_start(self, trainer: TrainerView) -> None:
-        """Begin afresh, except after a state was loaded."""
+        """Start a new average, unless a state was loaded."""
         if not self._resumes:
             self.count, self._average = 0, {}
         self._resumes = False
 
     def on_fit_end(self, trainer: TrainerView) -> None:
-        """A state that was loaded within the run belongs to that run."""
+        """Forget that a state was loaded: the next run starts a new average."""
         self._resumes = False
 
     def judged_weights(self, trainer: TrainerView) -> Weights | None:
-        """The average, once there is one."""
+        """The average; None before the first update."""
         return Weights(self._average, f"the average of {type(self).__name__}") if self._average else None
 
     def state_dict(self) -> dict[str, Any]:
-        """The average."""
+        """The average, and the number of updates."""
         return {"count": self.count, "average": self._average}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on averaging from there in the next run."""
+        """Restore what `state_dict` returned. The next run continues this average."""
         self.count, self._average, self._resumes = state["count"], dict(state["average"]), True
 
     @torch.no_grad()
@@ -69,16 +72,26 @@ class _Averaging(Callback):
 class EMA(_Averaging):
     """An exponential moving average of the weights (`torch.optim.swa_utils.get_ema_multi_avg_fn`).
 
-    The average is what is judged: validation figures, `BestWeights`, the model in checkpoints and the model after the
-    run are all of it, whatever the order of the callbacks. Checkpoints hold the trained weights besides, for the run
-    to go on. Buffers that are floating-point, such as running statistics, are averaged too.
+    Validation, `BestWeights`, the model in checkpoints and the model after the run use the average, whatever the order
+    of the callbacks. Checkpoints also hold the trained weights, from which a resumed run continues. Floating-point
+    buffers, such as running statistics, are averaged, too.
 
     Args:
-        decay: The part of the average that stays in each step. The default forgets over about a thousand steps; for
-            runs of some hundred steps take 0.98.
+        decay: The weight of the old average in each step. The default averages over about 1,000 steps; for runs of a
+            few hundred steps, give 0.98.
 
     Raises:
         ValueError: The decay is not between 0 and 1.
+
+    Example:
+        >>> from mxtorch import Trainer
+        >>> from mxtorch.callbacks import EMA
+        >>> net = nn.Linear(4, 2)
+        >>> optimizer, ema = torch.optim.SGD(net.parameters(), lr=0.1), EMA(decay=0.9)
+        >>> trainer = Trainer(net, nn.CrossEntropyLoss(), optimizer, callbacks=[ema], device="cpu", progress=False)
+        >>> history = trainer.fit([(torch.randn(8, 4), torch.randint(2, (8,)))] * 5)
+        >>> ema.count
+        5
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -88,28 +101,39 @@ class EMA(_Averaging):
         self.decay = decay
 
     def on_step(self, trainer: TrainerView) -> None:
-        """Take the weights in."""
+        """Update the average."""
         self._update(trainer.model, get_ema_multi_avg_fn(self.decay))  # type: ignore[no-untyped-call]
 
 
 class SWA(_Averaging):
     """Stochastic weight averaging (Izmailov et al. 2018, arXiv 1803.05407): the mean of the last epochs' weights.
 
-    The mean takes in the weights of an epoch before its validation, and is what is judged from then on: validation
-    figures, `BestWeights`, the model in checkpoints and the model after the run are all of it. The running statistics
-    of batch normalisation do not fit the mean; they are computed from the training data (as
-    `torch.optim.swa_utils.update_bn` does) when the mean is judged: one pass without gradients for each such epoch of a
-    network with batch normalisation. The pass leaves the loader's order and the random numbers as they were.
+    The mean is updated at the end of each epoch, before validation. From then on, validation, `BestWeights`, the model
+    in checkpoints and the model after the run use the mean. The running statistics of batch normalisation do not fit
+    the mean, so they are computed from the training data, as `torch.optim.swa_utils.update_bn` does. This takes one
+    pass without gradients for each epoch in which the mean is used. The pass changes neither the loader's order nor the
+    random numbers.
 
-    Use a rate that is still of use at the end: a constant one, not a one-cycle, whose last epochs hardly move.
+    Use a schedule whose rate is not small at the end, such as a constant rate. With a one-cycle schedule, the weights
+    hardly change in the last epochs, so their mean is of no use.
 
     Args:
-        train_data: What `fit` trains on: batches that `Trainer.prediction_step` takes, dictionaries too.
-        start: The part of the epochs after which averaging begins.
+        train_data: The training data of `fit`: batches that `Trainer.prediction_step` takes, including dictionaries.
+        start: The part of the epochs after which averaging starts.
 
     Raises:
         ValueError: `start` is not in [0, 1). From `fit`, before the first step: the network has batch normalisation,
             and `prediction_step` can't take a batch of `train_data`.
+
+    Example:
+        >>> from mxtorch import Trainer
+        >>> from mxtorch.callbacks import SWA
+        >>> net, batches = nn.Linear(4, 2), [(torch.randn(8, 4), torch.randint(2, (8,)))] * 5
+        >>> optimizer, swa = torch.optim.SGD(net.parameters(), lr=0.1), SWA(batches, start=0.5)
+        >>> trainer = Trainer(net, nn.CrossEntropyLoss(), optimizer, callbacks=[swa], device="cpu", progress=False)
+        >>> history = trainer.fit(batches, epochs=4)
+        >>> swa.count
+        2
     """
 
     def __init__(self, train_data: Iterable[Any], *, start: float = 0.75) -> None:
@@ -118,10 +142,10 @@ class SWA(_Averaging):
         super().__init__()
         self.train_data = train_data
         self.start = start
-        self._statistics: dict[str, Tensor] | None = None  # of the mean; None where they have to be computed
+        self._statistics: dict[str, Tensor] | None = None  # those of the mean; None if they must be computed
 
     def on_fit_start(self, trainer: TrainerView) -> None:
-        """Begin afresh, except after a state was loaded; try whether the statistics can be computed."""
+        """Start a new mean, unless a state was loaded; check that the statistics can be computed."""
         if not self._resumes:
             self._statistics = None
         super().on_fit_start(trainer)
@@ -129,13 +153,13 @@ class SWA(_Averaging):
             self._try_one_batch(trainer)
 
     def on_epoch_trained(self, trainer: TrainerView) -> None:
-        """Take the weights in."""
+        """Update the mean, if this is one of the last epochs."""
         if current_run(trainer).epoch + 1 > self.start * current_run(trainer).epochs:
             self._update(trainer.model, get_swa_multi_avg_fn())  # type: ignore[no-untyped-call]
             self._statistics = None
 
     def judged_weights(self, trainer: TrainerView) -> Weights | None:
-        """The mean with running statistics of its own, once there is one."""
+        """The mean with its own running statistics; None before the first update."""
         if not self._average:
             return None
         if self._statistics is None:
@@ -143,11 +167,11 @@ class SWA(_Averaging):
         return Weights({**self._average, **self._statistics}, f"the mean of {self.count} epochs' weights (SWA)")
 
     def state_dict(self) -> dict[str, Any]:
-        """The mean and its statistics."""
+        """The mean, the number of updates, and the statistics."""
         return {**super().state_dict(), "statistics": self._statistics}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on averaging from there in the next run."""
+        """Restore what `state_dict` returned. The next run continues this mean."""
         super().load_state_dict(state)
         statistics = state.get("statistics")
         self._statistics = None if statistics is None else dict(statistics)
@@ -162,15 +186,15 @@ class SWA(_Averaging):
         except Exception as error:
             raise ValueError(
                 "train_data: SWA computes the statistics of batch normalisation from it, and prediction_step can't "
-                f"take its first batch ({type(error).__name__}: {error}); give the batches that fit is given, or "
-                "override prediction_step"
+                f"take its first batch ({type(error).__name__}: {error}); give the batches that fit gets, or override "
+                "prediction_step"
             ) from error
         finally:
             before.restore()
 
     @torch.no_grad()
     def _statistics_of_mean(self, trainer: TrainerView) -> dict[str, Tensor]:
-        """The running statistics of the mean's network over the training data, except of frozen layers."""
+        """The running statistics of the network with the mean of the weights; those of frozen layers are left out."""
         model = trainer.model
         if not any(_tracks(module) for module in model.modules()):
             return {}
@@ -193,5 +217,5 @@ class SWA(_Averaging):
 
 
 def _tracks(module: Any) -> bool:
-    """Whether it is a batch normalisation with running statistics."""
+    """Whether a module is a batch normalisation with running statistics."""
     return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None

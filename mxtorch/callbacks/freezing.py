@@ -1,4 +1,4 @@
-"""Freeze or unfreeze layers when an epoch begins."""
+"""Freeze or unfreeze layers at the start of an epoch."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from mxtorch._checks import check_integer, closest
 from mxtorch.training.callback import Callback, current_run
 from mxtorch.training.trainer_view import TrainerView
 
-# An error message lists no more layers than this: a deep network has hundreds.
+# The largest number of layers in an error message, because a deep network has hundreds.
 MOST_LISTED_LAYERS = 40
 
 
 def find_layer(model: nn.Module, layer: Any, argument: str) -> nn.Module:
-    """A layer of a model, given by its name or by itself.
+    """The layer of a model for the value of an argument.
 
     Args:
         model: The model.
-        layer: One of its modules, or the name of one.
-        argument: What the error calls `layer`.
+        layer: A module of the model, or the name of a module.
+        argument: The name of the argument in errors.
 
     Raises:
         TypeError: `layer` is neither a name nor a module.
@@ -30,7 +30,9 @@ def find_layer(model: nn.Module, layer: Any, argument: str) -> nn.Module:
     known = dict(model.named_modules())
     if isinstance(layer, nn.Module):
         if not any(module is layer for module in known.values()):
-            raise ValueError(f"{argument}: got a {type(layer).__name__} that is not in the model")
+            raise ValueError(
+                f"{argument}: got a {type(layer).__name__} that is not in the model; give a module of the model"
+            )
         return layer
     if not isinstance(layer, str):
         raise TypeError(f"{argument}: got {layer!r}; give a module of the model, or its name")
@@ -42,7 +44,7 @@ def find_layer(model: nn.Module, layer: Any, argument: str) -> nn.Module:
 
 
 class _AtEpoch(Callback):
-    """Sets `requires_grad` of some layers at the start of an epoch of a run."""
+    """The base of callbacks that set `requires_grad` of some layers at the start of an epoch."""
 
     _trains: bool
 
@@ -53,18 +55,18 @@ class _AtEpoch(Callback):
             raise ValueError("layers: got none; give modules or their names")
 
     def on_fit_start(self, trainer: TrainerView) -> None:
-        """Check that the layers exist, and that the optimizer holds what is unfrozen."""
+        """Check that the layers exist, and that the optimizer holds the parameters that will be unfrozen."""
         held = {id(parameter) for group in trainer.optimizer.param_groups for parameter in group["params"]}
         for layer in self._found(trainer.model):
-            lacking = [name for name, parameter in layer.named_parameters() if id(parameter) not in held]
-            if self._trains and lacking:
+            missing = [name for name, parameter in layer.named_parameters() if id(parameter) not in held]
+            if self._trains and missing:
                 raise ValueError(
-                    f"optimizer: it lacks {lacking[0]!r} of a layer that is unfrozen at epoch {self.epoch}; make it "
-                    "from all of model.parameters(), including those that are frozen at first"
+                    f"optimizer: got one without {missing[0]!r} of a layer that is unfrozen at epoch {self.epoch}; "
+                    "make the optimizer from all of model.parameters(), including those that are frozen at first"
                 )
 
     def on_epoch_start(self, trainer: TrainerView) -> None:
-        """Freeze or unfreeze the layers if this is the epoch to do so."""
+        """Freeze or unfreeze the layers if this is the given epoch."""
         if current_run(trainer).epoch + 1 == self.epoch:
             for layer in self._found(trainer.model):
                 layer.requires_grad_(self._trains)
@@ -74,9 +76,9 @@ class _AtEpoch(Callback):
 
 
 class Freeze(_AtEpoch):
-    """Freezes layers from an epoch on.
+    """Freezes layers from a given epoch on.
 
-    Frozen layers are in evaluation mode: their running statistics stay as they are, and their dropout is off.
+    Frozen layers are in evaluation mode: their running statistics do not change, and their dropout is off.
 
         >>> import torch
         >>> from torch import nn
@@ -92,7 +94,7 @@ class Freeze(_AtEpoch):
 
     Args:
         layers: One or several modules of the model, or their names.
-        epoch: The epoch of the run, counted from 1, at whose start they are frozen.
+        epoch: The layers are frozen at the start of this epoch of the run, counted from 1.
 
     Raises:
         TypeError: The epoch is no integer. From `fit`: a layer is neither a module nor a name.
@@ -103,9 +105,10 @@ class Freeze(_AtEpoch):
 
 
 class Unfreeze(_AtEpoch):
-    """Trains layers from an epoch on that were frozen before it.
+    """Unfreezes layers at the start of a given epoch, so that they are trained from then on.
 
-    The optimizer must hold their parameters from the start. It leaves parameters without a gradient as they are.
+    The optimizer must hold the parameters of these layers from the start of the run. An optimizer does not change
+    parameters that have no gradient.
 
         >>> import torch
         >>> from torch import nn
@@ -123,12 +126,12 @@ class Unfreeze(_AtEpoch):
 
     Args:
         layers: One or several modules of the model, or their names.
-        epoch: The epoch of the run, counted from 1, at whose start training them begins.
+        epoch: The layers are unfrozen at the start of this epoch of the run, counted from 1.
 
     Raises:
         TypeError: The epoch is no integer. From `fit`: a layer is neither a module nor a name.
         ValueError: The epoch is below 1, or there are no layers. From `fit`: the model has no such layer, or the
-            optimizer lacks its parameters.
+            optimizer does not hold the parameters of a layer.
     """
 
     _trains = True

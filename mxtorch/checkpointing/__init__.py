@@ -1,1 +1,1 @@
-"""Copies of a training's state, in memory and in files, and the way back."""
+"""Copies of the state of a training, in memory and in files, from which it can be restored."""

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: named parts with `state_dict` and `load_state_dict`, loaded all or none."""
+"""The content of a checkpoint: named parts with `state_dict` and `load_state_dict`. Either all are loaded, or none."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mxtorch.checkpointing.serialization import frozen
 from mxtorch.checkpointing.snapshot import TrainingState
 from mxtorch.optim.scheduled import ScheduledOptim
 
-# Optimizers whose state has the shapes of the parameters, and where everything else is a number.
+# Optimizers whose state consists of tensors in the shapes of the parameters, and of numbers.
 _ELEMENTWISE = (
     *(torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam),
     *(torch.optim.Adamax, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta),
@@ -30,23 +30,23 @@ _NUMBERS = ("step", "mu_product")
 
 
 class Stateful(Protocol):
-    """An object whose state a checkpoint holds (the protocol of torch's `torch.distributed.checkpoint.stateful`)."""
+    """An object whose state a checkpoint holds: the protocol of `torch.distributed.checkpoint.stateful`."""
 
     def state_dict(self) -> Any:
         """The state: tensors and plain values."""
 
     def load_state_dict(self, state_dict: Any) -> Any:
-        """Put back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A `Stateful` made of functions.
+    """A `Stateful` that consists of functions.
 
     Attributes:
-        state_dict: Gives the state.
-        load_state_dict: Puts it back.
-        check: Raises for a state that is not this part's own, before any part is loaded.
+        state_dict: Returns the state.
+        load_state_dict: Restores the state.
+        check: Raises an error if a state does not fit this part. It is called before any part is loaded.
     """
 
     state_dict: Callable[[], Any]
@@ -55,7 +55,7 @@ class Part:
 
 
 def module_part(module: nn.Module, what: str) -> Part:
-    """Parameters and persistent buffers of a module; names and shapes are compared before anything is loaded."""
+    """The parameters and persistent buffers of a module. `check` compares their names and shapes."""
 
     def check(state_dict: Any) -> None:
         if not isinstance(state_dict, dict):
@@ -66,7 +66,7 @@ def module_part(module: nn.Module, what: str) -> Part:
 
 
 def trainable_part(model: nn.Module) -> Part:
-    """Which parameters of a model are trained: `requires_grad` of each, in their order."""
+    """The attribute `requires_grad` of each parameter of a model, in the order of the parameters."""
 
     def load(flags: list[bool]) -> None:
         for parameter, flag in zip(model.parameters(), flags, strict=True):
@@ -76,7 +76,7 @@ def trainable_part(model: nn.Module) -> Part:
 
 
 def optimizer_part(optimizer: ScheduledOptim) -> Part:
-    """An optimizer with its schedule; a state that it would only fail at in its next step is refused."""
+    """An optimizer with its schedule. `check` refuses a state that would raise an error only in the next step."""
 
     def check(state_dict: Any) -> None:
         if not isinstance(state_dict, dict):
@@ -86,21 +86,21 @@ def optimizer_part(optimizer: ScheduledOptim) -> Part:
     def load(state_dict: Any) -> None:
         settings = {name for group in optimizer.param_groups for name in group} - {"base_lr", "initial_lr"}
         optimizer.load_state_dict(state_dict)
-        if any(lacking := settings - group.keys() for group in optimizer.param_groups):
-            raise ValueError(f"the optimizer's settings lack {', '.join(sorted(lacking))}")
+        if any(missing := settings - group.keys() for group in optimizer.param_groups):
+            raise ValueError(f"the saved settings of the optimizer have no {', '.join(sorted(missing))}")
 
     return Part(optimizer.state_dict, load, check)
 
 
 def optimizers_part(optimizers: Mapping[str, ScheduledOptim]) -> Part:
-    """Optimizers by name."""
+    """Several optimizers by name."""
     parts = {name: optimizer_part(optimizer) for name, optimizer in optimizers.items()}
 
     def check(states: Any) -> None:
         if set(states) != set(parts):
             raise ValueError(
-                f"it has other_optimizers named {sorted(states)}, the trainer has {sorted(parts)}; make the trainer as "
-                "the one that saved"
+                f"it has other_optimizers named {sorted(states)}, but the trainer has {sorted(parts)}; give the "
+                "trainer the optimizers of the saved run"
             )
         for name, part in parts.items():
             part.check(states[name])
@@ -121,17 +121,17 @@ class Contents:
     """The parts of a checkpoint, by name.
 
     Args:
-        parts: Loaded in this order, after `check` of every `Part` among them.
+        parts: The parts in the order in which they are loaded. Before that, `check` of every `Part` is called.
     """
 
     def __init__(self, parts: Mapping[str, Stateful]) -> None:
         self.parts = dict(parts)
 
     def collect(self) -> dict[str, Any]:
-        """The states of all parts, copied: later steps do not change the copy.
+        """A copy of the states of all parts, which later steps do not change.
 
         Raises:
-            TypeError: A part has a state that no file can hold; its place in the content is named.
+            TypeError: A part has a state that no file can hold. The message names the place of the value.
         """
         versions = {"mxtorch": __version__, "torch": torch.__version__, "python": platform.python_version()}
         states = {"versions": versions} | {name: part.state_dict() for name, part in self.parts.items()}
@@ -139,13 +139,14 @@ class Contents:
         return copied
 
     def apply(self, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """Load all parts; returns what each `load_state_dict` returned.
+        """Load all parts; return the result of each `load_state_dict` by name.
 
         Raises:
-            Exception: Whatever a part raises for a state that is not its own.
+            CheckpointError: The checkpoint does not have all parts.
+            Exception: Whatever a part raises if a state does not fit it.
         """
         if missing := [name for name in self.parts if name not in saved]:
-            raise CheckpointError(f"it lacks {', '.join(missing)}, which every checkpoint of this trainer has")
+            raise CheckpointError(f"it has no {', '.join(missing)}, which every checkpoint of this trainer has")
         for name, part in self.parts.items():
             if isinstance(part, Part):
                 part.check(saved[name])
@@ -153,16 +154,16 @@ class Contents:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's content; its parts are checked when they are loaded.
+    """The content of a checkpoint. The parts are checked later, when they are loaded.
 
     Raises:
         FileNotFoundError: There is no such file.
-        CheckpointError: It is no checkpoint, is damaged, is of another version, or has no position.
+        CheckpointError: The file is no checkpoint, is damaged, has another version, or has no position.
     """
     saved = file.read(path)
     position = saved.get("position")
     if not isinstance(position, dict) or type(position.get("step")) is not int or "run" not in saved:
-        raise CheckpointError(f"{path} is damaged: it has no position, or no place in a run")
+        raise CheckpointError(f"{path} is damaged: it has no position, or no entry for the run")
     return saved
 
 
@@ -170,13 +171,13 @@ def read(path: str | Path) -> dict[str, Any]:
 def all_or_nothing(
     path: str | Path, before: TrainingState, parts: Iterable[Stateful], objects: Iterable[object]
 ) -> Iterator[None]:
-    """Undo everything after an error in the block, and raise it as a CheckpointError.
+    """Undo everything after an error in the block, and raise the error as a CheckpointError.
 
     Args:
         path: The checkpoint, for the message.
         before: A copy of what steps change.
-        parts: Their states are put back.
-        objects: Their attributes are put back.
+        parts: Parts whose states are restored.
+        objects: Objects whose attributes are restored.
     """
     attributes = [(one, dict(vars(one))) for one in objects]
     states = [(part, frozen(part.state_dict())) for part in parts]
@@ -197,11 +198,11 @@ def all_or_nothing(
 
 @contextlib.contextmanager
 def undone_without_a_step(before: TrainingState, position: Any) -> Iterator[None]:
-    """Undo everything when an error comes before the first optimizer step was taken.
+    """Undo everything if an error occurs before the first optimizer step.
 
     Args:
         before: A copy of what steps change.
-        position: An object that counts steps as `step`; its attributes are put back, too.
+        position: An object that counts steps as `step`. Its attributes are restored, too.
     """
     counts = dict(vars(position))
     try:
@@ -214,20 +215,20 @@ def undone_without_a_step(before: TrainingState, position: Any) -> Iterator[None
 
 
 def _check_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
-    """Raise where settings or state are of a kind that the optimizer would fail at in its next step only."""
+    """Raise if a setting or a state has a type at which the optimizer would fail only in its next step."""
     for group, other in zip(optimizer.param_groups, saved["param_groups"], strict=False):
         for name, value in group.items():
             if name in ("params", "param_names"):
                 continue
             if not isinstance(other.get(name, value), _kinds_like(value)):
-                raise ValueError(f"the optimizer's {name} is {other[name]!r}")
+                raise ValueError(f"the saved setting {name} of the optimizer is {other[name]!r}")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     inner = optimizer.optimizer if isinstance(optimizer, ScheduledOptim) else optimizer
     for index, entry in saved["state"].items() if type(inner) in _ELEMENTWISE else ():
         for name, value in entry.items():
             fits = isinstance(value, Tensor) and (value.shape == parameters[index].shape or name == "step")
             if not fits and not (value is None or (name in _NUMBERS and isinstance(value, (int, float, Tensor)))):
-                raise ValueError(f"the optimizer's {name} of parameter {index} is malformed")
+                raise ValueError(f"the saved state {name} of parameter {index} is malformed")
 
 
 def _kinds_like(value: Any) -> tuple[type, ...]:

@@ -1,4 +1,4 @@
-"""Files: written atomically, versioned, checked for damage, safe to load; and the lock of a folder."""
+"""Files that are written atomically, have a version, are checked for damage, and load safely; the lock of a folder."""
 
 from __future__ import annotations
 
@@ -28,31 +28,32 @@ except ImportError:  # Windows
 
 FORMAT = "mxtorch.checkpoint"
 FORMAT_VERSION = 3
-# A temporary file that is older than this and that nobody holds is of a process that was killed.
+# A temporary file that is older than this, and that no process has locked, was left by a process that was killed.
 SWEPT_AFTER_SECONDS = 60.0
-# A checkpoint of more values than this is read again before it is put into place: it may take too much memory.
+# A checkpoint with more values than this is checked before it gets its name: reading it may take too much memory.
 MANY_VALUES = 200_000
 
-# Never through a planted symlink, never over a file that is there; the mode is the umask's to cut, as with `open`.
+# Flags that create a new file: they follow no symlink and overwrite no file that someone else has put there.
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL
 for _flag in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"):
     _CREATE |= getattr(os, _flag, 0)
 
 
 class CheckpointError(ValueError):
-    """A file that is no checkpoint, is damaged, or is of another run; the message says which, and what differs."""
+    """A file is no checkpoint, is damaged, or is from another run. The message says which, and what differs."""
 
 
 @contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A new file, open for writing (and reading) bytes, that takes the place of `path` when the block is done.
+    """A new file, open for writing and reading bytes, that replaces `path` at the end of the block.
 
-    `path` holds either what it held or all of what was written, also after a power cut: file and folder are synced.
-    A symlink at `path` is replaced and not followed. After an error in the block nothing is left behind; what a process
-    that was killed left behind is removed by the next one that writes `path`. Until then the file is at `file.name`.
+    `path` holds either the old file or the whole new one, also after a power cut, because file and folder are synced.
+    A symlink at `path` is replaced and not followed. Until the end of the block, the new file is at `file.name`. After
+    an error in the block, the new file is removed. If the process is killed, the next process that writes `path`
+    removes the new file.
 
     Raises:
-        OSError: The file can't be written; the message has the path. What was there before is untouched.
+        OSError: The file can't be written. The message has the path, and the old file is unchanged.
     """
     path = Path(path)
     temporary = path.with_name(f"{_prefix(path)}{secrets.token_hex(8)}.tmp")
@@ -63,7 +64,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            if os.name == "posix":  # elsewhere an open file can't be moved
+            if os.name == "posix":  # on other systems an open file can't be moved
                 os.replace(temporary, path)
         if os.name != "posix":
             os.replace(temporary, path)
@@ -78,26 +79,26 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def atomic_text(path: str | Path) -> Iterator[TextIO]:
-    """The same as `atomic_file` for text in UTF-8; line ends are written as they are given.
+    """The same as `atomic_file` for text in UTF-8. Line ends are not changed.
 
     Raises:
-        OSError: The file can't be written; the message has the path. What was there before is untouched.
+        OSError: The file can't be written. The message has the path, and the old file is unchanged.
     """
     with atomic_file(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
         yield text
-        text.detach()  # which flushes
+        text.detach()  # this flushes
 
 
 def sweep(path: Path) -> None:
-    """Remove what killed processes left behind while they wrote a file or a link of this name.
+    """Remove the temporary files and links that killed processes have left for this path.
 
-    A file that is being written is locked, and a new one may not be locked yet: both stay.
+    A file that a process is writing is locked, and a new file may not be locked yet. Both stay.
     """
     if fcntl is None:
         return
     for left in path.parent.glob(f"{glob.escape(_prefix(path))}{'[0-9a-f]' * 16}.tmp"):
-        with contextlib.suppress(OSError):  # another process has removed it, or it belongs to another user
+        with contextlib.suppress(OSError):  # another process has removed the file, or it belongs to another user
             if time.time() - left.lstat().st_mtime < SWEPT_AFTER_SECONDS:
                 continue
             if not left.is_symlink():
@@ -115,7 +116,7 @@ def _prefix(path: Path) -> str:
 
 
 def _lock(descriptor: int) -> bool:
-    """Mark a file as being written, until it is closed; False where another process has, or there are no locks."""
+    """Lock a file until it is closed. False if another process has locked it, or the system has no locks."""
     try:
         if fcntl is not None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -125,8 +126,8 @@ def _lock(descriptor: int) -> bool:
 
 
 def sync_folder(folder: str | Path) -> None:
-    """Make names that were created, replaced or deleted in a folder survive a power cut."""
-    if os.name != "posix":  # elsewhere folders can't be opened to be synced
+    """Sync a folder, so that names that were created, replaced or deleted in it survive a power cut."""
+    if os.name != "posix":  # on other systems a folder can't be opened
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -136,50 +137,63 @@ def sync_folder(folder: str | Path) -> None:
 
 
 def write(path: str | Path, content: dict[str, Any] | bytes) -> None:
-    """Write a checkpoint so that `path` holds either the old file or the whole new one, never a part.
+    """Write a checkpoint. `path` holds either the old file or the whole new one, never a part.
 
     Args:
         path: The file; its folder must exist.
-        content: Tensors and plain values, as `serialization` makes them; or what `packed` made of them.
+        content: Tensors and plain values, as `serialization` makes them; or the bytes that `packed` made from them.
 
     Raises:
-        OSError: The file can't be written; what was there before is untouched.
+        OSError: The file can't be written; the old file is unchanged.
+        ValueError: The content holds so many small values that `read` would refuse the file.
+
+    Example:
+        >>> write("net.pt", {"weight": torch.ones(2)})
+        >>> read("net.pt")["weight"]
+        tensor([1., 1.])
     """
     with atomic_file(path) as file:
         if isinstance(content, bytes):
             file.write(content)
-            return
-        sink = _Sink(file)
-        content, values = _with_format(content)
-        torch.save(content, sink)  # type: ignore[arg-type]
-        sink.raise_failure()
-        if values > MANY_VALUES:
-            _check_readable(file)
+        else:
+            _save(content, file)
 
 
 def packed(content: dict[str, Any]) -> bytes:
-    """The bytes of a checkpoint's file.
+    """The bytes of a checkpoint file.
 
     Raises:
-        ValueError: It holds so many small values that `read` would refuse it.
+        ValueError: The content holds so many small values that `read` would refuse the file.
     """
     file = io.BytesIO()
-    content, values = _with_format(content)
-    torch.save(content, file)
-    if values > MANY_VALUES:
-        _check_readable(file)
+    _save(content, file)
     return file.getvalue()
 
 
-def _with_format(content: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """The content of the file, and how many values it has."""
+def _save(content: dict[str, Any], file: BinaryIO) -> None:
+    """Write a content with its format to a file, and refuse a content that `read` would refuse."""
     counted = [0]
     dense = {name: _dense(value, counted, {}) for name, value in content.items()}
-    return {"format": FORMAT, "format_version": FORMAT_VERSION, **dense}, counted[0]
+    sink = _Sink(file)
+    torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **dense}, sink)  # type: ignore[arg-type]
+    sink.raise_failure()
+    if counted[0] > MANY_VALUES:
+        try:
+            _untrusted().check_torch_file(file)
+        except ValueError as error:
+            raise ValueError(f"the checkpoint can't be written: {error}; keep many numbers in tensors") from error
+        finally:
+            file.seek(0, os.SEEK_END)
 
 
 def _dense(value: Any, counted: list[int], memo: dict[int, torch.Tensor]) -> Any:
-    """The same value, in which no tensor is larger than its storage: `read` refuses expanded ones."""
+    """The same value without expanded tensors, which are larger than their storage and which `read` refuses.
+
+    Args:
+        value: A value of the content.
+        counted: A list with the number of values; this function increases it.
+        memo: The copies of expanded tensors, by the id of the tensor.
+    """
     counted[0] += 1
     if isinstance(value, torch.Tensor):
         if value.layout is not torch.strided or value.nbytes <= value.untyped_storage().nbytes():
@@ -199,42 +213,31 @@ def _dense(value: Any, counted: list[int], memo: dict[int, torch.Tensor]) -> Any
     return value
 
 
-def _check_readable(file: BinaryIO) -> None:
-    """Refuse what `read` would refuse."""
-    try:
-        _untrusted().check_torch_file(file)
-    except ValueError as error:
-        raise ValueError(f"the checkpoint can't be written: {error}; keep many numbers in tensors") from error
-    finally:
-        file.seek(0, os.SEEK_END)
-
-
 def _untrusted() -> ModuleType:
-    # The zoo has the checks because it reads such files too, and knows nothing of training.
+    # The checks are in the zoo, because it reads such files, too, and must not import mxtorch.
     return importlib.import_module("mxtorch.model_zoo.untrusted")
 
 
 def read(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read a checkpoint, without running any code that a file may carry.
+    """Read a checkpoint, without running any code that the file may contain.
 
-    Checksums are verified first, so a file that was cut short or has a flipped bit is refused. What it describes is
-    compared with its bytes before it is built: reading takes at most four times its size and 64 MiB of memory.
+    The sizes that the file states are compared with its bytes before memory is allocated: reading takes at most four
+    times the size of the file and 64 MiB of memory. Then the checksums are verified, so that a truncated file or a
+    flipped bit is found.
 
     Raises:
         FileNotFoundError: There is no such file.
-        OSError: It can't be read.
-        CheckpointError: It is no checkpoint of mxtorch, is damaged, or is of a newer version.
+        OSError: The file can't be read.
+        CheckpointError: The file is no checkpoint of mxtorch, is damaged, or has another format version.
     """
     with open(path, "rb") as file:
         try:
             _verify(file)
             file.seek(0)
             content = torch.load(file, map_location=map_location, weights_only=True)
-        except Exception as error:  # whatever a damaged or foreign file makes the readers raise
-            if isinstance(error, OSError) and error.errno not in (
-                None,
-                errno.EINVAL,
-            ):  # a place before the file's start
+        except Exception as error:  # a damaged or foreign file can make the readers raise any type
+            # EINVAL: a damaged file has made a reader seek before the start of the file.
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
                 raise
             raise CheckpointError(f"{path} is damaged or not a checkpoint: {_first_line(error)}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -246,14 +249,14 @@ def read(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str
         raise CheckpointError(f"{path} has format version {version}; this mxtorch reads {FORMAT_VERSION}: upgrade it")
     if version < FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} has format version {version}, of a mxtorch before its first release; this one reads "
-            f"{FORMAT_VERSION}: load it with the mxtorch that wrote it"
+            f"{path} has format version {version}, which was never released; this mxtorch reads {FORMAT_VERSION}: load "
+            "the file with the mxtorch that wrote it"
         )
     return content
 
 
 def check_same_tensors(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], what: str = "model") -> None:
-    """Raise a CheckpointError that names the differences in names and shapes, before anything is loaded."""
+    """Raise a CheckpointError that names the differences in names and shapes of tensors."""
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
     shapes = [
@@ -263,7 +266,7 @@ def check_same_tensors(expected: dict[str, torch.Tensor], found: dict[str, torch
     ]
     differences = [
         f"{label} {', '.join(map(str, names[:3]))}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
-        for label, names in (("lacks", missing), ("has besides", unexpected), ("has shapes", shapes))
+        for label, names in (("does not have", missing), ("also has", unexpected), ("has the shapes", shapes))
         if names
     ]
     if differences:
@@ -271,10 +274,10 @@ def check_same_tensors(expected: dict[str, torch.Tensor], found: dict[str, torch
 
 
 def link(path: str | Path, target: str) -> None:
-    """Let `path` be a symlink to the file `target` in the same folder, in one step; a copy where there are none.
+    """Make `path` a symlink to the file `target` in the same folder, atomically; a copy if links can't be made.
 
     Raises:
-        OSError: Neither can be made.
+        OSError: Neither a link nor a copy can be made.
     """
     path = Path(path)
     sweep(path)
@@ -293,21 +296,21 @@ def link(path: str | Path, target: str) -> None:
 
 
 class FolderLock:
-    """A folder that one run has to itself, until `release` or the end of the process.
+    """The lock of a folder, which only one run holds, until `release` or the end of the process.
 
-    The system gives it back when a process dies, however it dies, and processes that it forked do not hold it. Where
-    there are no such locks (Windows), runs of one process alone are kept apart.
+    The system releases the lock when the process ends, also if the process is killed. Forked processes do not hold the
+    lock. Windows has no such locks; there, only runs of the same process exclude each other.
 
     Args:
-        folder: It gets a file `.lock`.
-        seconds: Wait so long for another process.
+        folder: The folder, in which a file `.lock` is created.
+        seconds: How long to wait for another process.
 
     Raises:
-        OSError: The file can't be made.
-        ValueError: Another run holds it.
+        OSError: The file can't be created.
+        ValueError: Another run holds the lock.
     """
 
-    _held: ClassVar[set[str]] = set()  # a process's own locks do not keep it out
+    _held: ClassVar[set[str]] = set()  # the system's lock does not exclude other runs of the same process
 
     def __init__(self, folder: Path, seconds: float) -> None:
         self._name = str(folder.resolve())
@@ -321,7 +324,7 @@ class FolderLock:
         self._held.add(self._name)
 
     def release(self) -> None:
-        """Give the folder back."""
+        """Release the lock."""
         self._held.discard(self._name)
         if self._descriptor is not None:
             os.close(self._descriptor)
@@ -337,18 +340,18 @@ class FolderLock:
                 return
             except OSError as error:
                 if error.errno not in (errno.EACCES, errno.EAGAIN):
-                    return  # a file system without locks
+                    return  # the file system has no locks
                 if time.monotonic() > end:
                     os.close(self._descriptor)
                     raise ValueError(self._message()) from None
             time.sleep(0.1)
 
     def _message(self) -> str:
-        return f"folder: another run writes its checkpoints to {self._name!r}; give this one another folder"
+        return f"folder: another run writes its checkpoints to {self._name!r}; give this run another folder"
 
 
 class _Sink:
-    """A file for torch.save, whose C++ writer would tell a full disk as an error of its own position."""
+    """A file for `torch.save` that keeps an OSError, such as a full disk; torch's C++ writer would hide the cause."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -363,7 +366,7 @@ class _Sink:
         return len(data)
 
     def flush(self) -> None:
-        """`atomic_file` flushes."""
+        """Nothing: `atomic_file` flushes."""
 
     def raise_failure(self) -> None:
         if self._failure is not None:
@@ -371,7 +374,7 @@ class _Sink:
 
 
 def _verify(file: BinaryIO) -> None:
-    """Refuse what describes more than it holds, then compare every record with its checksum, which torch ignores."""
+    """Refuse a file that states larger sizes than it has, then verify all checksums, which torch does not read."""
     _untrusted().check_torch_file(file)
     with zipfile.ZipFile(file) as archive:
         damaged = archive.testzip()

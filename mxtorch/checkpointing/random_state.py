@@ -1,7 +1,7 @@
-"""The states of random number generators: Python's, NumPy's and torch's, global ones and others.
+"""The states of the random number generators of Python, NumPy and torch, both global generators and objects.
 
-A state comes in two forms: raw, as the generator itself gives it, for copies in memory; and packed, as tensors and
-plain values that `torch.load(weights_only=True)` reads, for files.
+A state has two forms. The raw form is the one that the generator returns; copies in memory use it. The packed form
+consists of tensors and plain values, which `torch.load(weights_only=True)` reads; files use it.
 """
 
 from __future__ import annotations
@@ -13,67 +13,54 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python's, NumPy's and torch's global generators (torch's on every device)."""
+    """Seed the global generators of Python, NumPy and torch (on every device)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every global random number generator, as values that `torch.load(weights_only=True)` takes."""
+    """The packed states of all global random number generators."""
     state = raw_random_state()
-    state["python"] = packed_python_state(state["python"])
-    state["numpy"] = packed_numpy_state(state["numpy"])
+    state["python"] = _packed_python_state(state["python"])
+    state["numpy"] = _packed_numpy_state(state["numpy"])
     return state
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what `random_state` returned."""
-    python, numpy = unpacked_python_state(state["python"]), unpacked_numpy_state(state["numpy"])
+    """Restore the states that `random_state` returned."""
+    python, numpy = _unpacked_python_state(state["python"]), _unpacked_numpy_state(state["numpy"])
     set_raw_random_state({**state, "python": python, "numpy": numpy})
 
 
-def packed_python_state(state: Any) -> list[Any]:
-    """The state of a `random.Random`, its 625 integers as one tensor."""
+def _packed_python_state(state: Any) -> list[Any]:
+    """The state of a `random.Random`, with its 625 integers as one tensor."""
     version, internal, next_gaussian = state
     return [version, torch.from_numpy(np.array(internal, dtype=np.int64)), next_gaussian]
 
 
-def unpacked_python_state(state: Any) -> tuple[Any, ...]:
-    """What `random.Random.setstate` takes."""
+def _unpacked_python_state(state: Any) -> tuple[Any, ...]:
+    """The argument of `random.Random.setstate`."""
     version, internal, next_gaussian = state
     return version, tuple(internal.tolist() if isinstance(internal, Tensor) else internal), next_gaussian
 
 
-def packed_numpy_state(state: dict[str, Any]) -> dict[str, Any]:
-    """The state of a NumPy bit generator, its arrays as tensors of the same type."""
-    return {
-        name: packed_numpy_state(value)
-        if isinstance(value, dict)
-        else torch.from_numpy(value.copy())
-        if isinstance(value, np.ndarray)
-        else value
-        for name, value in state.items()
-    }
+def _packed_numpy_state(state: Any) -> Any:
+    """The state of a NumPy bit generator, with its arrays as tensors of the same type."""
+    return tree_map(lambda leaf: torch.from_numpy(leaf.copy()) if isinstance(leaf, np.ndarray) else leaf, state)
 
 
-def unpacked_numpy_state(state: dict[str, Any]) -> dict[str, Any]:
-    """What NumPy takes for what `packed_numpy_state` gave."""
-    return {
-        name: unpacked_numpy_state(value)
-        if isinstance(value, dict)
-        else value.numpy()
-        if isinstance(value, Tensor)
-        else value
-        for name, value in state.items()
-    }
+def _unpacked_numpy_state(state: Any) -> Any:
+    """The state of a NumPy bit generator, with its tensors as arrays."""
+    return tree_map(lambda leaf: leaf.numpy() if isinstance(leaf, Tensor) else leaf, state)
 
 
 def raw_random_state() -> dict[str, Any]:
-    """As `random_state`, in the forms that the generators themselves give."""
+    """The raw states of all global random number generators."""
     state: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": np.random.get_state(legacy=False),
@@ -89,7 +76,7 @@ def raw_random_state() -> dict[str, Any]:
 
 
 def set_raw_random_state(state: dict[str, Any]) -> None:
-    """Put back what `raw_random_state` returned."""
+    """Restore the states that `raw_random_state` returned."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])
@@ -102,7 +89,7 @@ def set_raw_random_state(state: dict[str, Any]) -> None:
 
 
 def changed_generators(before: dict[str, Any]) -> list[str]:
-    """The names of the global generators that have drawn since `raw_random_state` gave `before`."""
+    """The names of the global generators that have drawn numbers since `raw_random_state` returned `before`."""
     now = raw_random_state()
     return [name for name, state in before.items() if name not in now or _differ(state, now[name])]
 
@@ -118,16 +105,16 @@ def _differ(first: Any, second: Any) -> bool:
 
 
 def is_generator(part: Any) -> bool:
-    """Whether it is a random number generator of torch, Python or NumPy whose state can be read.
+    """Whether an object is a random number generator of torch, Python or NumPy whose state can be read.
 
-    `random.SystemRandom` is none: its numbers come from the system, and it has no state.
+    `random.SystemRandom` is not: its numbers come from the operating system, and it has no state.
     """
     kinds = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
     return isinstance(part, kinds) and not isinstance(part, random.SystemRandom)
 
 
 def generator_state(generator: Any) -> Any:
-    """The state of a generator, in the form that it itself gives."""
+    """The raw state of a generator."""
     if isinstance(generator, torch.Generator):
         return generator.get_state()
     if isinstance(generator, random.Random):
@@ -138,7 +125,7 @@ def generator_state(generator: Any) -> Any:
 
 
 def set_generator_state(generator: Any, state: Any) -> None:
-    """Put back what `generator_state` returned."""
+    """Restore the state that `generator_state` returned."""
     if isinstance(generator, (torch.Generator, np.random.RandomState)):
         generator.set_state(state)
     elif isinstance(generator, random.Random):
@@ -148,22 +135,22 @@ def set_generator_state(generator: Any, state: Any) -> None:
 
 
 def packed_generator(generator: Any) -> dict[str, Any]:
-    """Kind and state of a random number generator of torch, Python or NumPy."""
+    """The kind and the packed state of a random number generator of torch, Python or NumPy."""
     state = generator_state(generator)
     if isinstance(generator, random.Random):
-        state = packed_python_state(state)
+        state = _packed_python_state(state)
     elif not isinstance(generator, torch.Generator):
-        state = packed_numpy_state(state)
+        state = _packed_numpy_state(state)
     return {"kind": type(generator).__name__, "state": state}
 
 
 def set_packed_generator(generator: Any, packed: dict[str, Any]) -> None:
-    """Put back what `packed_generator` gave."""
+    """Restore the state that `packed_generator` returned."""
     state = packed["state"]
     if isinstance(generator, random.Random):
-        state = unpacked_python_state(state)
+        state = _unpacked_python_state(state)
     elif not isinstance(generator, torch.Generator):
-        state = unpacked_numpy_state(state)
+        state = _unpacked_numpy_state(state)
     set_generator_state(generator, state)
 
 

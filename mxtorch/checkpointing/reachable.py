@@ -1,9 +1,10 @@
-"""One walk over every object that can be reached from some roots, to find what may hold state.
+"""One walk over every object that can be reached from some roots. The walk finds the objects that may hold state.
 
-It follows attributes (`__dict__` and `__slots__`), containers, keys, closures, partial functions, bound methods, and
-what the classes and functions of a program, not of a library, hold themselves. Depth has no limit. Long containers of
-plain data (numbers, text, tensors) are not searched element by element, so that the cost does not follow the size of a
-data set. Functions that are registered as hooks watch a training, and their closures are not followed.
+The walk follows attributes (`__dict__` and `__slots__`), containers, keys, closures, partial functions and bound
+methods. It also follows attributes of classes and global variables of functions, unless a library defines them. The
+depth is not limited. A long container of plain data (numbers, text, tensors) is not searched element by element, so the
+cost does not grow with the size of a data set. A function that is registered as a hook observes a training, so the walk
+does not follow its closure.
 """
 
 from __future__ import annotations
@@ -38,17 +39,17 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from mxtorch.checkpointing.random_state import is_generator
 
-# A container with more elements is searched through a selection of them first; made of data alone, no further.
+# In a container with more elements, the walk first looks at a selection. If these are plain data, it stops there.
 LONG_CONTAINER = 1024
 SELECTED_ELEMENTS = 256
-# About a second of work. What lies beyond is reported.
+# About a second of work. If there are more objects, the walk reports this.
 MOST_OBJECTS = 200_000
 
-# Where an object was found: the trail of its holder, a name or key there, and whether it is an attribute's name.
+# The place of an object: the trail of its holder, a name or key in the holder, and whether this is an attribute name.
 Trail = tuple[Any, Any, bool]
 
 _LIBRARIES = sys.stdlib_module_names | {"torch", "numpy", "torchvision", "torchmetrics", "torchdata", "mxtorch"}
-# Objects of these modules belong to the machinery around a training, or hold data that are never changed in place.
+# Objects of these modules belong to the machinery around a training, or hold data that do not change in place.
 _NOT_ENTERED = (
     *("mxtorch.training.", "mxtorch.callbacks.", "mxtorch.engines.", "mxtorch.checkpointing.", "mxtorch.lr_finder."),
     *("torch._", "torch.fx", "torch.export", "torch.distributed", "torch.autograd", "torch.cuda", "torch.profiler"),
@@ -56,14 +57,15 @@ _NOT_ENTERED = (
     *("_thread", "threading", "multiprocessing", "warnings", "contextlib", "_pytest", "pytest", "unittest", "tqdm"),
     *("pandas", "pyarrow", "PIL", "matplotlib", "IPython", "ipykernel"),
 )
-_ENTERED_ALL_THE_SAME = ("multiprocessing.sharedctypes", "torch.autograd.variable")
-# Objects of these modules have a state outside of Python, which nobody can put back.
-_WITHOUT_WAY_BACK = (
+# Exceptions: objects of these modules are entered.
+_ENTERED = ("multiprocessing.sharedctypes", "torch.autograd.variable")
+# Objects of these modules have a state outside of Python, which can't be restored.
+_NOT_RESTORABLE = (
     *("queue", "_queue", "asyncio", "concurrent", "sqlite3", "torch.utils.tensorboard", "tensorboard", "tensorboardX"),
     *("multiprocessing.queues", "multiprocessing.connection", "multiprocessing.process", "multiprocessing.pool"),
     *("multiprocessing.managers", "wandb", "mlflow"),
 )
-# Others of this form are made by decorators, as those of dataclasses, and hold nothing that changes.
+# Other special methods are usually made by decorators, such as `dataclass`, and hold nothing that changes.
 _SEARCHED_METHODS = ("__call__", "__getitem__", "__getitems__", "__iter__", "__len__", "__next__")
 # Roots of other classes are entered, whatever their module.
 _WITH_HANDLERS = (dict, list, set, deque, types.FunctionType, functools.partial)
@@ -78,25 +80,25 @@ ATOMS: frozenset[type] = frozenset(
 
 
 class Walk:
-    """What was found, each object once, nearest first.
+    """The objects that were found, each object once, in the order of their distance from the roots.
 
     Args:
-        enters: Whether an object with attributes is entered; those that are not are in `left`.
-        after: A walk over other roots, whose finds are not found again.
-        not_followed: Attributes that are not followed, each with the class that has it.
+        enters: Returns whether the walk enters an object with attributes. Objects that it does not enter are in `left`.
+        after: An earlier walk over other roots. Objects that it has found are not found again.
+        not_followed: Attributes that are not followed, each with its class.
 
     Attributes:
-        dicts, lists, sets, deques: Containers that can be changed, and the attributes of objects (dictionaries, too).
+        dicts, lists, sets, deques: Containers that can be changed. `dicts` includes the `__dict__` of each object.
         cells: Variables of closures.
         slotted: Objects with `__slots__`.
         classes: Classes of the program whose instances were found.
         buffers: Byte arrays, arrays of the standard library, values of ctypes.
-        tensors, arrays, generators: With the trail of each.
-        objects: Objects with attributes, with the trail of each.
-        functions: Functions with a closure, with the trail of each.
+        tensors, arrays, generators: These objects, each with its trail.
+        objects: Objects with attributes, each with its trail.
+        functions: Functions with a closure, each with its trail.
         loaders: DataLoaders.
-        left: What `enters` left out.
-        uncovered: Trails and descriptions of what has a state that can't be read.
+        left: Objects that `enters` excluded, each with its trail.
+        uncovered: Objects whose state can't be read: the trail and a description of each.
     """
 
     def __init__(
@@ -123,9 +125,9 @@ class Walk:
         self.left: list[tuple[Any, Trail]] = []
         self.uncovered: list[tuple[Trail, str]] = []
         self._enters = enters
-        # Persistent workers are given to a new iterator: what is in the old one is none of ours.
+        # The iterator of persistent workers is replaced, so its attributes are not followed.
         self._not_followed = ((DataLoader, "_iterator"), *not_followed)
-        # By id, and held, so that no id is used again.
+        # By id. The objects are kept alive, because Python gives the id of a deleted object to a new one.
         self._seen: dict[int, Any] = {} if after is None else after._seen
         for part, _ in () if after is None else after.left:
             del self._seen[id(part)]
@@ -133,14 +135,14 @@ class Walk:
         self._queue: deque[tuple[Any, Trail]] = deque()
 
     def search(self, roots: Iterable[tuple[Any, str]]) -> Walk:
-        """Go on from these objects, each with its name."""
+        """Search from these roots, each of which has a name; returns the walk itself."""
         for root, name in roots:
             trail = (None, name, True)
             if id(root) in self._seen:
                 continue
             self._seen[id(root)] = root
             if _has_attributes(type(root)) and not isinstance(root, _WITH_HANDLERS):
-                self._object(root, trail)  # whatever its class, a root is entered
+                self._object(root, trail)  # a root is entered, whatever its class
             else:
                 self._queue.append((root, trail))
         queue, handlers, left = self._queue, self._handlers, MOST_OBJECTS
@@ -162,7 +164,7 @@ class Walk:
     # ---------------------------------------------------------------- kinds
 
     def _handler(self, kind: type) -> Callable[[Any, Trail], None] | None:
-        """The method for objects of a type, None for those without a state."""
+        """The method for objects of a type; None for a type without state."""
         name = _handler_name(kind)
         if name == "_object":
             self._class(kind)
@@ -181,7 +183,7 @@ class Walk:
                 queue.append((value, (trail, name, are_attributes)))
 
     def _push_elements(self, elements: Any, names: Iterable[Any], trail: Trail) -> None:
-        """Elements of a container; a long one's only where a selection of them is more than data."""
+        """Add the elements of a container to the queue. A long container is skipped if a selection is plain data."""
         if ATOMS.issuperset(set(map(type, elements))):
             return
         if len(elements) > LONG_CONTAINER:
@@ -256,7 +258,7 @@ class Walk:
 
     def _function(self, function: types.FunctionType, trail: Trail) -> None:
         is_hook = trail[0] is not None and str(trail[0][1]).endswith("_hooks")
-        if is_hook or _of_library(function.__module__):  # hooks watch: what they note of a search is to stay
+        if is_hook or _of_library(function.__module__):  # what a hook records during a search must stay
             return
         self._globals(function)
         if function.__closure__ and function.__code__.co_freevars != ("__class__",):
@@ -279,7 +281,7 @@ class Walk:
         self._push(content, trail)
 
     def _method(self, method: Any, trail: Trail) -> None:
-        """A method, of a class written in C as well: `random.Random(0).random`."""
+        """A bound method. The class may be written in C, as that of `random.Random(0).random`."""
         self._push(method.__self__, (trail, "__self__", True))
         if isinstance(method, types.MethodType):
             self._push(method.__func__, trail)
@@ -304,7 +306,7 @@ class Walk:
         self.uncovered.append((trail, f"a {type(part).__module__}.{type(part).__name__}".replace(" builtins.", " ")))
 
     def _class(self, kind: type) -> None:
-        """What the classes of a program hold themselves, and the generators that their methods use."""
+        """Search the attributes of the program's own classes, and the generators that their methods use."""
         for base in kind.__mro__:
             if id(base) in self._seen or _of_library(base.__module__):
                 continue
@@ -321,14 +323,14 @@ class Walk:
                     self._push(value, (trail, name, True))
 
     def _globals(self, function: types.FunctionType) -> None:
-        """The random generators among the global variables that a function uses."""
+        """Search the random generators among the global variables that a function uses."""
         for name in _names_in(function.__code__):
             value = function.__globals__.get(name)
             if is_generator(value) or isinstance(value, random.SystemRandom):
                 self._push(value, ((None, function.__module__, True), name, True))
 
 
-# What the objects of a class and its subclasses are handled by, the first that fits; None: they have no state.
+# The method of `Walk` for instances of a class and its subclasses, None if they have no state. The first match counts.
 _BY_BASE: tuple[tuple[Any, str | None], ...] = (
     ((type, enum.Enum, weakref.ref, weakref.WeakSet, weakref.WeakKeyDictionary), None),
     (weakref.WeakValueDictionary, None),
@@ -360,9 +362,9 @@ def _handler_name(kind: type) -> str | None:
         if issubclass(kind, base):
             return handler
     module = str(kind.__module__)
-    if module.startswith(_WITHOUT_WAY_BACK):
+    if module.startswith(_NOT_RESTORABLE):
         return "_uncovered"
-    if module.startswith(_NOT_ENTERED) and not module.startswith(_ENTERED_ALL_THE_SAME):
+    if module.startswith(_NOT_ENTERED) and not module.startswith(_ENTERED):
         return None
     if _has_attributes(kind):
         return "_object"
@@ -374,12 +376,12 @@ def _has_attributes(kind: type) -> bool:
 
 
 def name_of(trail: Trail) -> str:
-    """Where something was found, as a program would write it: `data.dataset.transforms[2].generator`."""
+    """The place of an object as a Python expression, such as `data.dataset.transforms[2].generator`."""
     parts: list[str] = []
     step: Any = trail
     while step is not None:
         holder, name, is_attribute = step
-        if holder is not None and holder[1] in ("_modules", "_parameters", "_buffers"):  # names of a module
+        if holder is not None and holder[1] in ("_modules", "_parameters", "_buffers"):  # attributes of a module
             holder, is_attribute = holder[0], True
         parts.append(str(name) if holder is None else f".{name}" if is_attribute else f"[{name!r}]")
         step = holder
@@ -387,27 +389,27 @@ def name_of(trail: Trail) -> str:
 
 
 def is_of_data(part: Any) -> bool:
-    """Whether it can be a part of a loader, and is no trainer, optimizer or model that a loader refers to."""
+    """Whether an object can be a part of a loader: it is no trainer, optimizer, scheduler or trainable model."""
     if isinstance(part, nn.Module):
         return not any(parameter.requires_grad for parameter in part.parameters())
     return not isinstance(part, (Optimizer, LRScheduler)) and not is_trainer(part)
 
 
 def is_trainer(part: Any) -> bool:
-    """Whether it is a `Trainer`, whose class is not known here."""
+    """Whether an object is a `Trainer`. This module can't import the class, so it compares the name of the module."""
     return any(base.__module__ == "mxtorch.trainer" for base in type(part).__mro__)
 
 
 def bytes_of(value: Any) -> int:
-    """The size of a tensor or an array; 0 of a sparse tensor, which holds few numbers, and of other objects."""
+    """The size of a tensor or an array in bytes; 0 for a sparse tensor, which is small, and for other objects."""
     if isinstance(value, Tensor):
         return value.nbytes if value.layout is torch.strided else 0
     return value.nbytes if isinstance(value, np.ndarray) else 0
 
 
 def slots_of(kind: type) -> tuple[str, ...]:
-    """The names in `__slots__` of a type and its bases, as they are stored."""
-    return _slots_of(kind)
+    """The names in `__slots__` of a type and its bases, as the classes store them."""
+    return _slots_of(kind)  # mypy does not let the callers pass a type to a cached function
 
 
 @functools.cache
@@ -422,7 +424,7 @@ def _slots_of(kind: type) -> tuple[str, ...]:
 
 
 def is_plain_object(part: Any) -> bool:
-    """Whether it is an instance of a dataclass, which its fields describe wholly."""
+    """Whether an object is an instance of a dataclass that its fields describe completely."""
     return dataclasses.is_dataclass(part) and not isinstance(part, (type, nn.Module, Dataset, Sampler))
 
 
@@ -437,7 +439,7 @@ def _of_library(module: str | None) -> bool:
 
 
 def _is_data(value: Any, depth: int = 3) -> bool:
-    """Whether it is made of numbers, text, tensors and arrays."""
+    """Whether a value consists of numbers, text, tensors and arrays."""
     kind = type(value)
     if kind in ATOMS or issubclass(kind, (Tensor, np.ndarray, np.generic, enum.Enum)):
         return True

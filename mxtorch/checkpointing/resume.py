@@ -1,4 +1,4 @@
-"""How a run finds its checkpoint and goes on from it: when it is resumed, and when its numbers went bad."""
+"""How a run finds a checkpoint and continues from it: `fit(resume=...)`, and the rollback after a bad number."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from mxtorch.optim.momentum import OWN as OWN_MOMENTUM
 from mxtorch.optim.run_schedule import RunScheduler
 from mxtorch.optim.scheduled import ScheduledOptim
 
-# Halvings of the rate by rollbacks: a run that needs more is not mended by a lower rate.
+# The largest number of rollbacks, each of which halves the rate. If a run needs more, the rate is not the cause.
 MOST_ROLLBACKS = 5
-# With one of these changed it is another run.
+# If one of these settings has changed, the checkpoint is from another run and is refused.
 REFUSED = ("optimizer", "parameter groups", "precision", "accumulate", "batches", "batch_size", "samples")
-# With one of these changed the run goes on, but not as it would have gone on.
+# If one of these settings has changed, the run continues with a warning, because its numbers may differ.
 WARNED = ("clip_grad_norm", "num_workers", "prefetch_factor", "persistent_workers", "device", "validation")
 # Settings of a parameter group that a schedule or a user changes during a run.
 _CHANGING = (
@@ -32,14 +32,14 @@ _CHANGING = (
 
 
 class CheckpointFolder(Protocol):
-    """A place where checkpoints are kept: the `Checkpoint` callback."""
+    """A folder of checkpoints; the callback `Checkpoint` is one."""
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest checkpoint that is whole, read; None where there is none."""
+        """The path and the content of the newest undamaged checkpoint; None if there is none."""
 
 
 def check_arguments(checkpoints: Sequence[CheckpointFolder], resume: Any, on_nonfinite: str, schedule: Any) -> None:
-    """Raise where an argument of `fit` needs a `Checkpoint` callback, or can't go with another argument."""
+    """Raise if an argument of `fit` needs a `Checkpoint` callback, or contradicts another argument."""
     if resume is not None and not isinstance(resume, (str, os.PathLike)):
         raise TypeError(f"resume: got {resume!r}; give the path of a checkpoint, or 'auto'")
     if resume == "auto" and not checkpoints:
@@ -51,43 +51,44 @@ def check_arguments(checkpoints: Sequence[CheckpointFolder], resume: Any, on_non
             raise ValueError("on_nonfinite: 'rollback' needs a Checkpoint among the Trainer's callbacks")
         if is_external(schedule):
             raise ValueError(
-                f"on_nonfinite: 'rollback' halves the base rate, which {type(schedule).__name__} keeps to itself"
+                f"on_nonfinite: 'rollback' halves the base rate, but {type(schedule).__name__} sets its own rate; give "
+                "'raise' or 'skip', or a schedule of mxtorch.schedules"
             )
 
 
 def newest_of(checkpoints: Sequence[CheckpointFolder]) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint of several folders, by its step; None where there is none."""
+    """The checkpoint with the highest step in several folders; None if there is none."""
     found = [newest for one in checkpoints if (newest := one.newest()) is not None]
     return max(found, key=lambda entry: entry[1]["position"]["step"], default=None)
 
 
 def place_in(saved: dict[str, Any], path: str | Path) -> dict[str, Any]:
-    """The place in a run that a checkpoint holds.
+    """The position in a run that a checkpoint holds.
 
     Raises:
-        CheckpointError: It has none, or the place is malformed.
+        CheckpointError: The checkpoint holds none, or the position is malformed.
     """
     place = saved["run"]
     if place is None:
         raise CheckpointError(
-            f"{path} was saved between two runs and has no place to resume at; trainer.load(path) loads it, then fit "
-            "begins a run"
+            f"{path} was saved between two runs, so there is no run to resume; load it with trainer.load(path), then "
+            "call fit without resume"
         )
     fingerprint = place.get("fingerprint") if isinstance(place, dict) else None
     if not isinstance(fingerprint, dict) or type(place.get("ordinal")) is not int:
-        raise CheckpointError(f"{path} is damaged: its place in the run is malformed")
+        raise CheckpointError(f"{path} is damaged: its position in the run is malformed")
     found: dict[str, Any] = place
     return found
 
 
 class Rollback:
-    """Takes a run whose numbers went bad back to its last checkpoint, with half the rate.
+    """Takes a run back to its last checkpoint and halves the rate, after a loss or gradient that is not finite.
 
     Args:
-        checkpoints: Where the run saves.
-        load: Loads a checkpoint that was read: `load(saved, path)`.
-        optimizer: Its base rate is halved.
-        position: Counts steps as `step`; loading sets it.
+        checkpoints: The folders in which the run saves.
+        load: Called as `load(saved, path)` with the content of a checkpoint.
+        optimizer: The optimizer whose base rate is halved.
+        position: The counter of steps, as `step`; `load` sets it.
     """
 
     def __init__(
@@ -101,10 +102,10 @@ class Rollback:
         self._times: Counter[int] = Counter()
 
     def __call__(self, error: FloatingPointError) -> None:
-        """Load the newest checkpoint and halve the base rate, once more for each time it was loaded.
+        """Load the newest checkpoint and halve the base rate, once for each time that this checkpoint was loaded.
 
         Raises:
-            FloatingPointError: There is no checkpoint yet, or the rate was halved too often.
+            FloatingPointError: There is no checkpoint yet, or there were too many rollbacks.
         """
         found = self._checkpoints[0].newest()
         if found is None or self._times.total() >= MOST_ROLLBACKS:
@@ -126,15 +127,15 @@ def fingerprint_of(
     given_schedule: Any,
     **settings: Any,
 ) -> dict[str, Any]:
-    """What a run was started with, as plain values to be compared and named.
+    """The settings of a run as plain values, which `compare` compares and names.
 
     Args:
-        optimizer: With its schedule in force.
+        optimizer: The optimizer with its schedule.
         data: The training data.
-        scheduler: The scheduler of the run, of torch or timm, if there is one.
-        lr: The argument of `fit`.
-        given_schedule: Likewise.
-        settings: Further values that are plain already.
+        scheduler: The scheduler of the run; it may hold a scheduler of torch or timm.
+        lr: The argument `lr` of `fit`.
+        given_schedule: The argument `schedule` of `fit`.
+        settings: Further plain values.
     """
     schedule = optimizer.schedule
     if scheduler.scheduler is not None:
@@ -161,19 +162,21 @@ def fingerprint_of(
 
 
 def compare(now: dict[str, Any], saved: dict[str, Any]) -> list[str]:
-    """In what a run will differ from the one that was saved.
+    """The settings in which a run differs from the saved run, in words.
 
     Raises:
-        CheckpointError: This is another run.
+        CheckpointError: The checkpoint is from another run.
     """
     if saved.get("scheduler") and not now["schedule_given"]:
-        raise CheckpointError(f"fit was given no schedule here, and {saved.get('schedule')!r} there; give it again")
+        raise CheckpointError(
+            f"the saved run had the schedule {saved.get('schedule')!r}, but fit got none; give fit that schedule"
+        )
     names = [*REFUSED, *(["schedule"] if now["schedule_given"] else []), *(["lr"] if now["lr"] is not None else [])]
     differences = [
         f"{name} is {_difference(now.get(name), saved.get(name))}" for name in names if now.get(name) != saved.get(name)
     ]
     if differences:
-        hint = "; lr='keep' goes on with the run's own" if now["lr"] is not None and now["lr"] != saved["lr"] else ""
+        hint = "; lr='keep' keeps the rate of the run" if now["lr"] is not None and now["lr"] != saved["lr"] else ""
         raise CheckpointError(f"it is a checkpoint of another run: {'; '.join(differences)}{hint}")
     return [f"{name} is {now.get(name)}, was {saved.get(name)}" for name in WARNED if now.get(name) != saved.get(name)]
 
@@ -186,7 +189,7 @@ def _hyperparameters(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def _difference(now: Any, saved: Any) -> str:
-    """`now here, saved there`; of parameter groups what differs in the first group that differs."""
+    """The text `now here, saved there`; for parameter groups, the first difference in the first group that differs."""
     if not (isinstance(now, list) and isinstance(saved, list)):
         return f"{now!r} here, {saved!r} there"
     if len(now) != len(saved):

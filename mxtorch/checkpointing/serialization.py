@@ -1,6 +1,6 @@
-"""State in forms that a file can hold: tensors and plain values, all of which `torch.load(weights_only=True)` reads.
+"""State in a form that a file can hold: tensors and plain values, which `torch.load(weights_only=True)` reads.
 
-What can't be written in such a form is refused before a file is begun, with its place in the content.
+A value that has no such form is refused before a file is opened for writing. The error names the place of the value.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from mxtorch.checkpointing.packing import Packer, Unpacker, attributes_of, is_plain
+from mxtorch.checkpointing.packing import VALUES, Packed, Packer, attributes_of, is_plain
 from mxtorch.checkpointing.random_state import is_generator, packed_generator, set_packed_generator
 from mxtorch.checkpointing.reachable import (
     ATOMS,
@@ -32,31 +32,38 @@ from mxtorch.checkpointing.reachable import (
     name_of,
     slots_of,
 )
+from mxtorch.checkpointing.unpacking import Unpacker
 
-_PLAIN = frozenset((type(None), bool, int, float, str, complex, torch.dtype, torch.device))
-# Bytes of tensors and arrays of a loader that are compared and saved, each and in all: orders and counts, not data.
+# The largest tensor or array of a loader that is saved, and the largest sum of their sizes, in bytes. Orders and counts
+# are smaller; data are larger, and are not saved.
 LARGEST_SAVED_OF_LOADER = 2**24
 MOST_SAVED_OF_LOADER = 2**26
-# Values in one attribute of a loader's part; more are data.
+# The largest number of values in one attribute of a loader's part. An attribute with more values holds data.
 MOST_VALUES = 8192
-# Objects whose kinds tell whether a loader is made as the one that was saved.
+# The number of objects whose types are compared, to see whether a loader is made in the same way as the saved one.
 _COMPARED_PARTS = 256
-# What every module has; the user's own attributes are the others.
+# The attributes that every module has. All other attributes are the user's own.
 _OF_EVERY_MODULE = {*vars(nn.Module()), "_compiled_call_impl"}
-# A checkpoint holds these in other parts, or not at all.
+# Objects of these classes are saved in other parts of a checkpoint, or not at all.
 _SAVED_ELSEWHERE = (Optimizer, LRScheduler, DataLoader, Dataset, Sampler)
 
 
 def frozen(value: Any, where: str = "content", memo: dict[int, Tensor] | None = None) -> Any:
-    """A copy that later steps do not change: tensors on the CPU, tied ones still tied; NumPy's values as torch's.
+    """A copy that later steps do not change. Tensors are copied to the CPU; NumPy's values become torch's.
+
+    One tensor that occurs twice is copied once, so that tied weights stay tied.
 
     Args:
-        value: Tensors, numbers, text, and containers of such.
-        where: What to call it in an error.
-        memo: Tensors copied already, by id.
+        value: Tensors, numbers, text, and containers of these.
+        where: The place of the value, for error messages.
+        memo: The tensors that are copied already, by id.
 
     Raises:
-        TypeError: Something in it can't be written to a file that loads without running code; it is named.
+        TypeError: A part of the value can't be in a file that loads without running code. The message names its place.
+
+    Example:
+        >>> frozen({"rate": np.float64(0.5), "shape": torch.Size([2, 3])})
+        {'rate': 0.5, 'shape': (2, 3)}
     """
     memo = {} if memo is None else memo
     if isinstance(value, Tensor):
@@ -64,10 +71,10 @@ def frozen(value: Any, where: str = "content", memo: dict[int, Tensor] | None = 
             source = value.detach()
             memo[id(value)] = source.clone() if source.device.type == "cpu" else source.cpu()
         return memo[id(value)]
-    if type(value) in _PLAIN:
+    if type(value) in VALUES:
         return value
     if type(value) is bytes:
-        return value or bytearray()  # equal, and readable, which empty bytes are not
+        return value or bytearray()  # torch can't read empty bytes; an empty bytearray is equal to them
     if isinstance(value, torch.Size):
         return tuple(value)
     if isinstance(value, np.generic) and value.dtype.kind in "biufcSU":
@@ -76,7 +83,7 @@ def frozen(value: Any, where: str = "content", memo: dict[int, Tensor] | None = 
         return torch.from_numpy(value.copy())
     if isinstance(value, Mapping):
         copied = {
-            frozen(key, where): item if type(item) in _PLAIN else frozen(item, f"{where}[{key!r}]", memo)
+            frozen(key, where): item if type(item) in VALUES else frozen(item, f"{where}[{key!r}]", memo)
             for key, item in value.items()
         }
         if isinstance(value, OrderedDict):  # a module's state_dict, with the versions of its parts
@@ -86,25 +93,28 @@ def frozen(value: Any, where: str = "content", memo: dict[int, Tensor] | None = 
         return copied
     if type(value) in (list, tuple, set, deque):
         items = [
-            item if type(item) in _PLAIN else frozen(item, f"{where}[{index}]", memo)
+            item if type(item) in VALUES else frozen(item, f"{where}[{index}]", memo)
             for index, item in enumerate(value)
         ]
         return tuple(items) if isinstance(value, tuple) else set(items) if isinstance(value, set) else items
-    if isinstance(value, (bool, int, float, str)):  # subclasses, as enumerations are
+    if isinstance(value, (bool, int, float, str)):  # an instance of a subclass, such as an IntEnum
         return next(kind(value) for kind in (bool, int, float, str) if isinstance(value, kind))
     raise TypeError(
         f"{where} is a {type(value).__name__}, which a checkpoint can't hold; give tensors, numbers, text, and lists "
-        "or dictionaries of such"
+        "or dictionaries of these"
     )
 
 
 class Attributes:
-    """What steps change in modules besides parameters and buffers that `state_dict` holds.
+    """The state of modules that `nn.Module.state_dict` does not hold.
 
-    Attributes of modules, also of modules kept in lists or dictionaries with all their tensors, of the objects that
-    they hold, variables of closures, and buffers that are not persistent. Whatever is made of numbers, text and the
-    program's own objects counts only once it differs from what it was when this was made: what never changes belongs
-    to the program and not to a file.
+    This state consists of the attributes of modules and of the objects that they hold, the variables of closures, and
+    the buffers that are not persistent. A module in a plain list or dictionary is saved with all its tensors. An
+    attribute of numbers, text and the program's own objects is saved only if it has changed since this object was
+    made: a value that never changes belongs to the program, and an old file must not bring it back.
+
+    Args:
+        modules: The modules by name.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
@@ -122,10 +132,10 @@ class Attributes:
         }
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
-        """By object and attribute.
+        """The packed attributes, by the name of the object and the name of the attribute.
 
         Raises:
-            TypeError: An attribute can't be made again when the file is read; it is named.
+            TypeError: An attribute can't be made again when the file is read. The message names the attribute.
         """
         parts = self._found()
         here = {id(part): name for name, part in parts.items()}
@@ -135,17 +145,17 @@ class Attributes:
                 return self._names[id(value)]
             name = here.get(id(value), where)
             if name in self._parts and type(self._parts[name]) is type(value) and id(value) in here:
-                return name  # made anew in the place of one like it
+                return name  # it replaces an object of the same type in the same place
             raise TypeError(
-                f"{where} is a {type(value).__name__}, which a checkpoint can't hold and which was not there when the "
-                "Trainer was made; make it in the module's __init__, or keep it out of the module"
+                f"{where} is a {type(value).__name__}, which a checkpoint can't hold, and which was made after the "
+                "Trainer; make it in the module's __init__, or keep it out of the module"
             )
 
         packer = Packer(name_for, self._types, registered=self._registered())
         changed: dict[str, dict[str, Any]] = {}
         for name, part in parts.items():
             if type(self._parts.get(name)) is not type(part):
-                continue  # made meanwhile: what refers to it is refused
+                continue  # made after the trainer; `name_for` refuses an attribute that refers to it
             initial = self._initial.get(name, {})
             for key, value in self._state_of(part).items():
                 packed = packer.pack(value, f"{name}.{key}", initial.get(key))
@@ -154,39 +164,31 @@ class Attributes:
         return changed
 
     def load_state_dict(self, saved: dict[str, dict[str, Any]]) -> None:
-        """Put back what `state_dict` gave; objects that are gone are passed over.
+        """Restore what `state_dict` returned. Objects that are no longer there are skipped.
 
         Raises:
-            ValueError: It is malformed, or refers to a type that is not there.
+            ValueError: The state is malformed, or refers to a type that is not there.
         """
         unpacker = Unpacker(self._parts.__getitem__, self._types)
         for name, part in self._parts.items():
             before = {key: packed for key, packed in self._initial.get(name, {}).items() if is_plain(packed)}
-            for key, packed in (before | saved.get(name, {})).items():
-                now = self._state_of(part).get(key)
-                value = unpacker.unpack(packed, now)
-                if value is not now or key not in self._state_of(part):
-                    _set(part, key, value)
+            _unpack_into(part, before | saved.get(name, {}), unpacker, self._state_of)
 
     def _name(self, value: Any, where: str) -> str:
-        """The name of an object of the program, which is its place, and is noted."""
+        """The name of an object of the program. A new object is recorded; its name is its place."""
         if id(value) not in self._names:
             self._names[id(value)] = where
             self._parts[where] = value
         return self._names[id(value)]
 
     def _found(self) -> dict[str, Any]:
-        """Modules, and other objects that can be reached from them, by name."""
+        """The modules, and the other objects that can be reached from them, by name."""
         walk = Walk(lambda part: not isinstance(part, _SAVED_ELSEWHERE) and not is_trainer(part))
         walk.search((module, name) for name, module in self._modules.items())
-        found: dict[str, Any] = {}
-        for part, trail in [*walk.objects, *walk.functions]:
-            if not is_plain_object(part):
-                found.setdefault(self._names.get(id(part)) or name_of(trail), part)
-        return found
+        return _by_name(walk, self._names, lambda part: not is_plain_object(part))
 
     def _registered(self) -> frozenset[int]:
-        """The tensors that the modules' `state_dict` holds."""
+        """The ids of the tensors that the modules' `state_dict` holds."""
         states = [module.state_dict(keep_vars=True) for module in self._modules.values()]
         return frozenset(id(tensor) for state in states for tensor in state.values())
 
@@ -200,8 +202,28 @@ class Attributes:
         return attributes | {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
+def _by_name(walk: Walk, names: Mapping[int, str], wanted: Callable[[Any], bool] = lambda part: True) -> dict[str, Any]:
+    """The wanted objects and functions that a walk found, by name: the name in `names`, else the place."""
+    found: dict[str, Any] = {}
+    for part, trail in [*walk.objects, *walk.functions]:
+        if wanted(part):
+            found.setdefault(names.get(id(part)) or name_of(trail), part)
+    return found
+
+
+def _unpack_into(
+    part: Any, state: Mapping[str, Packed], unpacker: Unpacker, state_of: Callable[[Any], dict[str, Any]]
+) -> None:
+    """Give an object the attributes in `state`. The present attributes are `state_of(part)`."""
+    for key, packed in state.items():
+        now = state_of(part).get(key)
+        value = unpacker.unpack(packed, now)
+        if value is not now or key not in state_of(part):
+            _set(part, key, value)
+
+
 def _set(part: Any, name: str, value: Any) -> None:
-    """Set an attribute or a variable of a closure, without the class having a say in it."""
+    """Set an attribute, or a variable of a closure, without a call of the class's `__setattr__`."""
     if isinstance(part, FunctionType):
         assert part.__closure__ is not None
         part.__closure__[part.__code__.co_freevars.index(name)].cell_contents = value
@@ -218,11 +240,14 @@ def _set(part: Any, name: str, value: Any) -> None:
 
 
 class LoaderPartStates:
-    """What changes in all that a loader is made of (samplers, data set, transforms), and its random generators.
+    """The state of the parts of a loader (samplers, data set, transforms), and of its random generators.
 
-    Attributes count only once they differ from what they were when this was made: what never changes belongs to the
-    program and not to a file. Of a long list of data, such as the samples of a data set, the order is saved. What
-    can't be saved, as open files and objects made meanwhile, is passed over.
+    An attribute is saved only if it has changed since this object was made: a value that never changes belongs to the
+    program and not to a file. Of a long list of data, such as the samples of a data set, only the order is saved. An
+    attribute that can't be saved, such as an open file or an object that was made later, is skipped.
+
+    Args:
+        loader: The source of the batches.
     """
 
     def __init__(self, loader: Any) -> None:
@@ -231,9 +256,8 @@ class LoaderPartStates:
         self._lists: dict[tuple[str, str], list[Any]] = {}
         self._not_saved: set[tuple[str, str]] = set()
         self._initial: dict[str, dict[str, Any]] = {}
-        self._names: dict[int, str] = {}
         walk = self._walk()
-        self._parts = self._objects(walk)  # held, so that no id is used again
+        self._parts = _by_name(walk, {})  # kept alive, because Python gives the id of a deleted object to a new one
         self._names = {id(part): name for name, part in self._parts.items()}
         packer = self._packer(learning=True)
         for name, part in self._parts.items():
@@ -247,9 +271,9 @@ class LoaderPartStates:
                     self._not_saved.add((name, key))
 
     def state_dict(self) -> dict[str, Any]:
-        """Generators, and what has changed, by the names of the objects."""
+        """The states of generators and the changed attributes, by the names of the objects."""
         walk, packer = self._walk(), self._packer()
-        objects = self._objects(walk)
+        objects = _by_name(walk, self._names)
         changed: dict[str, dict[str, Any]] = {}
         for name, initial in self._initial.items():
             for key, value in _loader_state_of(objects[name]).items() if name in objects else ():
@@ -266,9 +290,9 @@ class LoaderPartStates:
         return {"kinds": _kinds(self._parts), "generators": generators, "changed": changed}
 
     def load_state_dict(self, saved: dict[str, Any]) -> bool:
-        """Put back what `state_dict` gave; False where the loader is made of other parts, and nothing was changed."""
+        """Restore what `state_dict` returned. If the loader has other parts, change nothing and return False."""
         walk = self._walk()
-        objects = self._objects(walk)
+        objects = _by_name(walk, self._names)
         generators = {name_of(trail): generator for generator, trail in walk.generators}
         kinds = {name: type(generator).__name__ for name, generator in generators.items()}
         if _kinds(self._parts) != saved["kinds"] or not saved["changed"].keys() <= objects.keys():
@@ -279,11 +303,9 @@ class LoaderPartStates:
             set_packed_generator(generators[name], packed)
         unpacker = Unpacker(self._parts.__getitem__, self._types)
         for name, part in objects.items():
-            for key, packed in (self._initial.get(name, {}) | saved["changed"].get(name, {})).items():
-                now = _loader_state_of(part).get(key)
-                value = now if "order" in packed else unpacker.unpack(packed, now)
-                if value is not now or key not in _loader_state_of(part):
-                    _set(part, key, value)
+            state = self._initial.get(name, {}) | saved["changed"].get(name, {})
+            values = {key: packed for key, packed in state.items() if "order" not in packed}
+            _unpack_into(part, values, unpacker, _loader_state_of)
         for (name, key), elements in self._lists.items():
             order = saved["changed"].get(name, {}).get(key, {}).get("order")
             now = _loader_state_of(objects[name]).get(key) if name in objects else None
@@ -293,12 +315,6 @@ class LoaderPartStates:
 
     def _walk(self) -> Walk:
         return Walk(is_of_data).search([(self._loader, "data")])
-
-    def _objects(self, walk: Walk) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for part, trail in [*walk.objects, *walk.functions]:
-            found.setdefault(self._names.get(id(part)) or name_of(trail), part)
-        return found
 
     def _packer(self, *, learning: bool = False) -> Packer:
         def name(value: Any, where: str) -> str:
@@ -317,7 +333,7 @@ class LoaderPartStates:
 
 
 def _loader_state_of(part: Any) -> dict[str, Any]:
-    """What may change in a part of a loader; a transform that is a module has weights, which are no state."""
+    """The attributes of a part of a loader that may change. The weights of a transform that is a module do not."""
     if isinstance(part, DataLoader):
         return {}
     left_out = _OF_EVERY_MODULE if isinstance(part, nn.Module) else ()
@@ -336,12 +352,12 @@ def _packed(packer: Packer, value: Any, before: Any = None) -> Any:
 
 
 def _is_long(value: Any) -> bool:
-    """Whether it is a list of so many objects that only their order is saved."""
+    """Whether a value is a list of many objects, of which only the order is saved."""
     return type(value) is list and len(value) > LONG_CONTAINER and not ATOMS.issuperset(set(map(type, value)))
 
 
 def _order_of(now: Any, elements: list[Any]) -> dict[str, Tensor] | None:
-    """The places that the elements of a list had; None where nothing has changed, or others have come."""
+    """The former places of a list's elements; None if the list has not changed, or has a new element."""
     if type(now) is not list or (len(elements) == len(now) and all(map(operator.is_, elements, now))):
         return None
     places = {id(element): index for index, element in enumerate(elements)}

@@ -1,7 +1,7 @@
-"""A copy, in memory, of everything that a training step changes, and the way back.
+"""A copy, in memory, of everything that a training step changes; `restore` puts it back.
 
-One definition serves the learning-rate finder (capture, search, restore), the undoing of a first step that failed, and
-the loading of a checkpoint, which changes everything or nothing.
+One definition of this state serves three uses: the learning-rate finder (copy, search, restore), undoing a first step
+that failed, and undoing a checkpoint that could be loaded only in part.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import types
 import warnings
 import zlib
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import FrameType, MappingProxyType
 from typing import Any
 
@@ -34,8 +34,8 @@ from mxtorch.checkpointing.random_state import (
 )
 from mxtorch.checkpointing.reachable import Trail, Walk, bytes_of, is_of_data, name_of, slots_of
 
-# Bytes of tensors and arrays that are copied of a loader, each and in all: orders of samplers, counts, small data. Of
-# others it is noted whether they change.
+# The largest tensor or array of a loader that is copied, and the largest sum of their sizes, in bytes: orders of
+# samplers, counts, small data. Larger ones are data; `restore` warns if they have changed.
 LARGEST_COPIED_OF_DATA = 2**24
 MOST_COPIED_OF_DATA = 2**26
 _FINGERPRINT_ELEMENTS = 4096
@@ -47,29 +47,38 @@ class TrainingState:
     """A copy, in memory, of all that training steps change.
 
     One walk (`reachable.Walk`) finds everything that can be reached from the modules, the optimizer, the owner and the
-    loader: tensors, arrays, random generators, and containers, attributes and variables of closures. Of tensors and
-    arrays the values are copied, of everything else which objects it held. The engine's gradient scaler and the global
-    generators of Python, NumPy and torch come with it; persistent worker processes of loaders are set aside.
+    loader: tensors, arrays, random generators, containers, attributes, and variables of closures. The values of tensors
+    and arrays are copied. Of every other object, the references that it holds are copied. The state of the engine and
+    of the global generators of Python, NumPy and torch is copied, too. Persistent worker processes of loaders are set
+    aside, because their random states can't be read.
 
     Large tensors and arrays of a loader are data, and are not copied; `restore` warns if they have changed.
 
-    Gradients of the optimizer's parameters are kept by reference: a step must begin with
-    `zero_grad(set_to_none=True)`, as `Trainer`'s does. Those of other parameters are copied.
+    Gradients of the optimizer's parameters are kept by reference: a step must start with
+    `zero_grad(set_to_none=True)`, as the step of `Trainer` does. Gradients of other parameters are copied.
 
     Args:
         modules: The model, and a loss that is a module.
         optimizer: The optimizer, wrapped or not.
-        capture_engine: Copies what a step changes in the engine, and returns a function that puts it back
+        capture_engine: Copies what a step changes in the engine, and returns a function that restores it
             (`Engine.capture`).
-        loader: What batches are drawn from; a tuple for several loaders.
-        owner: An object whose own attributes a step may set (the trainer).
+        loader: The source of the batches; a tuple for several loaders.
+        owner: An object whose attributes a step may set (the trainer).
         others: Further objects, by the names that warnings call them, as functions with their closures.
-        before_first_step: Leave out what only `optimizer.step()` changes, parameters and optimizer state: cheap,
-            and enough to undo a first step that failed before it got there.
+        before_first_step: Leave out what only `optimizer.step()` changes, which are parameters and optimizer state.
+            Such a copy is cheap, and is enough to undo a first step that failed before it called the optimizer.
 
     Warns:
-        UserWarning: With a loader, unless `before_first_step`: what has a state that can't be put back (an open file,
-            a Python generator, a thread) is named.
+        UserWarning: With a loader, unless `before_first_step`: there are objects whose state can't be restored (an open
+            file, a Python generator, a thread). The warning names them.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> before = TrainingState([model], None)
+        >>> _ = nn.init.zeros_(model.weight)
+        >>> before.restore()
+        >>> bool(model.weight.any())
+        True
     """
 
     def __init__(
@@ -133,11 +142,11 @@ class TrainingState:
 
     @staticmethod
     def _enters(part: Any) -> bool:
-        """Whether an object that a loader refers to is searched."""
+        """Whether the walk enters an object that a loader refers to."""
         return True
 
     def restore(self) -> None:
-        """Put everything back. It can be called more than once, and Ctrl-C waits until it is done.
+        """Restore everything. The method can be called more than once; Ctrl-C waits until it has finished.
 
         Warns:
             UserWarning: Data that were too large to be copied have changed.
@@ -145,20 +154,23 @@ class TrainingState:
         try:
             with deferred_interrupt():
                 self._restore()
-        except KeyboardInterrupt:  # it came as this began, or waited until the end
+        except KeyboardInterrupt:  # Ctrl-C came before it was held back, or was held back until now
             with deferred_interrupt():
                 self._restore()
             raise
         if changed := [name_of(trail) for value, before, trail in self._not_copied if _fingerprint(value) != before]:
             self._not_copied = []
             warnings.warn(
-                f"{', '.join(changed)} changed meanwhile and can't be put back: data of more than "
-                f"{LARGEST_COPIED_OF_DATA // 2**20} MiB are not copied. Build the data anew.",
+                f"{', '.join(changed)} changed and can't be restored: data of more than "
+                f"{LARGEST_COPIED_OF_DATA // 2**20} MiB are not copied. Build the data again.",
                 stacklevel=2,
             )
 
     def set_workers_aside(self) -> None:
-        """Give the loaders' next passes fresh workers: persistent ones carry random states. `restore` returns them."""
+        """Make the next pass of each loader start new workers, because persistent workers keep their random states.
+
+        `restore` puts the persistent workers back.
+        """
         for loader in self._loaders:
             if getattr(loader, "_iterator", None) is not None:
                 vars(loader)["_iterator"] = None
@@ -194,7 +206,7 @@ class TrainingState:
             self._trained.append((tensor, tensor.requires_grad))
 
     def _keep_data(self, value: Any, trail: Trail) -> None:
-        """A tensor or array of a loader: its values, or a fingerprint where it is large."""
+        """Copy the values of a tensor or array of a loader; of a large one, only a fingerprint."""
         if isinstance(value, Tensor) and is_lazy(value):
             return
         if bytes_of(value) > min(LARGEST_COPIED_OF_DATA, self._bytes_left) or isinstance(value, np.memmap):
@@ -208,12 +220,12 @@ class TrainingState:
 
 
 class LoaderSnapshot(TrainingState):
-    """A copy of what decides a loader's next pass: its samplers, its data set's state, the random generators.
+    """A copy of everything that decides the next pass of a loader: samplers, data set, random generators.
 
-    A model, an optimizer or a trainer that a loader refers to is none of it.
+    A model, an optimizer or a trainer that the loader refers to is not copied.
 
     Args:
-        loader: What batches are drawn from.
+        loader: The source of the batches.
     """
 
     def __init__(self, loader: Any) -> None:
@@ -222,13 +234,13 @@ class LoaderSnapshot(TrainingState):
     _enters = staticmethod(is_of_data)
 
     def restore_global_generators(self) -> None:
-        """Put back Python's, NumPy's and torch's global generators alone."""
+        """Restore only the global generators of Python, NumPy and torch."""
         set_raw_random_state(self._random)
 
 
 @contextlib.contextmanager
 def deferred_interrupt() -> Iterator[None]:
-    """Hold Ctrl-C back until the block is done, so that it can't leave things half restored."""
+    """Hold Ctrl-C back until the end of the block, so that it can't interrupt a restore halfway."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -243,7 +255,7 @@ def deferred_interrupt() -> Iterator[None]:
 
 
 def parts_of(loader: Any) -> list[Any]:
-    """The objects a loader is made of (samplers, data sets, transforms, generators), nearest first."""
+    """The objects that a loader consists of (samplers, data sets, transforms, generators), the nearest first."""
     walk = Walk(is_of_data).search([(loader, "data")])
     return [part for part, _ in walk.objects] + [generator for generator, _ in walk.generators]
 
@@ -252,7 +264,7 @@ def parts_of(loader: Any) -> list[Any]:
 
 
 def _copies(walk: Walk) -> list[tuple[Callable[[Any, Any], None], Any, Any]]:
-    """For each container: how it is put back, the container, a shallow copy of what it holds."""
+    """For each container: the function that restores it, the container, and a shallow copy of its content."""
     found: list[tuple[Callable[[Any, Any], None], Any, Any]] = []
     found += [(_put_back_dict, live, dict(live) if live else {}) for live in walk.dicts]
     found += [(_put_back_list, live, list(live)) for live in walk.lists]
@@ -269,18 +281,20 @@ def _copies(walk: Walk) -> list[tuple[Callable[[Any, Any], None], Any, Any]]:
 
 
 def _put_back_dict(live: dict[Any, Any], saved: dict[Any, Any]) -> None:
-    if len(live) == len(saved):
-        same_keys = all(map(operator.is_, live.keys(), saved.keys()))
-        if same_keys and all(map(operator.is_, live.values(), saved.values())):
-            return
+    if _are_same(live.keys(), saved.keys()) and _are_same(live.values(), saved.values()):
+        return
     kind = OrderedDict if isinstance(live, OrderedDict) else dict
     kind.clear(live)
     kind.update(live, saved)
 
 
 def _put_back_list(live: list[Any], saved: list[Any]) -> None:
-    if len(live) != len(saved) or not all(map(operator.is_, live, saved)):
+    if not _are_same(live, saved):
         list.__setitem__(live, slice(None), saved)
+
+
+def _are_same(first: Collection[Any], second: Collection[Any]) -> bool:
+    return len(first) == len(second) and all(map(operator.is_, first, second))
 
 
 def _put_back_set(live: set[Any], saved: set[Any]) -> None:
@@ -339,7 +353,7 @@ def _put_back_buffer(live: Any, saved: bytes) -> None:
 
 
 def _values_of(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """What is written when a tensor is put back, and a copy of its values; an expanded tensor's without repeats."""
+    """The tensor that `_write` fills later, and a copy of its values. An expanded tensor is copied without repeats."""
     if tensor.layout is torch.strided and 0 in tensor.stride():
         tensor = tensor.detach()
         for dimension, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
@@ -359,7 +373,7 @@ def _write(live: Tensor, saved: Tensor) -> None:
 
 
 def _fingerprint(value: Any) -> Any:
-    """Of large data: torch counts the changes of a tensor; of an array an even selection is looked at."""
+    """A value that changes when large data change: torch's version of a tensor, a checksum of a sample of an array."""
     if isinstance(value, Tensor):
         return None if value.is_inference() else value._version
     if value.size == 0 or value.dtype == object:
@@ -372,7 +386,7 @@ def _fingerprint(value: Any) -> Any:
 def _warn_of(uncovered: list[tuple[Trail, str]]) -> None:
     found = "; ".join(f"{name_of(trail)}: {what}" for trail, what in uncovered)
     warnings.warn(
-        f"Not everything can be put back afterwards: {found}. Where a step or a pass over the data changes these, they "
+        f"Not everything can be restored afterwards: {found}. If a step or a pass over the data changes these, they "
         "stay changed.",
         stacklevel=4,
     )

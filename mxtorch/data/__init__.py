@@ -1,4 +1,4 @@
-"""What goes around data: batches that are mixed (mixup, CutMix), and weights and a sampler for uneven classes."""
+"""Tools for data: mixed batches (mixup, CutMix), and weights and a sampler for classes of different sizes."""
 
 from mxtorch.data import class_balance, mixing
 from mxtorch.data.class_balance import balanced_sampler, class_weights

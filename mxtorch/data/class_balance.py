@@ -1,6 +1,6 @@
-"""Classes with uneven numbers of samples: weights for the loss, or a sampler that draws rare classes more often.
+"""Classes of different sizes: weights for the loss, or a sampler that draws samples of small classes more often.
 
-Use one of the two. Together they would favour rare classes twice.
+Use only one of the two. Both together would give small classes too much weight.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ def class_weights(labels: Any, num_classes: int | None = None, *, beta: float | 
     """Weights for `nn.CrossEntropyLoss(weight=...)`, with a mean of 1 over the samples.
 
     Args:
-        labels: Class numbers, or a data set that has them as `targets` or `labels`, as torchvision's data sets do.
-        num_classes: How many classes there are. By default one more than the highest class number.
-        beta: None weights a class by the inverse of its number of samples. A number below 1, such as 0.999, weights it
-            by the inverse of the effective number of samples (Cui et al. 2019, arXiv 1901.05555), so that the weights
-            differ less.
+        labels: Class numbers, or a data set with class numbers as `targets` or `labels`, such as those of torchvision.
+        num_classes: The number of classes; by default the highest class number plus 1.
+        beta: None weights a class by the inverse of its number of samples. A number below 1, such as 0.999, weights a
+            class by the inverse of its effective number of samples (Cui et al. 2019, arXiv 1901.05555), so that the
+            weights differ less.
 
     Returns:
         float32 [num_classes].
@@ -31,7 +31,7 @@ def class_weights(labels: Any, num_classes: int | None = None, *, beta: float | 
     Raises:
         ValueError: There are no labels, a class has no samples, a label is not below `num_classes`, or `beta` is not
             between 0 and 1.
-        TypeError: `labels` holds no class numbers.
+        TypeError: `labels` has no class numbers.
 
     Example:
         >>> class_weights([0, 0, 0, 1])
@@ -51,15 +51,15 @@ def class_weights(labels: Any, num_classes: int | None = None, *, beta: float | 
 def balanced_sampler(
     labels: Any, num_classes: int | None = None, *, generator: torch.Generator | None = None
 ) -> WeightedRandomSampler:
-    """A sampler that draws every class equally often, with replacement. An epoch has as many samples as there are.
+    """A sampler that draws every class equally often, with replacement. An epoch has as many samples as the data set.
 
     Args:
         labels: As for `class_weights`.
         num_classes: As for `class_weights`.
-        generator: Draws the samples; torch's global generator when left out.
+        generator: The source of random numbers; by default torch's global generator.
 
     Returns:
-        For `DataLoader(dataset, sampler=...)`.
+        The sampler, for `DataLoader(dataset, sampler=...)`.
 
     Raises:
         ValueError: As `class_weights`.
@@ -77,10 +77,10 @@ def balanced_sampler(
 
 
 def labels_of(labels: Any) -> Tensor:
-    """Class numbers, int64 [N], from numbers or from the data set or loader that holds them. No item is read.
+    """The class numbers, int64 [N], in a list, a data set or the data set of a loader. No sample is read.
 
     Raises:
-        TypeError: There are no labels in it.
+        TypeError: The argument has no labels.
         ValueError: There are no samples, or the labels are no integers.
     """
     if isinstance(labels, DataLoader):
@@ -103,7 +103,7 @@ def labels_of(labels: Any) -> Tensor:
 
 
 def _counts(numbers: Tensor, num_classes: int | None) -> Tensor:
-    """How many samples each class has, float64 [classes]."""
+    """The number of samples of each class, float64 [classes]."""
     classes = int(numbers.max()) + 1 if num_classes is None else whole_number(num_classes)
     if classes is None:
         raise ValueError(f"num_classes: got {num_classes!r}; give an integer, or None")
@@ -116,6 +116,6 @@ def _counts(numbers: Tensor, num_classes: int | None) -> Tensor:
         missing = (counts == 0).nonzero().flatten().tolist()
         names = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise ValueError(
-            f"labels: got no samples of class {names}, whose weight would be infinite; leave the class out"
+            f"labels: got no samples of class {names}, so the weight would be infinite; leave this class out"
         )
     return counts

@@ -12,21 +12,25 @@ from torch.utils.data import ConcatDataset
 def class_names(
     given: Sequence[str] | None, data: Any, model: Any, count: int, *, or_two: bool = False
 ) -> tuple[str, ...]:
-    """The names of `count` classes: those that were given, else `.classes` of the data set, else of the model.
+    """The names of `count` classes: the given names, else `.classes` of the data set, else `.classes` of the model.
 
     Args:
         given: Names, or None.
-        data: A loader, or None. Its data set may have `.classes`, as `ImageFolder` has, also within a `Subset` (of
-            `random_split`), a `ConcatDataset` or another wrapper.
-        model: It may have `.classes`.
-        count: How many outputs the model has. Names of another number of classes are not taken.
-        or_two: Whether two names will do for a single output, which is the probability of the second class.
+        data: A loader, or None. Its data set may have `.classes`, as `ImageFolder` has. The data set may be inside a
+            `Subset` (of `random_split`), a `ConcatDataset` or another wrapper.
+        model: The model, which may have `.classes`.
+        count: The number of outputs of the model. `.classes` of another length are ignored.
+        or_two: Whether a single output may have two names. It is then the probability of the second class.
 
     Returns:
-        The names; empty where there are none.
+        The names; an empty tuple if there are none.
 
     Raises:
-        ValueError: Another number of names was given, or a name stands for two classes.
+        ValueError: The number of given names is wrong, or two classes have the same name.
+
+    Example:
+        >>> class_names(["cat", "dog"], None, None, 2)
+        ('cat', 'dog')
     """
     counts = (count, 2) if or_two and count == 1 else (count,)
     if given is not None and len(given) not in counts:
@@ -38,19 +42,18 @@ def class_names(
 
 
 def _names_of(dataset: Any) -> Any:
-    """`.classes` of a data set, or of the data sets in it if they agree."""
+    """`.classes` of a data set, or of the data sets inside it if they are equal; otherwise None."""
     names = getattr(dataset, "classes", None)
     if names is not None or dataset is None:
         return names
     inner = dataset.datasets if isinstance(dataset, ConcatDataset) else [getattr(dataset, "dataset", None)]
     found = [_names_of(each) for each in inner]
-    return (
-        found[0] if found and all(each is not None and list(each) == list(found[0] or ()) for each in found) else None
-    )
+    are_equal = all(each is not None and list(each) == list(found[0]) for each in found)
+    return found[0] if found and are_equal else None
 
 
 def _without_duplicates(names: tuple[str, ...]) -> tuple[str, ...]:
     name, times = next(iter(Counter(names).most_common(1)), ("", 0))
     if times > 1:
-        raise ValueError(f"classes: got {name!r} for {times} classes; give each class a name of its own")
+        raise ValueError(f"classes: got {name!r} for {times} classes; give each class a different name")
     return names

@@ -12,22 +12,22 @@ from mxtorch._checks import positive_rate, whole_number
 
 
 class Mixed:
-    """A loader whose batches are mixed: each sample is a mixture of two pictures, its target one of two classes.
+    """A loader of mixed batches: each sample is a mixture of two pictures, and its target a mixture of their classes.
 
-    `find_lr` and `fit` draw from it as from any loader, and the batches are mixed anew in every pass. Targets become
+    `find_lr` and `fit` take it in place of any loader. The batches are mixed again in every pass. The targets become
     class probabilities, float32 [N, num_classes], which `nn.CrossEntropyLoss` takes. Training metrics that expect class
-    numbers do not take them. Validate on batches that are not mixed.
+    numbers do not take them. Use batches that are not mixed for validation.
 
     Args:
         data: Batches of (pictures [N, C, H, W], class numbers int64 [N]).
-        num_classes: How many classes there are.
-        mixup: The alpha of the Beta distribution of mixup (Zhang et al. 2017, arXiv 1710.09412); None leaves mixup out.
+        num_classes: The number of classes.
+        mixup: The alpha of the Beta distribution of mixup (Zhang et al. 2017, arXiv 1710.09412); None turns mixup off.
             The defaults of `mixup` and `cutmix` are those of torchvision's training recipes.
-        cutmix: The alpha of CutMix (Yun et al. 2019, arXiv 1905.04899); None leaves CutMix out. With both, each batch
-            is mixed in one of the two ways, at random.
+        cutmix: The alpha of the Beta distribution of CutMix (Yun et al. 2019, arXiv 1905.04899); None turns CutMix off.
+            With both, each batch is mixed in one of the two ways, at random.
 
     Raises:
-        ValueError: Both alphas are None, or a number is out of range. While iterating: a batch has another form.
+        ValueError: Both alphas are None, or a number is out of range. During iteration: a batch has another form.
 
     Example:
         >>> batches = [(torch.randn(8, 3, 32, 32), torch.randint(10, (8,)))]
@@ -50,7 +50,7 @@ class Mixed:
             if alpha is not None
         ]
         if not ways:
-            raise ValueError("mixup: got None, and cutmix is None, too; give an alpha for one of them")
+            raise ValueError("mixup: got None, and cutmix is None, too; give a number for one of them")
         self.data = data
         self._mix = ways[0] if len(ways) == 1 else v2.RandomChoice(ways)
 
@@ -66,13 +66,7 @@ class Mixed:
 
 
 def _can_be_mixed(batch: Any) -> bool:
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
         return False
     inputs, targets = batch
-    return (
-        isinstance(inputs, Tensor)
-        and inputs.ndim == 4
-        and isinstance(targets, Tensor)
-        and targets.ndim == 1
-        and targets.dtype == torch.long
-    )
+    return bool(inputs.ndim == 4 and targets.ndim == 1 and targets.dtype == torch.long)

@@ -29,29 +29,30 @@ _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
 class LocalEngine:
-    """Plain torch on one device: the first implementation of `Engine`.
+    """Plain torch on one device: the default implementation of `Engine`.
 
     Args:
         device: `"auto"` (CUDA, else MPS, else the CPU), a name such as `"cuda:1"`, or a `torch.device`.
         precision: `"fp32"`, `"bf16"` (autocast), or `"fp16"` (autocast with a gradient scaler). Parameters stay
             in float32.
-        channels_last: Put images and convolution weights into the channels-last memory format. `"auto"` does so
-            for networks with 2-d convolutions where it is faster: on the CPU, and on CUDA in half precision. It does so
-            at the first batch, and goes back to the default format for good if the network can't take it (one that
-            calls `.view` after a convolution can't). With True such a network is an error.
-        compile: True or a dictionary of arguments for `torch.nn.Module.compile`, which compiles in place and so
-            leaves the names in the state_dict alone.
+        channels_last: Whether images and convolution weights have the channels-last memory format. `"auto"` uses the
+            format for networks with 2-d convolutions if it is faster: on the CPU, and on CUDA in half precision. It is
+            tried with the first batch. If the network does not work in the format (for example because it calls
+            `.view` after a convolution), the default format stays. With True, such a network raises an error.
+        compile: True, or a dictionary of arguments for `torch.nn.Module.compile`, which compiles in place and so
+            does not change the names in the state_dict.
 
     Attributes:
-        device: Where the model and the batches are.
-        precision: As given.
-        asynchronous: Whether reading a number from a tensor waits for queued work: False on the CPU alone.
-        is_main: True.
-        memory_format: Of 4-d inputs and weights; None leaves them as they are, as `"auto"` does before the first
-            batch.
+        device: The device of the model and the batches.
+        precision: The argument.
+        asynchronous: Whether reading a number from a tensor waits for queued work. It is False only on the CPU.
+        is_main: True, because there is one process.
+        memory_format: The memory format of 4-d inputs and weights. None does not change their format; `"auto"` starts
+            with None before the first batch.
 
     Raises:
-        ValueError: For an unknown or unavailable device, an unknown precision.
+        ValueError: The device is unknown or not available, the precision is unknown, or `channels_last` is not one of
+            its three values.
 
     Example:
         >>> engine = LocalEngine("cpu", "bf16")
@@ -60,7 +61,7 @@ class LocalEngine:
     """
 
     is_main = True
-    agree = staticmethod(bool)  # there is one process; the loop asks in every step, and this is the quickest answer
+    agree = staticmethod(bool)  # there is one process. The loop calls this in every step, and `bool` is the fastest
 
     def __init__(
         self,
@@ -78,58 +79,58 @@ class LocalEngine:
             raise ValueError(f"channels_last: got {channels_last!r}; give True, False or 'auto'")
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             warnings.warn(
-                "Several processes were started (WORLD_SIZE), and each of them trains a network of its own: mxtorch "
-                "uses one device. Start a single process.",
+                "WORLD_SIZE says that several processes were started. LocalEngine uses one device, so each process "
+                "trains a separate network. Start a single process.",
                 stacklevel=3,
             )
         self.asynchronous = self.device.type != "cpu"
         self.memory_format: torch.memory_format | None = None
         self._channels_last = channels_last
-        self._wants_channels_last = False  # because of "auto", unless a trial says that it can't be
-        self._tried: set[str] = set()  # kinds of steps that work in the memory format
+        self._wants_channels_last = False  # True with "auto" for a suitable network, until a trial fails
+        self._tried: set[str] = set()  # the kinds of steps that work in the memory format
         self._prepared: tuple[nn.Module, tuple[ScheduledOptim, ...]] | None = None
         self._compile = compile
         self._autocast_type = AUTOCAST_TYPES[precision]
         self._no_context = contextlib.nullcontext()
         self._moves = True
         self._scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
-        self._found = torch.zeros((), dtype=torch.float32, device=self.device)  # 1 once a gradient was not finite
+        self._found = torch.zeros((), dtype=torch.float32, device=self.device)  # becomes 1 if a gradient is not finite
         self._one = torch.ones((), dtype=torch.float32, device=self.device)
         self._step_unless = StepUnless()
 
     def prepare(self, model: nn.Module, loss: nn.Module | None, *optimizers: ScheduledOptim) -> None:
-        """Bring the model, a loss with parameters, and the state of optimizers to the device, in place."""
+        """Move the model, a loss with parameters, and the state of the optimizers to the device, in place."""
         model.to(self.device)
         self._prepared = (model, optimizers)
         if loss is not None:
             loss.to(self.device)
         for optimizer in optimizers:
             if optimizer.state:
-                optimizer.load_state_dict(optimizer.state_dict())  # torch casts loaded state to its parameter's device
+                optimizer.load_state_dict(optimizer.state_dict())  # torch moves loaded state to the parameter's device
         if self._compile:
             model.compile(**(self._compile if isinstance(self._compile, dict) else {}))
         self._wants_channels_last = self._channels_last == "auto" and self._profits_from_channels_last(model)
-        if self._wants_channels_last:  # an earlier trainer may have left it in channels-last
+        if self._wants_channels_last:  # an earlier trainer may have left the model in channels-last
             convert(model, optimizers, torch.contiguous_format)
         self._set_memory_format(torch.channels_last if self._channels_last is True else None)
 
     def needs_trial(self, step: str) -> bool:
-        """Whether a kind of step has yet to be tried in the memory format that `"auto"` wants."""
+        """Whether a kind of step must still be tried in the memory format that `"auto"` has chosen."""
         return step not in self._tried and self._wants_channels_last
 
     def begin_trial(self, step: str) -> bool:
-        """`needs_trial`; if so, the memory format is put in force."""
+        """Switch to the memory format if `needs_trial(step)`; returns whether it does."""
         if not self.needs_trial(step):
             return False
         self._set_memory_format(torch.channels_last)
         return True
 
     def accept_trial(self, step: str) -> None:
-        """Note that a kind of step works in the memory format."""
+        """Record that a kind of step works in the memory format."""
         self._tried.add(step)
 
     def suspend_memory_format(self) -> bool:
-        """Go back to the default memory format, unless the user chose another; whether anything has changed."""
+        """Return to the default memory format, unless the user chose another; returns whether the format changed."""
         if not self._wants_channels_last or self.memory_format is None:
             return False
         self._set_memory_format(None)
@@ -140,19 +141,20 @@ class LocalEngine:
         self._set_memory_format(torch.channels_last)
 
     def reject_memory_format(self, step: str, error: Exception) -> None:
-        """Stay in the default memory format, and log it."""
+        """Use the default memory format from now on, and log this."""
         self._wants_channels_last = False
         _log.warning(
             "%s does not work in the channels-last memory format (%s), so the network stays in the default format; "
-            "channels_last=False says so from the start",
+            "give channels_last=False to skip this trial",
             step,
             error.__cause__ or error,
         )
 
     def move(self, batch: Any) -> Any:
-        """The batch on the device, images (4-d floats) in the memory format. Copies from pinned memory do not block.
+        """The batch with its tensors on the device, and images (4-d floats) in the memory format.
 
-        Tuples, lists, mappings and data classes are walked; an object with a `to`, as `PackedSequence`, moves itself.
+        Tuples, lists, mappings and data classes are searched for tensors. An object with a method `to`, such as
+        `PackedSequence`, is moved by that method. Copies from pinned memory do not block.
         """
         return move_tensors(self._moved, batch, self.device) if self._moves else batch
 
@@ -163,7 +165,7 @@ class LocalEngine:
         return torch.autocast(self.device.type, dtype=self._autocast_type)
 
     def no_sync(self, model: nn.Module) -> contextlib.AbstractContextManager[Any]:
-        """Nothing: there is no other process to exchange gradients with."""
+        """A context that does nothing: there is no other process to exchange gradients with."""
         return self._no_context
 
     def backward(self, loss: Tensor) -> None:
@@ -187,9 +189,10 @@ class LocalEngine:
     ) -> StepResult:
         """Clip the gradients and take the step; see `Engine.step`.
 
-        On an accelerator a gradient that is not finite is marked in the result and nobody waits for it. With
-        `"skip"` the step then has no effect; otherwise a fused optimizer (`fused=True`) holds back that step and all
-        later ones, until `forget_bad_steps`. fp16 needs no policy: its scaler skips such steps.
+        On an accelerator, the result has a flag on the device for a gradient that is not finite, so that the step does
+        not wait. With `"skip"`, such a step has no effect. With the other policies, a fused optimizer (`fused=True`)
+        takes neither this step nor a later one, until `forget_bad_steps`. fp16 needs no policy, because its scaler
+        skips such steps.
         """
         if self._scaler is not None:
             self._scaler.unscale_(optimizer)
@@ -213,19 +216,19 @@ class LocalEngine:
         return _TAKEN if norm is None else StepResult(True, norm)
 
     def reduce(self, value: Tensor, how: Literal["mean", "sum"] = "mean") -> Tensor:
-        """The value itself: there is one process."""
+        """The value itself, because there is one process."""
         return value
 
     def gather(self, value: Tensor) -> Tensor:
-        """The value itself: there is one process."""
+        """The value itself, because there is one process."""
         return value
 
     def read_later(self, value: Tensor) -> Callable[[], float]:
-        """Begin to read a scalar tensor; see `Engine.read_later`."""
+        """Start to read a scalar tensor; see `Engine.read_later`."""
         return read_later(value)
 
     def forget_bad_steps(self) -> None:
-        """Stop holding steps back because of a gradient that was not finite."""
+        """Take steps again after a gradient that was not finite."""
         self._found.zero_()
 
     def state_dict(self) -> dict[str, Any]:
@@ -233,16 +236,16 @@ class LocalEngine:
         return {} if self._scaler is None else self._scaler.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         if self._scaler is not None and state_dict:
             self._scaler.load_state_dict(state_dict)
 
     def capture(self) -> Callable[[], None]:
-        """Copy the gradient scaler; the function that is returned puts it back."""
+        """Copy the gradient scaler; returns a function that restores it."""
         scaler = self._scaler
         if scaler is None:
             return _nothing
-        # All attributes, not the state_dict: that lacks the stage in which a step that was broken off leaves a scaler.
+        # All attributes are copied, because the state_dict does not hold the stage of an interrupted step.
         attributes = copy.deepcopy(vars(scaler))
         return lambda: vars(scaler).update(copy.deepcopy(attributes))
 
@@ -254,7 +257,7 @@ class LocalEngine:
     def _raise_if_bad(self, optimizer: ScheduledOptim, norm: Tensor | None) -> None:
         if norm is not None:
             if not math.isfinite(value := norm.item()):
-                raise BadNumberError(f"the norm of the gradient is {value}")
+                raise BadNumberError(f"the norm of the gradients is {value}")
             return
         self._mark_bad(_gradients(optimizer))
         if self._found.item():
@@ -266,18 +269,18 @@ class LocalEngine:
         try:
             if gradients:
                 torch._amp_foreach_non_finite_check_and_unscale_(gradients, self._found, self._one)
-        except RuntimeError:  # gradients of several kinds: sparse, complex, of several devices or types
+        except RuntimeError:  # gradients of several kinds: sparse, complex, on several devices, of several types
             mark_bad_gradients(gradients, self._found)
 
     def _step_on_accelerator(self, optimizer: ScheduledOptim, *, skips: bool) -> Tensor:
-        if skips:  # each step by itself; otherwise a bad step ends the run, and holds back those that follow it
+        if skips:  # one flag for each step; otherwise the flag stays 1, so that the later steps are not taken either
             self._found.zero_()
         self._mark_bad(_gradients(optimizer))
         self._step_unless(self._found, optimizer.optimizer, optimizer.step, undo=skips)
         return self._found.clone()
 
     def _set_memory_format(self, memory_format: torch.memory_format | None) -> None:
-        """Change the format of the model and of the batches to come; None is the default format."""
+        """Change the format of the model and of the later batches; None is the default format."""
         if memory_format is not self.memory_format and self._prepared is not None:
             model, optimizers = self._prepared
             convert(model, optimizers, memory_format or torch.contiguous_format)
@@ -295,12 +298,12 @@ def _parameters(optimizer: ScheduledOptim) -> list[Tensor]:
 
 
 def _gradients(optimizer: ScheduledOptim) -> list[Tensor]:
-    # Each look at `.grad` costs about half a microsecond, so it is looked at once.
+    # Reading `.grad` costs about half a microsecond, so it is read once.
     return [grad for group in optimizer.param_groups for p in group["params"] if (grad := p.grad) is not None]
 
 
 def _nothing() -> None:
-    """A precision without a scaler has nothing to put back."""
+    """Restore nothing: there is no scaler."""
 
 
 def read_later(value: Tensor) -> Callable[[], float]:
@@ -321,7 +324,7 @@ def read_later(value: Tensor) -> Callable[[], float]:
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """A device that exists here, from its name.
+    """The device of a name.
 
     Raises:
         ValueError: The name is unknown, or this machine has no such device.
@@ -338,7 +341,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if resolved.type == "cuda":
         count = torch.cuda.device_count()
         if (resolved.index or 0) >= count:
-            raise ValueError(f"device: got {device!r}, but torch sees {count} CUDA devices; 'auto' takes what there is")
+            raise ValueError(f"device: got {device!r}, but torch sees {count} CUDA devices; give 'auto'")
     elif resolved.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("device: got 'mps', which is not available here; 'auto' takes what there is")
+        raise ValueError("device: got 'mps', which is not available here; give 'auto'")
     return resolved

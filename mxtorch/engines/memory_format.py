@@ -1,4 +1,4 @@
-"""The memory format of a network's 4-d tensors: changed in place, without touching what shares memory."""
+"""The memory format of the 4-d tensors of a network, changed in place."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-# What torch says where code relies on the order of a tensor's elements in memory.
+# Parts of torch's error messages for code that relies on the order of a tensor's elements in memory.
 _COMPLAINTS = ("view size is not compatible", "contiguous", "memory format", "memory_format")
 
 
 def depends_on_layout(error: BaseException) -> bool:
-    """Whether an error is one that torch raises for the order of a tensor's elements in memory."""
+    """Whether torch raised an error because of the order of a tensor's elements in memory."""
     return any(words in str(error) for words in _COMPLAINTS)
 
 
 def convert(model: nn.Module, optimizers: Iterable[Any], memory_format: torch.memory_format) -> None:
-    """Bring the 4-d parameters and buffers of a model, and the state that optimizers keep for them, into a format.
+    """Convert the 4-d parameters and buffers of a model, and the optimizers' state for them, to a memory format.
 
-    `nn.Module.to(memory_format=...)` does so for 5-d tensors too, where `torch.channels_last` is an error. The tensors
-    stay the same objects. Those that share their memory with another parameter or buffer are left alone, since a copy
-    would end the sharing.
+    `nn.Module.to(memory_format=...)` also converts 5-d tensors, for which `torch.channels_last` is an error. The
+    tensors stay the same objects. A tensor that shares its memory with another parameter or buffer is not converted,
+    because a copy would end the sharing.
 
     Args:
         model: A module.
-        optimizers: torch optimizers of its parameters.
+        optimizers: torch optimizers of the parameters of the model.
         memory_format: `torch.channels_last` or `torch.contiguous_format`.
     """
     tensors = {id(one): one for one in (*model.parameters(), *model.buffers()) if not is_lazy(one)}

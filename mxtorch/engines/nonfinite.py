@@ -1,4 +1,4 @@
-"""Numbers that are not finite: found without waiting for the device, kept out of the weights."""
+"""Numbers that are not finite: finding them without waiting for the device, and keeping them out of the weights."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-# fp16 halves its scale on each overflow, from 2**16 down, and one bad sample spoils one step: more in a row are a
-# model that has gone bad, which skipping does not mend.
+# The largest number of skipped steps in a row. One bad sample spoils one step, and fp16 halves its scale, which starts
+# at 2**16, at each overflow. After more skips in a row, the model itself is bad, and skipping does not help.
 MOST_SKIPS_IN_A_ROW = 40
 
-
-# What normalisation layers keep of the batches that they have seen.
+# The buffers of normalisation layers that depend on the batches.
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -25,7 +24,12 @@ class BadNumberError(FloatingPointError):
 
 
 def mark_bad_gradients(gradients: Iterable[Tensor], found: Tensor) -> None:
-    """Set `found`, one float, to 1 if a gradient of any kind holds NaN or an infinity. Nothing is waited for."""
+    """Set `found`, a float tensor, to 1 if a gradient holds NaN or an infinity. The function does not wait.
+
+    Args:
+        gradients: Gradients of any device and type, including sparse and complex ones.
+        found: A scalar tensor.
+    """
     kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for gradient in gradients:
         if gradient.is_sparse:
@@ -42,11 +46,12 @@ def mark_bad_gradients(gradients: Iterable[Tensor], found: Tensor) -> None:
 
 
 class StepUnless:
-    """Takes steps on an accelerator that leave no mark where a flag on the device, which nobody looks at, is 1.
+    """Takes an optimizer step on an accelerator, which changes nothing if a flag on the device is 1.
 
-    Fused optimizers look at it themselves. The others are undone from a copy. That can't be done without waiting for
-    the flag where an optimizer makes its state, in its first step, or keeps some of it on the host, as torch's Adam
-    counts its steps there (with `fused=True` or `capturable=True` it does not).
+    The host does not read the flag, because reading it would wait for the device. A fused optimizer reads the flag on
+    the device. The step of any other optimizer is undone from a copy. The host must read the flag in two cases: in the
+    first step, in which an optimizer makes its state; and if an optimizer keeps a part of its state on the host, as
+    torch's Adam does with the count of its steps (unless it has `fused=True` or `capturable=True`).
     """
 
     def __init__(self) -> None:
@@ -54,7 +59,7 @@ class StepUnless:
         self._on_host: weakref.WeakSet[Optimizer] = weakref.WeakSet()
 
     def __getstate__(self) -> dict[str, Any]:
-        """With plain containers, because weak ones can't be pickled."""
+        """The state with plain containers, because weak containers can't be pickled."""
         return {"stateless": dict(self._stateless), "on_host": list(self._on_host)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -65,13 +70,14 @@ class StepUnless:
         """Take a step.
 
         Args:
-            bad: A float on the device.
-            optimizer: Whose step it is.
-            step: Takes it.
-            undo: Whether an optimizer that is not fused is undone, which takes the memory of parameters and state.
+            bad: The flag: a float tensor on the device.
+            optimizer: The optimizer.
+            step: The function that takes the step.
+            undo: Whether the step of an optimizer that is not fused is undone. The copy for this takes as much memory
+                as the parameters and the state.
 
         Raises:
-            BadNumberError: The flag was waited for, and is 1; the step was not taken.
+            BadNumberError: The flag had to be read and is 1. The step was not taken.
         """
         if getattr(optimizer, "_step_supports_amp_scaling", False):
             optimizer.grad_scale, optimizer.found_inf = None, bad  # type: ignore[attr-defined]
@@ -103,25 +109,26 @@ class StepUnless:
 
 
 def _settings(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """The groups' settings, which some optimizers count in; what a schedule sets is left out."""
+    """The settings of the groups, without those that a schedule sets. Some optimizers count their steps there."""
     scheduled = ("params", "lr", "momentum", "betas")
     return [{name: value for name, value in group.items() if name not in scheduled} for group in optimizer.param_groups]
 
 
 @torch.no_grad()
 def put_back(bad: Tensor, tensors: list[Tensor], before: list[Tensor]) -> None:
-    """Give the tensors their values of before where `bad` is 1, without looking at it."""
+    """Give the tensors their old values if `bad` is 1. The flag is not read, so nothing waits for the device."""
     flag = bad > 0
     for tensor, old in zip(tensors, before, strict=True):
         tensor.copy_(torch.where(flag, old, tensor))
 
 
 class KeptBuffers:
-    """Buffers as they were before a step that turns out to be bad: BatchNorm has seen its batch by then.
+    """Copies of the buffers before a step. A step that turns out to be bad has already changed batch normalisation.
 
     Args:
-        modules: Whose buffers.
-        statistics_only: Keep those of normalisation layers alone, which are small; others, as masks, may be large.
+        modules: The modules that have the buffers.
+        statistics_only: Copy only the running statistics of normalisation layers, which are small. Other buffers, such
+            as masks, may be large.
     """
 
     def __init__(self, modules: Iterable[nn.Module], *, statistics_only: bool = False) -> None:
@@ -134,7 +141,7 @@ class KeptBuffers:
         ]
         self._live: list[Tensor] = []
         self._kept: list[Tensor] = []
-        self._pairs: list[tuple[list[Tensor], list[Tensor]]] = []  # kept and live ones, of one type and device each
+        self._pairs: list[tuple[list[Tensor], list[Tensor]]] = []  # copies and buffers, by type and device
 
     def __len__(self) -> int:
         """The number of buffers."""
@@ -142,9 +149,11 @@ class KeptBuffers:
 
     @torch.no_grad()
     def keep(self) -> None:
-        """Note the values."""
+        """Copy the values."""
         live = [buffer for buffers, name in self._places if (buffer := buffers[name]) is not None]
-        if len(live) != len(self._live) or not all(map(operator.is_, live, self._live)):  # others, or the first ones
+        if len(live) != len(self._live) or not all(
+            map(operator.is_, live, self._live)
+        ):  # the first call, or other buffers
             self._live, self._kept = live, [buffer.detach().clone() for buffer in live]
             kinds: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
             for kept, buffer in zip(self._kept, live, strict=True):
@@ -158,7 +167,7 @@ class KeptBuffers:
 
     @torch.no_grad()
     def restore(self, bad: Tensor | None = None) -> None:
-        """Put them back; with `bad`, a float on the device, where it is 1."""
+        """Restore the values; with `bad`, a float tensor on the device, only if it is 1."""
         kept = iter(zip(self._live, self._kept, strict=True))
         places = [(buffers, name) for buffers, name in self._places if buffers[name] is not None]
         if bad is not None:

@@ -1,4 +1,4 @@
-"""Models as files that need no training code: write them, describe them, predict with them.
+"""Trained models as files that are used without the training code: writing them, describing them, predicting with them.
 
     from mxtorch import exporting
 

@@ -1,4 +1,4 @@
-"""Predict on the command line: `python -m mxtorch.exporting MODEL PICTURE...`."""
+"""Prediction on the command line: `python -m mxtorch.exporting MODEL PICTURE...`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,24 @@ from mxtorch.exporting.predictor import load
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the most probable classes of each picture, or a model's numbers, and return the exit status."""
+    """Print the most probable classes of each picture, or the numbers that the model computes.
+
+    Args:
+        arguments: The arguments after the name of the program; by default those of the process.
+
+    Returns:
+        The exit status: 0, or 1 if the model or a picture can't be used.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m mxtorch.exporting", description="Classify pictures with an exported model."
     )
     parser.add_argument("model", help="a file that Trainer.export wrote: .safetensors, .pt2 or .onnx")
-    parser.add_argument("pictures", nargs="+", help="files of pictures")
-    parser.add_argument("--top", type=int, default=3, help="how many classes to print (default: %(default)s)")
+    parser.add_argument("pictures", nargs="+", help="picture files")
+    parser.add_argument("--top", type=int, default=3, help="number of classes to print (default: %(default)s)")
     parser.add_argument(
-        "--trusted", action="store_true", help="open a .pt2, which can run any code: only if you trust who wrote it"
+        "--trusted",
+        action="store_true",
+        help="open a .pt2 file. It can run any code, so give this only if you trust its author",
     )
     options = parser.parse_args(arguments)
     try:

@@ -1,4 +1,4 @@
-"""The model card, in Markdown: what a model is, the data and settings of its training, and its results."""
+"""The model card in Markdown: the model, the data and settings of its training, and its results."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from mxtorch.exporting.formats import CARD_MARK
 from mxtorch.exporting.outputs import WORDS
 from mxtorch.training.trainer_view import TrainerView
 
-# More classes than these are counted, not named.
+# If there are more classes than this, the card has their number and not their names.
 MOST_NAMED = 60
 
 
 def model_card(trainer: TrainerView, path: Path, facts: Facts, train_data: Any, val_data: Any, about: str) -> str:
-    """The card of the model in a file. What is unknown is left out, never guessed."""
+    """The card of the model in a file. A fact that is not known is left out."""
     parts = [
         f"# {_escaped(path.stem)}",
         about.strip(),
@@ -45,11 +45,11 @@ def _model(trainer: TrainerView, path: Path, facts: Facts) -> list[str]:
         card = model_zoo.info(facts.zoo_name)
         weights = next((each for each in card.weights if each.tag == model.zoo_weights), None)
         if weights is None:
-            lines.append("Began with random weights, or with weights from a file of the user")
+            lines.append("Initial weights: random, or from a file of the user")
         else:
             sources = ", ".join(file.url or file.name for file in weights.files[:1])
             use = "" if weights.commercial else " (not for commercial use)"
-            lines.append(f"Began with the weights `{weights.tag}`, licence {weights.licence}{use}, from {sources}")
+            lines.append(f"Initial weights: `{weights.tag}`, licence {weights.licence}{use}, from {sources}")
     if facts.preprocessing is not None:
         lines.append(f"Input: pictures {_inputs(facts)}")
     lines.append(f"Output: {facts.outputs} {WORDS[facts.activation]}")
@@ -57,7 +57,7 @@ def _model(trainer: TrainerView, path: Path, facts: Facts) -> list[str]:
 
 
 def _inputs(facts: Facts) -> str:
-    """What an input looks like, and how a picture becomes one."""
+    """The shape of an input, and how a picture becomes an input."""
     assert facts.preprocessing is not None
     size = facts.preprocessing.size
     height, width = size if isinstance(size, tuple) else (size or "height", size or "width")
@@ -82,7 +82,7 @@ def _counts(dataset: Any, facts: Facts) -> str:
         return ""
     try:
         counts = Counter(labels_of(dataset).tolist())
-    except (TypeError, ValueError):  # the data set does not say which samples are of which class
+    except (TypeError, ValueError):  # the data set does not give the classes of its samples
         return ""
     return " (" + ", ".join(f"{_escaped(name)} {counts[index]}" for index, name in enumerate(facts.classes)) + ")"
 
@@ -115,7 +115,7 @@ def _results(trainer: TrainerView) -> str:
     if not figures:
         return "Not measured"
     table = "\n".join(f"| {_escaped(name)} | {value:.4f} |" for name, value in figures.items() if not math.isnan(value))
-    return f"Of the last epoch, {int(rows[-1]['epoch'])}:\n\n| figure | value |\n|---|---|\n{table}"
+    return f"After the last epoch, {int(rows[-1]['epoch'])}:\n\n| figure | value |\n|---|---|\n{table}"
 
 
 def _use(path: Path, facts: Facts) -> str:
@@ -127,7 +127,7 @@ def _use(path: Path, facts: Facts) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text in which Markdown and HTML see no marks of theirs, in one line."""
+    """The text in one line, without characters that Markdown or HTML would interpret."""
     return re.sub(r"([\\`*_{}\[\]#|~])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 

@@ -1,4 +1,4 @@
-"""Export of a trained model: gather the facts, write the file, and the model card beside it."""
+"""Export of a trained model: collect the facts, write the file, and write the model card next to the file."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from mxtorch.training.modes import preserved_modes
 from mxtorch.training.supervised import SupervisedSteps, split_batch
 from mxtorch.training.trainer_view import TrainerView
 
-# How far outputs of `prediction_step` may be from those of the model, relative to their scale: bf16 has 8 bits.
-PRECISION = 2e-2
+# The largest difference between outputs of `prediction_step` and of the model, relative to their scale.
+PRECISION = 2e-2  # bf16 has 8 bits
 
 
 def export(
@@ -42,38 +42,38 @@ def export(
     outputs: Outputs | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a trained model for use without its training code, and a model card in Markdown beside it.
+    """Write a trained model for use without its training code, and a model card in Markdown next to it.
 
-    `mxtorch.exporting.load(path).predict("picture.jpg")` opens it. Names of classes, preprocessing, and what the
-    outputs are, are in the file. The preprocessing is compared with the transform that it describes, on drawn pictures,
-    and with the samples of `val_data`.
+    `mxtorch.exporting.load(path).predict("picture.jpg")` opens the file. It holds the names of the classes, the
+    preprocessing, and the meaning of the outputs. The written preprocessing is compared with the transform that it
+    describes, on random pictures, and with the samples of `val_data`.
 
     Args:
         trainer: The trainer of the model.
-        path: `.safetensors` (weights), `.pt2` (torch.export) or `.onnx` (needs the extra `onnx`).
-        val_data: Where names of classes (`.classes` of the data set), the preprocessing (its `.transform`) and an
-            example of inputs come from, also within `random_split`, `Subset` and `ConcatDataset`. The loader's next
-            pass is the same as without.
-        train_data: Described in the card.
+        path: A path that ends in `.safetensors` (weights), `.pt2` (torch.export) or `.onnx` (needs the extra `onnx`).
+        val_data: The source of the names of classes (`.classes` of the data set), of the preprocessing (its
+            `.transform`) and of an example of inputs. The data set may be inside `random_split`, `Subset` and
+            `ConcatDataset`. The next pass of the loader does not change.
+        train_data: The training data, which the card describes.
         classes: Names of the classes, if the data set has none.
-        preprocessing: A transform of torchvision or a `model_zoo.Preprocessing`, if the data set has none. That of the
-            weights is taken for a network of the zoo if `val_data` is left out as well.
-        example: A batch of inputs [N, ...], for models that are not of the zoo when `val_data` is left out.
+        preprocessing: A torchvision transform or a `model_zoo.Preprocessing`, if the data set has no transform. For a
+            network of the zoo without `val_data`, the default is the preprocessing of the weights.
+        example: A batch of inputs [N, ...]. It is needed without `val_data`, unless the network is of the zoo.
         about: A paragraph for the card.
-        outputs: What the outputs are. None takes it from a loss of torch: `"softmax"` for logits of classes
+        outputs: The meaning of the outputs. None derives it from a loss of torch: `"softmax"` for logits of classes
             (CrossEntropyLoss), `"sigmoid"` for logits of independent classes (BCEWithLogitsLoss), `"exp"` for
-            logarithms of probabilities (NLLLoss), `"probabilities"` for those of independent classes (BCELoss),
-            `"raw"` for numbers (MSELoss).
-        overwrite: Whether a file, a card or a link at these places is replaced if `export` did not write it.
+            logarithms of probabilities (NLLLoss), `"probabilities"` for probabilities of independent classes
+            (BCELoss), `"raw"` for numbers (MSELoss).
+        overwrite: Whether to replace a file, a card or a link that `export` did not write.
 
     Returns:
         The path of the file.
 
     Raises:
-        ValueError: The ending is unknown, the model can't be exported, the outputs of the file are not those of the
-            model, a transform can't be described or is not all that is done to a picture, the loss does not tell what
-            the outputs are, the number of names is wrong or a name is
-            there twice, or something that `export` did not write is in the place of the file or of its card.
+        ValueError: The ending is unknown; the model can't be exported; the outputs of the file differ from those of the
+            model; a transform can't be described, or something else changes the pictures, too; the meaning of the
+            outputs does not follow from the loss; the number of names is wrong, or a name occurs twice; or there is a
+            file or card at this path that `export` did not write.
 
     Example:
         >>> from mxtorch import Trainer, exporting
@@ -112,7 +112,7 @@ def export(
 def _inputs(
     model: Any, val_data: Any, given: Any, example: Tensor | None
 ) -> tuple[Tensor | None, PictureTransforms | None]:
-    """A few inputs, and how pictures become inputs, if that is known."""
+    """A few inputs, and the description of how pictures become inputs; None for what is not known."""
     if example is not None and (not isinstance(example, Tensor) or example.ndim < 2):
         raise ValueError(f"example: got a {describe(example)}; give a batch of inputs [N, ...]")
     if val_data is None:
@@ -124,7 +124,7 @@ def _inputs(
     try:
         inputs = split_batch(next(iter(val_data))).inputs
         if len(inputs) != 1 or not isinstance(inputs[0], Tensor):
-            raise ValueError("val_data: export takes models with one input; give batches of (inputs, targets)")
+            raise ValueError("val_data: export needs a model with one input; give batches of (inputs, targets)")
         example = inputs[0][:4] if example is None else example
         channels = _channels(model, example)
         if given is not None:
@@ -138,7 +138,7 @@ def _inputs(
 
 
 def _check_prediction_step(trainer: TrainerView, model: nn.Module, example: Tensor | None) -> None:
-    """Raise where a user's `prediction_step` computes something else than the model, which alone is written."""
+    """Raise if a user's `prediction_step` computes other outputs than the model, because only the model is written."""
     own = getattr(type(trainer), "prediction_step", SupervisedSteps.prediction_step)
     if own is SupervisedSteps.prediction_step or example is None:
         return
@@ -147,8 +147,8 @@ def _check_prediction_step(trainer: TrainerView, model: nn.Module, example: Tens
     same_shape = isinstance(expected, Tensor) and expected.shape == found.shape
     if not same_shape or float((expected - found).abs().max()) > PRECISION * scale:
         raise ValueError(
-            "prediction_step: it gives other outputs than the model alone, and export writes the model alone; do it in "
-            "the model's forward"
+            "prediction_step: it gives other outputs than the model alone, and export writes only the model; move the "
+            "computation into the model's forward"
         )
 
 
@@ -159,7 +159,7 @@ def _channels(model: Any, example: Tensor | None) -> int:
 
 
 def _random_example(model: Any, described: PictureTransforms | None) -> Tensor | None:
-    """Random inputs of the size of a network of the zoo; None for others."""
+    """Random inputs for a network of the zoo; None for other networks."""
     if not hasattr(model, "zoo_name"):
         return None
     size = None if described is None else described.size
@@ -178,5 +178,5 @@ def _outputs(model: nn.Module, example: Tensor) -> Tensor:
     with preserved_modes(model), torch.no_grad():
         outputs = model.eval()(example.to(next(model.parameters()).device))
     if not isinstance(outputs, Tensor) or outputs.ndim < 2:
-        raise ValueError(f"the model's outputs are a {describe(outputs)}; export takes one tensor [N, k]")
+        raise ValueError(f"the model's outputs are a {describe(outputs)}; export needs one tensor [N, k]")
     return outputs.cpu()

@@ -1,4 +1,4 @@
-"""The files of a model: safetensors (weights and facts), torch.export and ONNX (the computation too)."""
+"""The formats of a model file: safetensors (weights and facts), torch.export and ONNX (also the computation)."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from mxtorch.checkpointing.file import atomic_file
 from mxtorch.exporting.facts import FORMAT, KEY, Facts, plain_state, unwrapped
 from mxtorch.exporting.limits import remember
 
-# How far the outputs of a file may be from those of the model, relative to their scale: kernels round differently.
+# The largest difference between the outputs of a file and of the model, relative to their scale. Kernels round
+# differently.
 TOLERANCE = 1e-3
-CARD_MARK = "Written by mxtorch"  # in a model card
+CARD_MARK = "Written by mxtorch"  # every model card has this text
 
 
 def write(model: nn.Module, path: Path, facts: Facts, example: Tensor | None) -> None:
-    """Write a model in the format of the file's ending, and check that the file gives the outputs of the model.
+    """Write a model in the format of the path's ending, and check that the file gives the outputs of the model.
 
-    What was there stays until the check is passed.
+    An old file stays until the new file has passed the check.
 
     Raises:
         ValueError: The ending is unknown, an example is missing, the model can't be exported, or the outputs differ.
@@ -36,7 +37,7 @@ def write(model: nn.Module, path: Path, facts: Facts, example: Tensor | None) ->
     if path.suffix not in _WRITERS:
         raise ValueError(f"path: got the ending {path.suffix!r}{closest(path.suffix, _WRITERS)}")
     if not path.parent.is_dir():
-        raise ValueError(f"path: the folder {path.parent} is not there; create it first")
+        raise ValueError(f"path: the folder {path.parent} does not exist; create it first")
     if example is None and path.suffix != ".safetensors":
         raise ValueError(f"example: {path.suffix} needs a batch of inputs; give val_data, or example=")
     # A copy on the CPU: exporting must not change the model.
@@ -56,16 +57,16 @@ def check_replaceable(path: Path, overwrite: bool) -> None:
     """Raise a ValueError if an export would replace something that `Trainer.export` did not write.
 
     Args:
-        path: Where a model or its card will be written.
-        overwrite: Whether the user asked for it to be replaced, whatever it is.
+        path: The path at which a model or its card will be written.
+        overwrite: Whether the user wants to replace anything that is at this path.
 
     Raises:
-        ValueError: There is a link, a folder, or a file of something else, and `overwrite` is False.
+        ValueError: A link, a folder, or a file that no export wrote is at this path, and `overwrite` is False.
     """
     if overwrite or not os.path.lexists(path) or _is_ours(path):
         return
     raise ValueError(
-        f"path: {path} is there and was not written by an export; give another path, or overwrite=True to replace it"
+        f"path: {path} exists and was not written by an export; give another path, or overwrite=True to replace it"
     )
 
 
@@ -83,7 +84,7 @@ def _check(model: nn.Module, path: Path, suffix: str, example: Tensor) -> None:
     from mxtorch.exporting.predictor import read
 
     predictor = read(path, suffix)
-    for inputs in (example, example[:1]):  # any number of samples must do
+    for inputs in (example, example[:1]):  # the file must take any number of samples
         with torch.no_grad():
             expected = model(inputs)
         found = predictor(inputs)
@@ -122,14 +123,14 @@ def _onnx(model: nn.Module, file: BinaryIO, facts: Facts, example: Tensor | None
 
 def _exported(model: nn.Module, example: Tensor | None) -> torch.export.ExportedProgram:
     assert example is not None
-    # torch.export takes a size of 1 for a constant: with two samples, their number can vary.
+    # torch.export treats a size of 1 as a constant. With two samples, the number of samples can vary.
     inputs = example if len(example) > 1 else torch.cat([example, example])
     open_batch = ({0: torch.export.Dim("batch")},)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside torch
             return torch.export.export(model, (inputs,), dynamic_shapes=open_batch, strict=False)
-    except Exception as error:  # tracing runs the code of the user, which may raise anything
+    except Exception as error:  # tracing runs the user's code, which may raise any type
         line = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise ValueError(f"the model can't be exported: {type(error).__name__}: {line}") from error
 

@@ -1,4 +1,4 @@
-"""What an exported file may ask for: checks of its metadata and of its ONNX graph, before anything is built."""
+"""Limits for an exported file: its metadata and its ONNX graph are checked before anything is built from them."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ MOST_OUTPUTS = 500_000
 MOST_CHANNELS = 10_000
 LARGEST_PICTURE = 2048  # side of an input, in pixels
 LARGEST_METADATA = 2 << 20
-# ONNX: a file may need so many times its bytes, and so much besides, before its computation runs.
+# An ONNX file of n bytes may need MOST_TIMES * n + ALLOWANCE bytes of memory before its computation runs.
 MOST_TIMES = 2
 ALLOWANCE = 32 << 20
 _DEEPEST = 40
-# Where a tensor of ONNX has its values if not as bytes; up to four small ones share an entry.
+# The fields with the values of an ONNX tensor that has no raw bytes. Up to four small values share one entry.
 _VALUES = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
-# The bits of a value by its type's number in ONNX; of the types that are not here, at least 8.
+# The bits of a value, by the number of its type in ONNX. Other types have at least 8 bits.
 _BITS = {1: 32, 4: 16, 5: 16, 6: 32, 7: 64, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16}
 _BITS |= {21: 4, 22: 4, 23: 4, 25: 2, 26: 2, 27: 6, 28: 6}
-_SIZES = ("size", "max_size", "padding")  # arguments of transforms that decide how large an input is
+_SIZES = ("size", "max_size", "padding")  # the arguments of transforms that determine the size of an input
 
 
 _written_here: set[bytes] = set()  # SHA-256 of the .pt2 files of this process
 
 
 def remember(content: bytes) -> None:
-    """Note that this process has written a file with these bytes."""
+    """Record that this process has written a file with these bytes."""
     _written_here.add(hashlib.sha256(content).digest())
 
 
 def was_written_here(content: bytes) -> bool:
-    """Whether this process wrote a file with these very bytes, so that it is as safe as the process itself."""
+    """Whether this process wrote a file with exactly these bytes. Such a file is as safe as the process itself."""
     return hashlib.sha256(content).digest() in _written_here
 
 
 def read_facts(text: Any, path: Path) -> Facts:
-    """The facts in a file's metadata, checked one by one.
+    """The facts in a file's metadata, each of which is checked.
 
     Raises:
-        ValueError: There are none, they are of a newer version, or they are not what `Trainer.export` writes.
+        ValueError: There are no facts, they have another version, or `Trainer.export` can't have written them.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
@@ -56,7 +56,7 @@ def read_facts(text: Any, path: Path) -> Facts:
         problem = _problem(facts)
     except ValueError:
         raise
-    except Exception as error:  # metadata of another shape makes the reader raise any type
+    except Exception as error:  # malformed metadata can make the reader raise any type
         raise ValueError(f"{path} is damaged: its metadata can't be read ({type(error).__name__})") from error
     if problem:
         raise ValueError(f"{path} is damaged: its metadata has {problem}")
@@ -64,10 +64,10 @@ def read_facts(text: Any, path: Path) -> Facts:
 
 
 def _problem(facts: Facts) -> str:
-    """What is wrong with the facts; an empty text if nothing is."""
+    """The first error in the facts, as a part of a message; an empty text if there is none."""
     if not _within(facts.outputs, 0, MOST_OUTPUTS):
         return f"{str(facts.outputs)[:20]} outputs"
-    # A single output of independent classes may have two names: it is the probability of the second.
+    # A single output may have two names: it is then the probability of the second class.
     counts = {0, facts.outputs} | ({2} if facts.outputs == 1 and is_multi_label(facts.activation) else set())
     if not all(isinstance(name, str) for name in facts.classes) or len(facts.classes) not in counts:
         return f"{len(facts.classes)} names of classes for {facts.outputs} outputs"
@@ -81,7 +81,7 @@ def _problem(facts: Facts) -> str:
             return f"{str(name)[:30]} with sizes of {str(sizes)[:30]} pixels"
         numbers = [one for key in ("mean", "std") for one in _as_list(arguments.get(key))]
         if len(numbers) > 8 or not all(type(one) in (int, float) and math.isfinite(one) for one in numbers):
-            return "means and deviations that are no numbers"
+            return "means or deviations that are no numbers"
         if not all(_as_list(arguments.get("std"))):
             return "a deviation of 0"
     return ""
@@ -96,10 +96,10 @@ def _within(value: Any, least: int, most: int) -> bool:
 
 
 def check_onnx(path: Path) -> None:
-    """Check that an ONNX file needs memory in proportion to its bytes, and that it reads no other file.
+    """Check that an ONNX file needs memory in proportion to its bytes, and that it refers to no other file.
 
     Raises:
-        ValueError: It does not, or it is damaged; the message says what is wrong.
+        ValueError: One of these is not so, or the file is damaged. The message says what is wrong.
         ModuleNotFoundError: ONNX needs the extra `onnx`.
     """
     try:
@@ -112,26 +112,31 @@ def check_onnx(path: Path) -> None:
     for each in _costs(memoryview(content), onnx.ModelProto.DESCRIPTOR, 0):
         cost += each
         if cost > most:
-            raise ValueError(f"its graph takes more than {most} bytes of memory; the file has {len(content)}")
+            raise ValueError(f"its graph needs more than {most} bytes of memory; the file has {len(content)}")
     try:
         model = onnx.load_model_from_string(content)
-    except Exception as error:  # protobuf's errors have no class that is public
+    except Exception as error:  # the classes of protobuf's errors are not public
         raise ValueError(f"it is no ONNX file ({type(error).__name__})") from error
     del content
     for message in _messages(model):
         kind = message.DESCRIPTOR.name
         if kind == "TensorProto":
             _check_tensor(message)
-        # The runtime makes sparse tensors dense.
+        # onnxruntime converts sparse tensors to dense ones.
         elif kind == "SparseTensorProto" and math.prod(message.dims) > 64 * math.prod(message.values.dims):
-            raise ValueError("it has a sparse tensor that is far larger than its values")
+            raise ValueError("it has a sparse tensor that is much larger than its values")
 
 
 def _costs(content: memoryview, message: Any, depth: int) -> Iterator[int]:
-    """The bytes of memory that each part of a protobuf message takes once it is parsed, without parsing it.
+    """The bytes of memory that each part of a protobuf message needs after parsing. The message is not parsed here.
+
+    Args:
+        content: The bytes of the message.
+        message: The descriptor of its type.
+        depth: The number of messages that contain this one.
 
     Raises:
-        ValueError: It is no such message.
+        ValueError: The bytes are not a message of this type.
     """
     if depth > _DEEPEST:
         raise ValueError(f"its messages are nested more than {_DEEPEST} times")
@@ -149,7 +154,7 @@ def _costs(content: memoryview, message: Any, depth: int) -> Iterator[int]:
         elif kind == 2:
             length, place = _number(content, place)
             if length > end - place:
-                raise ValueError("it is cut short")
+                raise ValueError("it is truncated")
             part = content[place : place + length]
             place += length
             if field is not None and field.message_type is not None:
@@ -162,15 +167,15 @@ def _costs(content: memoryview, message: Any, depth: int) -> Iterator[int]:
         else:
             raise ValueError("it is no ONNX file")
     if place > end:
-        raise ValueError("it is cut short")
+        raise ValueError("it is truncated")
 
 
 def _number(content: memoryview, place: int) -> tuple[int, int]:
-    """A number of protobuf, and the place after it."""
+    """A variable-length integer of protobuf, and the place after it."""
     value = 0
     for shift in range(0, 70, 7):
         if place >= len(content):
-            raise ValueError("it is cut short")
+            raise ValueError("it is truncated")
         byte = content[place]
         place += 1
         value |= (byte & 127) << shift
@@ -180,7 +185,7 @@ def _number(content: memoryview, place: int) -> tuple[int, int]:
 
 
 def _messages(model: Any) -> Iterator[Any]:
-    """A message of protobuf and all messages in it."""
+    """A protobuf message and all messages in it."""
     waiting = [model]
     while waiting:
         message = waiting.pop()
@@ -191,9 +196,9 @@ def _messages(model: Any) -> Iterator[Any]:
 
 
 def _check_tensor(tensor: Any) -> None:
-    """Refuse values that are in another file, wherever it is, and more values than the file has."""
+    """Refuse a tensor whose values are in another file, and a shape with more values than the file has."""
     if tensor.data_location or tensor.external_data:
-        raise ValueError("its weights are in another file, which is not read: write one file")
+        raise ValueError("its weights are in another file, which is not read; write everything into one file")
     lengths = [len(value) for field, value in tensor.ListFields() if field.name in _VALUES]
     room = len(tensor.raw_data) * 8 // _BITS.get(tensor.data_type, 8) if tensor.raw_data else 4 * sum(lengths)
     if any(length < 0 for length in tensor.dims) or math.prod(tensor.dims) > room:

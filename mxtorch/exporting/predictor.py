@@ -20,24 +20,24 @@ from mxtorch.exporting.limits import check_onnx, read_facts, was_written_here
 from mxtorch.exporting.outputs import is_multi_label, probabilities
 
 BATCH_SIZE = 32
-# A picture is decoded to 4 bytes a pixel, however small its file is.
+# Decoding takes 4 bytes for each pixel, even if the file is small.
 MOST_PIXELS = 50_000_000
-# What Pillow decodes by itself. Others, as EPS, would start another program.
+# The formats that Pillow decodes itself. For others, such as EPS, it starts another program.
 _PICTURES = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 class Predictor:
-    """A network from a file, with its preprocessing and the names of its classes.
+    """A network from a file, with its preprocessing and the names of its classes. `load` makes it.
 
     Args:
         run: Computes outputs [N, ...] from inputs [N, ...], on the CPU.
-        facts: What the file says about its model.
+        facts: The description of the model in its file.
 
     Attributes:
         classes: The names of the outputs; their numbers if they have no names.
         preprocessing: How a picture becomes an input; None if inputs are not pictures.
-        activation: What the outputs are: `"softmax"`, `"sigmoid"`, `"exp"`, `"probabilities"` or `"raw"`; see
+        activation: The meaning of the outputs: `"softmax"`, `"sigmoid"`, `"exp"`, `"probabilities"` or `"raw"`; see
             `mxtorch.exporting.export`.
     """
 
@@ -54,24 +54,25 @@ class Predictor:
             return self._run(inputs)
 
     def predict(self, pictures: Any) -> list[dict[str, Any]]:
-        """Classify pictures, or give the numbers that a model computes from them.
+        """Classify pictures, or return the numbers that a model computes from them.
 
-        What is done to the outputs is in the file, because it follows from the loss that the model was trained with.
+        The file says how outputs become probabilities, because this follows from the loss of the training.
 
         Args:
-            pictures: A file, a picture of PIL, or a list of these; or inputs [N, ...] that are already preprocessed. A
-                file is opened as the data sets of torchvision do: transparency is dropped, EXIF data are ignored.
+            pictures: A file, a PIL picture, or a list of these; or inputs [N, ...] that are already preprocessed. A
+                file is opened as torchvision's data sets open it: transparency is dropped, and EXIF data are ignored.
 
         Returns:
-            A dictionary for each. Where one class is right: the `class`, its `probability`, and the `probabilities` of
-            all classes by name. Where several can be right (sigmoid): the `classes` with a probability of at least a
-            half, and the `probabilities`. Where outputs are numbers (raw): the `outputs` by name.
+            A dictionary for each picture. If one class is right: the `class`, its `probability`, and the
+            `probabilities` of all classes by name. If several classes can be right (sigmoid): the `classes` with a
+            probability of at least 0.5, and the `probabilities`. If the outputs are numbers (raw): the `outputs` by
+            name.
 
         Raises:
-            ValueError: The file does not say how pictures are preprocessed; a picture has more than 8 bits a channel;
-                the outputs are not [N, k].
-            OSError: A picture can't be read, is of another format than BMP, GIF, JPEG, PNG, TIFF or WebP, or has more
-                than 50 million pixels, now or after its shorter side was resized; it is named.
+            ValueError: The file does not say how pictures are preprocessed, a picture has more than 8 bits for each
+                channel, or the outputs are not [N, k].
+            OSError: A picture can't be read, has another format than BMP, GIF, JPEG, PNG, TIFF or WebP, or has more
+                than 50 million pixels before or after its shorter side is resized. The message names the picture.
         """
         if not isinstance(pictures, Tensor):
             many = isinstance(pictures, Sequence) and not isinstance(pictures, str)
@@ -86,14 +87,14 @@ class Predictor:
             outputs = self(inputs)
             if outputs.ndim != 2:
                 raise ValueError(
-                    f"the outputs are a {describe(outputs)}; predict takes models with outputs [N, k], so call the "
-                    "predictor itself, which gives the outputs"
+                    f"the outputs are a {describe(outputs)}; predict needs a model with outputs [N, k]. Call the "
+                    "predictor itself, which returns the outputs"
                 )
             rows += self._rows(outputs)
         return rows
 
     def _rows(self, outputs: Tensor) -> list[dict[str, Any]]:
-        """The answers for outputs [N, k]."""
+        """The rows of `predict` for outputs [N, k]."""
         if self.activation == "raw":
             return [{"outputs": dict(zip(self.classes, row.tolist(), strict=True))} for row in outputs]
         several = is_multi_label(self.activation)
@@ -111,13 +112,13 @@ class Predictor:
         return rows
 
     def _prepared(self, picture: Any, index: int) -> Tensor:
-        """The input for a picture or its file; `index` is its place in the list, for messages."""
+        """The input for a picture or its file. `index` is its place in the list, for messages."""
         from PIL import Image
 
         if self.preprocessing is None:
             raise ValueError(
-                "pictures: the file does not say how a picture becomes an input; give tensors [N, ...], or export the "
-                "model with preprocessing="
+                "pictures: the model's file does not say how a picture becomes an input; give tensors [N, ...], or "
+                "export the model with preprocessing="
             )
         named = isinstance(picture, (str, Path))
         place = f"pictures: number {index}, {picture if named else 'a picture of PIL'},"
@@ -127,22 +128,22 @@ class Predictor:
                 return self.preprocessing(picture)
             with Image.open(picture, formats=_PICTURES) as opened:
                 _check_pixels(opened, self.preprocessing.largest_resize)
-                opened.load()  # a truncated file is found here
+                opened.load()  # this raises an error for a truncated file
                 return self.preprocessing(opened)
         except (FileNotFoundError, TypeError):
             raise
         except OSError as error:
             raise OSError(f"{place} can't be read: {error}") from error
-        except (SyntaxError, EOFError, Image.DecompressionBombError) as error:  # how Pillow answers some damaged files
+        except (SyntaxError, EOFError, Image.DecompressionBombError) as error:  # Pillow raises these, too
             raise OSError(f"{place} can't be read: {error}") from error
         except ValueError as error:
-            raise ValueError(f"{place} can't be taken: {error}") from error
+            raise ValueError(f"{place} can't be used: {error}") from error
 
 
 def _check_pixels(picture: Any, resize: int) -> None:
-    """Refuse a picture that has too many pixels, now or when its shorter side has been resized."""
+    """Refuse a picture that has too many pixels, before or after its shorter side is resized."""
     size = getattr(picture, "size", None)
-    width, height = size if isinstance(size, tuple) else (1, 1)  # what is no picture is refused later
+    width, height = size if isinstance(size, tuple) else (1, 1)  # an object that is no picture is refused later
     resized = resize * resize * max(width, height) // max(1, min(width, height))
     if width * height > MOST_PIXELS or resized > MOST_PIXELS:
         raise OSError(f"a picture of {width} x {height} pixels is too large; at most {MOST_PIXELS} pixels are read")
@@ -151,51 +152,59 @@ def _check_pixels(picture: Any, resize: int) -> None:
 def load(path: str | Path, *, model: nn.Module | None = None, trusted: bool = False) -> Predictor:
     """Open a file that `Trainer.export` wrote.
 
-    From `.safetensors` no code is run. From `.onnx` its computation is, by onnxruntime and without Python code; it may
-    be any computation. Both are compared with the file's bytes before anything is built. Opening a `.pt2` can run any
-    code, because torch.export unpickles parts of it.
+    A `.safetensors` file runs no code. The computation in an `.onnx` file is run by onnxruntime, without Python code;
+    it may be any computation. The sizes that these files state are compared with their bytes before anything is built.
+    Opening a `.pt2` can run any code, because torch.export unpickles parts of it.
 
     Args:
-        path: `.safetensors`, `.onnx`, or `.pt2` with `trusted=True`.
-        model: The network that gets the weights. Needed for a `.safetensors` of a network that is not of the zoo.
-        trusted: Whether you know who wrote the file, and trust them as you trust a program that you run. A file that
-            this very process wrote needs it not.
+        path: A file `.safetensors` or `.onnx`, or a file `.pt2` with `trusted=True`.
+        model: The network that gets the weights. It is needed for a `.safetensors` of a network that is not of the zoo.
+        trusted: Whether you trust the author of the file as you trust the author of a program that you run. It is not
+            needed for a file that the same process wrote.
 
     Returns:
         A function of inputs, which also classifies pictures: see `Predictor.predict`.
 
     Raises:
         FileNotFoundError: There is no such file.
-        OSError: It can't be read.
-        ValueError: It was not written by `Trainer.export`, it is damaged or forged, or it is a `.pt2` that is not
-            trusted; the model is missing, or does not fit.
+        OSError: The file can't be read.
+        ValueError: `Trainer.export` did not write the file; it is damaged or forged; it is a `.pt2` that is not
+            trusted; or the model is missing or does not fit.
         ModuleNotFoundError: ONNX needs the extra `onnx`.
+
+    Example:
+        >>> from mxtorch import Trainer
+        >>> net = nn.Linear(4, 2)
+        >>> trainer = Trainer(net, nn.MSELoss(), torch.optim.SGD(net.parameters(), lr=0.1), progress=False)
+        >>> path = trainer.export("net.safetensors", example=torch.zeros(2, 4))
+        >>> load(path, model=nn.Linear(4, 2))(torch.zeros(3, 4)).shape
+        torch.Size([3, 2])
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there")
+        raise FileNotFoundError(f"there is no file {path}")
     if path.suffix not in _READERS:
         raise ValueError(f"path: got the ending {path.suffix!r}{closest(path.suffix, _READERS)}")
     if path.suffix == ".pt2" and not trusted:
-        content = path.read_bytes()  # read once: what is compared is what is opened
+        content = path.read_bytes()  # read once, so that the compared bytes are those that are opened
         if was_written_here(content):
             return _torch_export(path, model, io.BytesIO(content))
         raise ValueError(
-            f"{path}: a .pt2 can run any code when it is opened, because torch.export unpickles parts of it. If you "
-            "trust whoever wrote it, give trusted=True; else ask for .safetensors or .onnx, which run none"
+            f"{path}: opening a .pt2 can run any code, because torch.export unpickles parts of it. If you trust its "
+            "author, give trusted=True; otherwise ask for a .safetensors or .onnx file, which run no Python code"
         )
     return read(path, path.suffix, model)
 
 
 def read(path: Path, suffix: str, model: nn.Module | None = None) -> Predictor:
-    """The same as `load`, for a file of any name whose format is known; a `.pt2` is trusted."""
+    """The same as `load`, for a file of any name in the format `suffix`. A `.pt2` is trusted."""
     try:
         return _READERS[suffix](path, model)
     except (ValueError, OSError, ModuleNotFoundError, MemoryError):
         raise
-    except Exception as error:  # a forged file can make the readers raise anything
+    except Exception as error:  # a forged file can make the readers raise any type
         line = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:200]
-        raise ValueError(f"{path} is damaged, or does not fit: {line}") from error
+        raise ValueError(f"{path} is damaged, or does not fit the network: {line}") from error
 
 
 def _safetensors(path: Path, model: nn.Module | None) -> Predictor:
@@ -211,12 +220,12 @@ def _safetensors(path: Path, model: nn.Module | None) -> Predictor:
             facts = read_facts((file.metadata() or {}).get(KEY), path)
             if model is None and not facts.zoo_name:
                 raise ValueError(
-                    f"{path} holds weights of a network that is not of the zoo; give load(path, model=...)"
+                    f"{path} holds the weights of a network that is not of the zoo; give load(path, model=...)"
                 )
             parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
             shapes = {name: tuple(part.get_shape()) for name, part in parts.items()}
             if model is None:
-                with torch.device("meta"):  # where tensors have no memory: a forged file may name any network
+                with torch.device("meta"):  # a forged file may name any network; tensors on this device take no memory
                     _check_fit(path, shapes, _of_the_zoo(facts, shapes))
             else:
                 _check_fit(path, shapes, model)
@@ -234,16 +243,16 @@ def _safetensors(path: Path, model: nn.Module | None) -> Predictor:
 
 
 def _of_the_zoo(facts: Facts, shapes: dict[str, tuple[int, ...]]) -> nn.Module:
-    """The network that a file names, with a linear head of the size that the file has, with or without a bias."""
+    """The network that a file names, with a linear head of the size in the file, with or without a bias."""
     if not facts.zoo_name.startswith("timm/"):
-        # The counts are of 1000 classes; without its head, no network of the list has less than half of that.
+        # The zoo's counts are for 1000 classes. Without its head, every network of the list has more than half of them.
         count = sum(math.prod(shape) for shape in shapes.values())
         if 4 * count < model_zoo.info(facts.zoo_name).parameters:
-            raise ValueError(f"path: the file has {count} numbers, which are not the weights of {facts.zoo_name}")
+            raise ValueError(f"path: the file has only {count} numbers, so it is not for {facts.zoo_name}")
     net: Any = model_zoo.create(facts.zoo_name, in_channels=facts.channels)
     weight = shapes.get(f"{net._head_name}.weight")
     if weight is None:
-        raise ValueError("path: the head of the file's network is not one of the zoo; give load(path, model=...)")
+        raise ValueError("path: the head of the network in the file is not one of the zoo; give load(path, model=...)")
     with_bias = f"{net._head_name}.bias" in shapes
     if weight != tuple(net.fc.weight.shape) or with_bias != (net.fc.bias is not None):
         net.fc = nn.Linear(net.fc.in_features, facts.outputs, bias=with_bias)
@@ -252,13 +261,13 @@ def _of_the_zoo(facts: Facts, shapes: dict[str, tuple[int, ...]]) -> nn.Module:
 
 
 def _check_fit(path: Path, shapes: dict[str, tuple[int, ...]], net: nn.Module) -> None:
-    """Raise a ValueError unless the network has the tensors that a file describes."""
+    """Raise a ValueError unless the network has tensors of the same names and shapes as a file."""
     expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
     wrong = [name for name in {**expected, **shapes} if expected.get(name) != shapes.get(name)]
     if wrong:
         name = wrong[0]
         raise ValueError(
-            f"{path} does not fit the network: {len(wrong)} tensors differ, as {name[:80]}, which is "
+            f"{path} does not fit the network: {len(wrong)} tensors differ; for example {name[:80]} is "
             f"{list(shapes[name])[:8] if name in shapes else 'missing'} in the file and "
             f"{list(expected[name]) if name in expected else 'missing'} in the network"
         )
@@ -269,7 +278,7 @@ def _torch_export(path: Path, model: nn.Module | None, content: io.BytesIO | Non
     try:
         with open(path, "rb") if content is None else content as file:
             program = torch.export.load(file, extra_files=extra)
-    except Exception as error:  # a damaged file can make the reader raise anything
+    except Exception as error:  # a damaged file can make the reader raise any type
         raise ValueError(f"{path} is damaged or no file of torch.export: {type(error).__name__}") from error
     return Predictor(program.module(), read_facts(extra[KEY], path))
 
@@ -281,13 +290,13 @@ def _onnx(path: Path, model: nn.Module | None) -> Predictor:
         raise ModuleNotFoundError('onnxruntime is missing; pip install "mxtorch[onnx]"') from error
     try:
         check_onnx(path)
-        # Folding would compute parts of the graph now, and these may be larger than any input makes them.
+        # Constant folding would compute parts of the graph when the file is opened, and these may need any memory.
         session = onnxruntime.InferenceSession(
             str(path), providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"]
         )
     except (ModuleNotFoundError, OSError):
         raise
-    except Exception as error:  # the errors of onnxruntime have no other common class
+    except Exception as error:  # the errors of onnxruntime have no common class
         raise ValueError(f"{path} is damaged or no ONNX file: {type(error).__name__}: {error}"[:400]) from error
     facts = read_facts(session.get_modelmeta().custom_metadata_map.get(KEY), path)
     inputs = session.get_inputs()

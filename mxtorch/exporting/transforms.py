@@ -1,4 +1,4 @@
-"""How a picture becomes an input: transforms of torchvision as plain values that a file can hold, and back."""
+"""How a picture becomes an input: torchvision transforms, described by plain values that a file can hold."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mxtorch.model_zoo.preprocessing import (  # type: ignore[import-not-found]
 
 MODES = ("RGB", "L")
 TOLERANCE = 1e-5
-# The transforms that can be written, with the arguments that decide what they do; "v1" is `torchvision.transforms`.
+# The transforms that can be written, each with the arguments that determine its result.
 _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "Resize": ("size", "interpolation", "max_size", "antialias"),
     "CenterCrop": ("size",),
@@ -39,7 +39,7 @@ _MAKE_TENSORS = ("ToImage", "PILToTensor", "ToTensor")
 _DTYPES = {
     str(kind).removeprefix("torch."): kind for kind in (torch.float16, torch.float32, torch.float64, torch.uint8)
 }
-# Sides of the pictures that a description is checked with: odd, small, flat, upright.
+# The sizes of the random pictures with which a description is checked: odd, small, wide, tall.
 _CHECKED_SIZES = ((97, 61), (40, 30), (301, 203), (64, 150))
 
 Step = tuple[str, dict[str, Any]]
@@ -50,9 +50,9 @@ class PictureTransforms:
     """How a picture becomes an input, in values that JSON can hold.
 
     Attributes:
-        mode: The mode of PIL in which a picture is opened: `RGB`, or `L` (grey).
-        steps: Name and arguments of each transform, in order. `v1.` is `torchvision.transforms`, `v2.` is
-            `torchvision.transforms.v2`.
+        mode: The PIL mode in which a picture is opened: `RGB`, or `L` (grey).
+        steps: The name and the arguments of each transform, in order. The prefix `v1.` means
+            `torchvision.transforms`, and `v2.` means `torchvision.transforms.v2`.
 
     Example:
         >>> from torchvision.transforms import v2
@@ -66,7 +66,7 @@ class PictureTransforms:
 
     @property
     def size(self) -> Any:
-        """The side of an input in pixels, (height, width) where it is not square; None if it depends on the picture."""
+        """The side of an input in pixels; (height, width) if it is not square; None if it depends on the picture."""
         for name, arguments in reversed(self.steps):
             sizes = arguments.get("size")
             if name.endswith("CenterCrop") or (isinstance(sizes, list) and len(sizes) == 2):
@@ -76,21 +76,19 @@ class PictureTransforms:
 
     @property
     def largest_resize(self) -> int:
-        """The largest side that a picture is resized to, in pixels; 1 where it is not resized."""
+        """The largest side to which a picture is resized, in pixels; 1 if it is not resized."""
         sizes = [arguments["size"] for name, arguments in self.steps if name.endswith("Resize")]
         return max((max(_pair(size)) for size in sizes if size is not None), default=1)
 
     def __call__(self, picture: Any) -> Tensor:
-        """The input [C, H, W] for a picture of PIL.
+        """The input [C, H, W] for a PIL picture.
 
         Raises:
-            TypeError: It is no picture of PIL.
-            ValueError: It has more than 8 bits a channel.
+            TypeError: The argument is no PIL picture.
+            ValueError: The picture has more than 8 bits for each channel.
         """
         if not hasattr(picture, "convert"):
-            raise TypeError(
-                f"pictures: got a {type(picture).__name__}; give files, pictures of PIL, or a tensor [N, ...]"
-            )
+            raise TypeError(f"pictures: got a {type(picture).__name__}; give files, PIL pictures, or a tensor [N, ...]")
         result = self._composed(in_mode(picture, self.mode))
         assert isinstance(result, Tensor)
         return result.as_subclass(Tensor)
@@ -104,39 +102,36 @@ class PictureTransforms:
 
     @classmethod
     def from_values(cls, values: Any) -> PictureTransforms:
-        """Read what `dataclasses.asdict` gave; every transform is made, so that wrong arguments are found.
+        """The description that `dataclasses.asdict` made these values from. It is checked by making every transform.
 
         Raises:
-            ValueError: It is malformed, or names a transform that is not among those that can be written.
+            ValueError: The values are malformed, or name a transform that can't be written.
         """
         try:
             mode, steps = values["mode"], tuple((name, dict(arguments)) for name, arguments in values["steps"])
             if mode not in MODES:
                 raise ValueError(f"mode {mode!r}")
             made = cls(mode, steps)
-            made._composed  # noqa: B018 - it makes the transforms
+            made._composed  # noqa: B018 - this makes the transforms
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"preprocessing: the description in the file is malformed: {error}") from error
         return made
 
     @cached_property
     def _composed(self) -> Any:
-        made = [_make(name, arguments) for name, arguments in self.steps]
+        from torchvision.transforms import Compose
 
-        def composed(picture: Any) -> Any:
-            for transform in made:
-                picture = transform(picture)
-            return picture
-
-        return composed
+        return Compose([_make(name, arguments) for name, arguments in self.steps])
 
 
 def describe_transform(transform: Any, channels: int = 3) -> PictureTransforms:
-    """The description of a transform, checked on drawn pictures against the transform itself.
+    """The description of a transform. It is compared with the transform on random pictures.
 
     Args:
-        transform: Of torchvision (both versions, and those of its weights), or a `model_zoo.Preprocessing`.
-        channels: How many channels an input has. With one, and no step that makes pictures grey, they are opened so.
+        transform: A torchvision transform of either version, the transform of torchvision weights, or a
+            `model_zoo.Preprocessing`.
+        channels: The number of channels of an input. With one channel, pictures are opened as grey, unless a step makes
+            them grey.
 
     Raises:
         ValueError: A step can't be written, or the description gives other tensors than the transform.
@@ -147,8 +142,8 @@ def describe_transform(transform: Any, channels: int = 3) -> PictureTransforms:
     names = [name.partition(".")[2] for name, _ in steps]
     if not any(name in _MAKE_TENSORS for name in names):
         raise ValueError(
-            "preprocessing: the transform has no step that makes a tensor of a picture, so how pictures are opened is "
-            "unknown; give one with ToImage"
+            "preprocessing: the transform has no step that makes a tensor from a picture; give a transform with a step "
+            "such as ToImage"
         )
     grey = channels == 1 and not {"Grayscale", "RGB"} & set(names)
     description = PictureTransforms("L" if grey else "RGB", steps)
@@ -157,14 +152,14 @@ def describe_transform(transform: Any, channels: int = 3) -> PictureTransforms:
 
 
 def _flat(transform: Any) -> Iterator[Any]:
-    """The steps of a transform, without what holds them."""
+    """The single steps of a transform: containers such as `Compose` are replaced by their content."""
     from torchvision import transforms as v1
     from torchvision.transforms import v2
     from torchvision.transforms._presets import ImageClassification
 
     if isinstance(transform, (list, tuple)):
         steps = list(transform)
-    elif type(transform) in (v1.Compose, v2.Compose, nn.Sequential) or _is_of_the_zoo(transform):
+    elif type(transform) in (v1.Compose, v2.Compose, nn.Sequential, compose_of_pictures()):
         steps = list(transform if isinstance(transform, nn.Sequential) else transform.transforms)
     elif type(transform) is ImageClassification:
         yield v1.Resize(transform.resize_size, transform.interpolation, antialias=transform.antialias)
@@ -179,15 +174,11 @@ def _flat(transform: Any) -> Iterator[Any]:
         yield from _flat(step)
 
 
-def _is_of_the_zoo(transform: Any) -> bool:
-    return type(transform) is compose_of_pictures()
-
-
 def _described(step: Any) -> Step:
-    """Name and arguments of a transform.
+    """The name and the arguments of a transform.
 
     Raises:
-        ValueError: It is not among those that can be written.
+        ValueError: The transform can't be written.
     """
     kind = type(step)
     for name, known in _known().items():
@@ -195,8 +186,8 @@ def _described(step: Any) -> Step:
             plain = name.partition(".")[2]
             return name, {argument: _plain(getattr(step, argument), kind) for argument in _ARGUMENTS.get(plain, ())}
     raise ValueError(
-        f"preprocessing: {kind.__name__} can't be written into a file; give preprocessing= a transform of "
-        f"{', '.join(_ARGUMENTS)}, or a model_zoo.Preprocessing"
+        f"preprocessing: {kind.__name__} can't be written into a file; give preprocessing= a transform that consists "
+        f"of {', '.join(_ARGUMENTS)}, or a model_zoo.Preprocessing"
     )
 
 
@@ -212,7 +203,7 @@ def _known() -> dict[str, Any]:
 
 
 def _plain(value: Any, kind: type) -> Any:
-    """An argument as a value of JSON."""
+    """An argument of a transform as a value that JSON can hold."""
     from torchvision.transforms import InterpolationMode
 
     if isinstance(value, InterpolationMode):
@@ -231,10 +222,10 @@ def _plain(value: Any, kind: type) -> Any:
 
 
 def _make(name: str, arguments: dict[str, Any]) -> Any:
-    """The transform that a name and arguments stand for.
+    """The transform of a name, with its arguments.
 
     Raises:
-        ValueError: The name is unknown, or an argument is not one of the transform's.
+        ValueError: The name is unknown, or the transform has other arguments.
     """
     from torchvision import transforms as v1
     from torchvision.transforms import v2
@@ -250,13 +241,13 @@ def _make(name: str, arguments: dict[str, Any]) -> Any:
         given["interpolation"] = v2.InterpolationMode(given["interpolation"])
     if "dtype" in given:
         given["dtype"] = _DTYPES[given["dtype"]]
-    if name == "v2.ToTensor":  # deprecated, and the same as its forerunner
+    if name == "v2.ToTensor":  # it is deprecated, and does the same as that of version 1
         return v1.ToTensor()
     return known[name](**given)
 
 
 def _check(description: PictureTransforms, transform: Any) -> None:
-    """Raise where a description gives other tensors than the transform that it is of."""
+    """Raise if a description gives other tensors than its transform."""
     from PIL import Image
 
     generator = torch.Generator().manual_seed(0)
@@ -266,7 +257,7 @@ def _check(description: PictureTransforms, transform: Any) -> None:
         expected, found = _applied(transform, picture), description(picture)
         if not isinstance(expected, Tensor) or expected.shape != found.shape or expected.dtype != found.dtype:
             raise ValueError(
-                f"preprocessing: the transform gives something else than its steps ({description}) for a picture; give "
+                f"preprocessing: the transform gives another shape or type than its steps ({description}); give "
                 "preprocessing= a Compose of these steps"
             )
         if not torch.allclose(expected.as_subclass(Tensor).double(), found.double(), rtol=0, atol=TOLERANCE):

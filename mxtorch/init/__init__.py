@@ -1,7 +1,7 @@
 """Initialisers for one tensor, a layer or a whole network.
 
-They are frozen dataclasses with the names, arguments and defaults of `torch.nn.init`, which does the filling. They can
-be compared, printed and pickled. Each takes a `generator`, so that the same seed always gives the same weights.
+They are frozen dataclasses with the names, arguments and defaults of `torch.nn.init`, whose functions fill the tensors.
+They can be compared, printed and pickled. Each takes a `generator`, so that the same seed gives the same weights.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an initialiser is, and what it may know of the parameter that it fills."""
+"""The base class of initialisers, and the place of a parameter in its layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mxtorch._checks import closest, number, whole_number
 
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
-_ATTENTION_STACK = 3  # in_proj_weight holds the projections of query, key and value, one below the other
+_ATTENTION_STACK = 3  # in_proj_weight stacks the projections of query, key and value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Place:
     def activation(self) -> nn.Module | None:
         """The layer's own activation, from which gains are derived; None for a layer without one.
 
-        It is None for gated and attention layers too: gates and a softmax stand between their weights and the
-        activation of their output.
+        It is None for gated layers and attention, too, because gates or a softmax follow their weights before the
+        activation does.
         """
         if isinstance(self.module, (nn.RNN, nn.RNNCell)):
             return nn.ReLU() if self.module.nonlinearity == "relu" else nn.Tanh()
@@ -48,15 +48,15 @@ class Place:
 
     @property
     def groups(self) -> int:
-        """The groups of a convolution; 1 for every other layer."""
+        """The number of groups of a convolution; 1 for every other layer."""
         groups = getattr(self.module, "groups", 1)
         return groups if isinstance(groups, int) else 1
 
     @property
     def blocks(self) -> int:
-        """The number of matrices in the first dimension: a recurrent layer's gates, attention's projections.
+        """The number of matrices in the first dimension: the gates of a recurrent layer, the projections of attention.
 
-        An initialiser fills them one at a time, so that fans are those of one gate and each gate is orthogonal.
+        An initialiser fills these one at a time, so that the fans are those of one gate, and each gate is orthogonal.
         """
         if isinstance(self.module, nn.MultiheadAttention):
             return _ATTENTION_STACK if self.name.startswith("in_proj") else 1
@@ -66,16 +66,16 @@ class Place:
 
     @property
     def padding_index(self) -> int | None:
-        """The row of an embedding that stays zero."""
+        """The row of an embedding that stays zero; None if there is none."""
         return self.module.padding_idx if isinstance(self.module, (nn.Embedding, nn.EmbeddingBag)) else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Initializer:
-    """The base of all initialisers: call one with a tensor to fill the tensor in place.
+    """The base of all initialisers. Calling an initialiser with a tensor fills the tensor in place.
 
     A subclass is a frozen dataclass. It names a function of `torch.nn.init` that takes its fields in their order, or
-    implements `fill`; it overrides `check` where `dimensions` does not say which shapes it can fill.
+    implements `fill`. If `dimensions` is not enough to say which shapes it can fill, it overrides `check`.
 
     Example:
         >>> import torch
@@ -88,16 +88,16 @@ class Initializer:
     """
 
     torch_function: ClassVar[str] = ""
-    """The function of `torch.nn.init` that fills."""
+    """The function of `torch.nn.init` that fills the tensor."""
 
     dimensions: ClassVar[tuple[int, int]] = (0, sys.maxsize)
-    """The least and the largest number of dimensions that it can fill."""
+    """The smallest and the largest number of dimensions of a tensor."""
 
     needs: ClassVar[str] = ""
-    """What errors say about these dimensions."""
+    """A description of these dimensions for error messages."""
 
     splits_blocks: ClassVar[bool] = True
-    """Whether `fill` gets the matrices of a stack one at a time; see `Place.blocks`."""
+    """Whether `fill` is called for each matrix of a stack; see `Place.blocks`."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -108,16 +108,16 @@ class Initializer:
     def __call__(
         self, tensor: Tensor, *, generator: torch.Generator | None = None, place: Place | None = None
     ) -> Tensor:
-        """Fill the tensor and return it. Nothing is recorded for gradients; a meta tensor does not change.
+        """Fill the tensor and return it. Gradients do not record this; a meta tensor does not change.
 
         Args:
             tensor: Any floating-point tensor. The values do not depend on its memory format.
-            generator: The source of random numbers; torch's global generator when left out. The values are drawn on
-                its device and copied to the tensor's: a CPU generator gives the same values on every device.
+            generator: The source of random numbers; by default torch's global generator. The values are drawn on the
+                generator's device and copied to the tensor's, so a CPU generator gives the same values on every device.
             place: The parameter's layer, from which gains and groups are derived.
 
         Raises:
-            ValueError: It can't fill this shape.
+            ValueError: The initialiser can't fill this shape.
         """
         self.check_in(tensor, place)
         blocks = self._blocks(place)
@@ -137,29 +137,29 @@ class Initializer:
         return tensor
 
     def __str__(self) -> str:
-        """The `repr` without the fields that have their default."""
+        """The `repr` without the fields that have their default values."""
         fields = [field for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
         return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in fields)})"
 
     def check_in(self, tensor: Tensor, place: Place | None = None) -> None:
-        """Raise a ValueError where it can't fill this tensor at this place."""
+        """Raise a ValueError if the initialiser can't fill this tensor at this place."""
         blocks = self._blocks(place)
         self.check(torch.Size((tensor.shape[0] // blocks, *tensor.shape[1:])) if blocks > 1 else tensor.shape, place)
 
     def check(self, shape: torch.Size, place: Place | None) -> None:
-        """Raise a ValueError where it can't fill tensors of this shape."""
+        """Raise a ValueError if the initialiser can't fill a tensor of this shape."""
         least, largest = self.dimensions
         if not least <= len(shape) <= largest:
             self._refuse(shape, self.needs)
 
     def fill(self, tensor: Tensor, generator: torch.Generator | None, place: Place | None) -> None:
-        """Fill a contiguous tensor, or one matrix of a stack, in place; gradients are off."""
+        """Fill a contiguous tensor, or one matrix of a stack, in place. Gradients are turned off."""
         self._draw(tensor, generator, *(getattr(self, field.name) for field in dataclasses.fields(self)))
 
     def _draw(self, tensor: Tensor, generator: torch.Generator | None, *settings: Any) -> None:
         """Call torch's function."""
         if not self.torch_function:
-            raise NotImplementedError(f"{type(self).__name__}: it has no torch_function, so it must implement fill")
+            raise NotImplementedError(f"{type(self).__name__} has no torch_function, so it must implement fill")
         function = getattr(nn.init, self.torch_function)
         options = {"generator": generator} if _torch_takes_generator(function) else {}
         function(tensor, *settings, **options)
@@ -168,18 +168,18 @@ class Initializer:
         return place.blocks if place is not None and self.splits_blocks else 1
 
     def _refuse(self, shape: torch.Size, needs: str) -> None:
-        raise ValueError(f"{self!r}: it can't fill the shape {tuple(shape)}; it needs {needs}")
+        raise ValueError(f"{self!r} can't fill the shape {tuple(shape)}; it needs {needs}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Function(Initializer):
-    """An initialiser made of a function that fills a tensor in place, such as those of `torch.nn.init`.
+    """An initialiser that calls a function, which fills a tensor in place, such as those of `torch.nn.init`.
 
-    A generator is passed to a function that has an argument `generator`. For any other function it seeds torch's global
-    generator during the call; the global generator has its state back afterwards.
+    If the function has an argument `generator`, it gets the generator. For any other function, the generator seeds
+    torch's global generator during the call; afterwards, the global generator has its old state.
 
     Args:
-        function: Called with the tensor, and with `generator=` where it has that argument.
+        function: Called with the tensor, and with `generator=` if it has that argument.
     """
 
     function: Callable[..., Any]
@@ -196,7 +196,7 @@ class Function(Initializer):
 
 
 def real(low: float = -math.inf, high: float = math.inf) -> Mapping[str, Any]:
-    """Metadata of a field that must be a finite number between two bounds."""
+    """The metadata of a field that must be a finite number between two bounds."""
 
     def check(given: Any, name: str) -> float:
         value = number(given)
@@ -209,7 +209,7 @@ def real(low: float = -math.inf, high: float = math.inf) -> Mapping[str, Any]:
 
 
 def integer(least: int) -> Mapping[str, Any]:
-    """Metadata of a field that must be an integer, not below a bound."""
+    """The metadata of a field that must be an integer of at least `least`."""
 
     def check(given: Any, name: str) -> int:
         value = whole_number(given)
@@ -221,7 +221,7 @@ def integer(least: int) -> Mapping[str, Any]:
 
 
 def choice(names: Collection[str]) -> Mapping[str, Any]:
-    """Metadata of a field that must be one of some names."""
+    """The metadata of a field that must be one of several names."""
 
     def check(given: Any, name: str) -> Any:
         if given not in names:
@@ -233,7 +233,7 @@ def choice(names: Collection[str]) -> Mapping[str, Any]:
 
 @contextlib.contextmanager
 def globally_seeded(generator: torch.Generator, device: torch.device) -> Iterator[None]:
-    """Torch's global generators of the CPU and of the device, seeded from `generator`; restored afterwards."""
+    """Seed torch's global generators of the CPU and the device from `generator`; restore them afterwards."""
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     devices = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
@@ -250,4 +250,4 @@ def _takes_generator(function: Callable[..., Any]) -> bool:
         return False
 
 
-_torch_takes_generator = functools.lru_cache(maxsize=64)(_takes_generator)  # for torch's functions, which are few
+_torch_takes_generator = functools.lru_cache(maxsize=64)(_takes_generator)  # only for torch's own functions

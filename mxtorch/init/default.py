@@ -27,39 +27,40 @@ _TORCH_UNIFORM = KaimingUniform(a=math.sqrt(5), nonlinearity="leaky_relu")
 
 
 def is_norm(module: nn.Module) -> bool:
-    """True for a layer whose weight is a scale and whose bias is a shift."""
+    """Whether a module is a norm, whose weight is a scale and whose bias is a shift."""
     return isinstance(module, _NORMS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Default(OfFans):
-    """The initialisation of torch's layer: bit for bit its `reset_parameters`, parameter after parameter.
+    """The initialisation of torch's layer. It gives the same values as `reset_parameters`, for each parameter.
 
-    Norms have scale 1 and shift 0, embeddings are standard normal, recurrent layers are uniform within
-    `1 / sqrt(hidden_size)`, attention is Xavier uniform with zero biases, and all others are uniform within
-    `1 / sqrt(fan_in)`. The last also fills a tensor without a layer, which must have two dimensions or more.
+    Norms get scale 1 and shift 0, embeddings standard normal values, recurrent layers uniform values within
+    `1 / sqrt(hidden_size)`, attention Xavier uniform values and zero biases, and all other layers uniform values within
+    `1 / sqrt(fan_in)`. A tensor without a layer is filled like the last; it must have two dimensions or more.
     """
 
     splits_blocks: ClassVar[bool] = False
 
     def check(self, shape: torch.Size, place: Place | None) -> None:
-        """The parameter of one of torch's layers, or a matrix."""
+        """Accept a parameter of one of torch's layers, or a matrix without a layer."""
         if place is None:
             super().check(shape, place)
         elif default_for(place) is None:
             raise ValueError(
-                f"{self!r}: torch has no default for {place.name} of {type(place.module).__name__}; give another one"
+                f"{self!r}: torch has no default for {place.name} of {type(place.module).__name__}; give another "
+                "initialiser"
             )
 
     def fill(self, tensor: Tensor, generator: torch.Generator | None, place: Place | None) -> None:
-        """Fill as torch's layer does."""
+        """Fill the tensor as torch's layer does."""
         initializer = _TORCH_UNIFORM if place is None else default_for(place)
-        assert initializer is not None  # `check` came first
+        assert initializer is not None  # `check` was called before
         initializer.fill(tensor, generator, None)
 
 
 def default_for(place: Place) -> Initializer | None:
-    """The initialiser that does what torch does; None for a layer or parameter that is not torch's."""
+    """The initialiser that does what torch's layer does; None for a layer or parameter that is not torch's."""
     module, name = place.module, place.name
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
         return _within(1 / math.sqrt(module.hidden_size))

@@ -10,24 +10,14 @@ from torch import nn
 
 # Elementwise activations that torch.nn.init.calculate_gain does not know.
 _MEASURED = (
-    nn.CELU,
-    nn.ELU,
-    nn.GELU,
-    nn.Hardsigmoid,
-    nn.Hardswish,
-    nn.Hardtanh,
-    nn.LogSigmoid,
-    nn.Mish,
-    nn.SiLU,
-    nn.Softplus,
-    nn.Softsign,
-    nn.Tanhshrink,
+    *(nn.CELU, nn.ELU, nn.GELU, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.LogSigmoid, nn.Mish, nn.SiLU),
+    *(nn.Softplus, nn.Softsign, nn.Tanhshrink),
 )
 
 
 def known_nonlinearity(activation: nn.Module) -> tuple[str, float] | None:
-    """Name and slope for `torch.nn.init.calculate_gain`; None where torch has no gain for the activation."""
-    if isinstance(activation, nn.ReLU6):  # before Hardtanh, which it is too
+    """The name and slope for `torch.nn.init.calculate_gain`; None if torch has no gain for the activation."""
+    if isinstance(activation, nn.ReLU6):
         return "relu", 0.0
     if isinstance(activation, nn.LeakyReLU):
         return "leaky_relu", activation.negative_slope
@@ -40,13 +30,13 @@ def known_nonlinearity(activation: nn.Module) -> tuple[str, float] | None:
 
 
 def gain_of(activation: nn.Module | None) -> float | None:
-    """The gain for an activation: torch's where it has one, else the one that keeps the second moment at 1.
+    """The gain for an activation: torch's gain if it has one, else the gain that keeps the second moment at 1.
 
-    The latter is 1 / sqrt(E[f(z)^2]) for a standard normal z: the argument of He et al. 2015 (arXiv 1502.01852,
-    sec. 2.2, eq. 8-10) for any f. For ReLU it equals torch's square root of 2.
+    The latter is 1 / sqrt(E[f(z)^2]) for a standard normal z. This is the argument of He et al. 2015 (arXiv 1502.01852,
+    sec. 2.2, eq. 8-10) for any f. For ReLU, it equals torch's square root of 2.
 
     Returns:
-        The gain; None without an activation, and for one that is not elementwise or not torch's.
+        The gain; None without an activation, and for an activation that is not elementwise or not torch's.
 
     Example:
         >>> from mxtorch import init, nn
@@ -62,7 +52,7 @@ def gain_of(activation: nn.Module | None) -> float | None:
 
 
 def calculate_gain(name: str, slope: float) -> float:
-    """`torch.nn.init.calculate_gain`; the type that it has for names is missing in older versions of torch."""
+    """`torch.nn.init.calculate_gain`, whose types differ between the versions of torch."""
     calculate: Any = nn.init.calculate_gain
     return float(calculate(name, slope))
 
@@ -75,7 +65,7 @@ def _measured_gain(activation: nn.Module) -> float:
 
 @functools.cache
 def _normal_grid() -> torch.Tensor:
-    """The quantiles of a standard normal at the middles of 2^16 equal parts, on the CPU."""
+    """The quantiles of a standard normal at the centres of 2^16 equal parts, on the CPU."""
     parts = torch.arange(2**16, dtype=torch.float64, device="cpu")
     grid: torch.Tensor = torch.special.ndtri((parts + 0.5) / len(parts))
     return grid

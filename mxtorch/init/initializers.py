@@ -1,11 +1,11 @@
-"""The initialisers, most of them a function of `torch.nn.init` with its arguments as checked fields."""
+"""The initialisers. Most of them are a function of `torch.nn.init` with its arguments as checked fields."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
 from dataclasses import field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,6 @@ from mxtorch.init.gain import calculate_gain, gain_of, known_nonlinearity
 
 Mode = Literal["fan_in", "fan_out"]
 Nonlinearity = Literal["linear", "sigmoid", "tanh", "relu", "leaky_relu", "selu"]
-
-_FANS = "2 or more dimensions; give a bias or scale zeros, ones, constant, uniform or normal"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +64,9 @@ class Normal(Initializer):
 
 @dataclasses.dataclass(frozen=True)
 class TruncatedNormal(Initializer):
-    """Normal, without the values outside of `a` and `b`; the defaults are those of `torch.nn.init.trunc_normal_`.
+    """Normal, truncated to the range from `a` to `b`; the defaults are those of `torch.nn.init.trunc_normal_`.
 
-    The bounds are values, not multiples of the standard deviation: with `std=0.02` the default bounds cut nothing off.
+    The bounds are values, not multiples of the standard deviation. With `std=0.02`, the default bounds have no effect.
 
     Args:
         mean: The mean before truncation.
@@ -90,15 +88,15 @@ class TruncatedNormal(Initializer):
         if self.std == 0 or not self.a - 2 * self.std <= self.mean <= self.b + 2 * self.std:
             raise ValueError(
                 f"mean: got {self.mean} with std={self.std}, a={self.a}, b={self.b}; give a positive std and a mean "
-                "within two standard deviations of the bounds, beyond which torch can't draw"
+                "within two standard deviations of the bounds, because torch can't draw beyond these"
             )
 
 
 class OfFans(Initializer):
-    """The base of initialisers whose scale follows from the number of inputs and outputs."""
+    """The base of initialisers whose scale follows from the numbers of inputs and outputs (the fans)."""
 
     dimensions: ClassVar[tuple[int, int]] = (2, sys.maxsize)
-    needs: ClassVar[str] = _FANS
+    needs: ClassVar[str] = "2 or more dimensions; give a bias or scale zeros, ones, constant, uniform or normal"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +104,7 @@ class _Gained(OfFans):
     gain: float | None = field(default=None, metadata=real())
 
     def fill(self, tensor: Tensor, generator: torch.Generator | None, place: Place | None) -> None:
-        """Fill with the given gain, or that of the activation."""
+        """Fill with the given gain, or with the gain of the activation."""
         gain = self.gain
         if gain is None and place is not None:
             gain = gain_of(place.activation)
@@ -118,7 +116,7 @@ class XavierUniform(_Gained):
     """Uniform with variance `gain^2 * 2 / (fan_in + fan_out)` (Glorot and Bengio 2010, sec. 4.2.1, eq. 16).
 
     Args:
-        gain: A factor; when left out, that of the layer's own activation, and 1 for a layer without one.
+        gain: A factor; by default that of the layer's own activation, or 1 for a layer without activation.
     """
 
     torch_function: ClassVar[str] = "xavier_uniform_"
@@ -139,8 +137,8 @@ class XavierNormal(_Gained):
 class Orthogonal(_Gained):
     """A (semi-)orthogonal matrix times the gain (Saxe et al. 2013, arXiv 1312.6120, sec. 3).
 
-    Dimensions after the first are joined. Each gate of a recurrent layer is orthogonal by itself. Half precision is
-    computed in float32, for which torch has the decomposition.
+    Dimensions after the first are flattened. Each gate of a recurrent layer is orthogonal by itself. For tensors in
+    half precision, the matrix is computed in float32, because torch has the decomposition for float32.
 
     Args:
         gain: As in `XavierUniform`.
@@ -158,13 +156,11 @@ class Orthogonal(_Gained):
 @dataclasses.dataclass(frozen=True)
 class _Kaiming(OfFans):
     a: float = field(default=0.0, metadata=real())
-    mode: Mode = field(default="fan_in", metadata=choice(("fan_in", "fan_out")))
-    nonlinearity: Nonlinearity | None = field(
-        default=None, metadata=choice(("linear", "sigmoid", "tanh", "relu", "leaky_relu", "selu"))
-    )
+    mode: Mode = field(default="fan_in", metadata=choice(get_args(Mode)))
+    nonlinearity: Nonlinearity | None = field(default=None, metadata=choice(get_args(Nonlinearity)))
 
     def fill(self, tensor: Tensor, generator: torch.Generator | None, place: Place | None) -> None:
-        """Fill with the gain of the given nonlinearity, or of the activation."""
+        """Fill with the gain of the given nonlinearity, or with that of the activation."""
         name: str = self.nonlinearity or "leaky_relu"
         a, factor = self.a, 1.0
         activation = place.activation if place is not None and self.nonlinearity is None else None
@@ -183,10 +179,10 @@ class KaimingUniform(_Kaiming):
 
     Args:
         a: The negative slope of a leaky ReLU, for `nonlinearity="leaky_relu"`.
-        mode: `"fan_in"` keeps the scale of activations, `"fan_out"` that of gradients. The fans are torch's, which for
-            the weight of a transposed convolution are swapped.
-        nonlinearity: A name that `torch.nn.init.calculate_gain` knows. When left out, the layer's own activation; for a
-            layer without one, torch's default, a leaky ReLU of slope `a`, which is ReLU at 0.
+        mode: `"fan_in"` preserves the scale of activations, `"fan_out"` that of gradients. The fans are torch's; for
+            the weight of a transposed convolution, torch swaps them.
+        nonlinearity: A name that `torch.nn.init.calculate_gain` knows; by default the layer's own activation. For a
+            layer without activation, the default is torch's: a leaky ReLU of slope `a`, which is a ReLU at 0.
     """
 
     torch_function: ClassVar[str] = "kaiming_uniform_"
@@ -229,7 +225,7 @@ class LecunUniform(_Lecun):
 class LecunNormal(_Lecun):
     """Normal with variance `1 / fan_in` (LeCun et al. 1998, "Efficient BackProp", sec. 4.6).
 
-    Self-normalising networks need it before SELU (Klambauer et al. 2017, arXiv 1706.02515, sec. 2).
+    Self-normalising networks need this initialiser before SELU (Klambauer et al. 2017, arXiv 1706.02515, sec. 2).
     """
 
     torch_function: ClassVar[str] = "kaiming_normal_"
@@ -237,10 +233,10 @@ class LecunNormal(_Lecun):
 
 @dataclasses.dataclass(frozen=True)
 class Fixup(OfFans):
-    """For the inner layers of residual branches without norms (Zhang et al. 2019, arXiv 1901.09321, sec. 3).
+    """Fixup, for the inner layers of residual branches without norms (Zhang et al. 2019, arXiv 1901.09321, sec. 3).
 
     The values are those of `kaiming_normal` for ReLU, times `blocks ** (-1 / (2 * layers - 2))`. The last layer of each
-    branch and the classifier must start at `"zeros"`: name them in `overrides`.
+    branch and the classifier must start at `"zeros"`; give this in `overrides`.
 
     Args:
         blocks: The number of residual branches in the network.
@@ -252,16 +248,16 @@ class Fixup(OfFans):
     layers: int = field(default=2, metadata=integer(2))
 
     def fill(self, tensor: Tensor, generator: torch.Generator | None, place: Place | None) -> None:
-        """Fill as `kaiming_normal` does, and scale."""
+        """Fill as `kaiming_normal` does, then scale the values."""
         self._draw(tensor, generator, 0.0, "fan_in", "relu")
         tensor.mul_(self.blocks ** (-1 / (2 * self.layers - 2)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Identity(Initializer):
-    """Ones on the diagonal of a matrix, zeros elsewhere; also in each gate of a recurrent layer.
+    """Ones on the diagonal of a matrix, and zeros elsewhere. In a recurrent layer, each gate is an identity matrix.
 
-    It lets a recurrent ReLU network start (Le et al. 2015, arXiv 1504.00941, sec. 2).
+    Recurrent networks with ReLU need this at the start (Le et al. 2015, arXiv 1504.00941, sec. 2).
     """
 
     torch_function: ClassVar[str] = "eye_"
@@ -271,10 +267,10 @@ class Identity(Initializer):
 
 @dataclasses.dataclass(frozen=True)
 class Dirac(Initializer):
-    """A convolution that returns its input, as far as there are channels.
+    """The kernel of a convolution that returns its input, for as many channels as input and output both have.
 
     Args:
-        groups: Groups of channels; those of the convolution when left out, and 1 without a convolution.
+        groups: The number of groups; by default that of the convolution, or 1 without a convolution.
     """
 
     torch_function: ClassVar[str] = "dirac_"
@@ -283,7 +279,7 @@ class Dirac(Initializer):
     groups: int | None = field(default=None, metadata=integer(1))
 
     def check(self, shape: torch.Size, place: Place | None) -> None:
-        """Three to five dimensions, the first divisible by the groups."""
+        """Accept three to five dimensions, the first of which is divisible by the number of groups."""
         super().check(shape, place)
         if shape[0] % self._groups(place):
             self._refuse(shape, f"a first dimension divisible by the {self._groups(place)} groups")
@@ -312,7 +308,7 @@ class Sparse(Initializer):
     std: float = field(default=0.01, metadata=real(low=0.0))
 
     def fill(self, tensor: Tensor, generator: torch.Generator | None, place: Place | None) -> None:
-        """Fill with both the values and the rows of the zeros from the generator."""
+        """Fill the tensor. The generator draws the values and the rows of the zeros."""
         if generator is None:
             super().fill(tensor, generator, place)
             return
@@ -324,13 +320,13 @@ class Sparse(Initializer):
 class Bilinear(Initializer):
     """Linear, bilinear or trilinear interpolation, for a transposed convolution that upsamples.
 
-    Channel i goes to channel i alone, as in Long et al. 2015 (arXiv 1411.4038, sec. 3.3); with as many groups as
-    channels every kernel is the same. To upsample by `f`, give the convolution `kernel_size=2 * f - f % 2`, `stride=f`
-    and `padding=math.ceil((f - 1) / 2)`.
+    Output channel i depends only on input channel i, as in Long et al. 2015 (arXiv 1411.4038, sec. 3.3). With as many
+    groups as channels, all kernels are equal. To upsample by `f`, give the convolution `kernel_size=2 * f - f % 2`,
+    `stride=f` and `padding=math.ceil((f - 1) / 2)`.
     """
 
     def check(self, shape: torch.Size, place: Place | None) -> None:
-        """Three to five dimensions, and as many channels out as in, or one in each group."""
+        """Accept three to five dimensions, with as many output as input channels, or one channel in each group."""
         if len(shape) not in (3, 4, 5) or (shape[1] != 1 and shape[0] != shape[1]):
             self._refuse(shape, "3 to 5 dimensions, with as many output as input channels, or as many groups")
 
@@ -352,10 +348,10 @@ class Bilinear(Initializer):
 
 @dataclasses.dataclass(frozen=True)
 class LSTMBias(Initializer):
-    """Zeros, but `forget` at the forget gate of an LSTM (Gers et al. 2000; Jozefowicz et al. 2015, sec. 2.2).
+    """Zeros, except `forget` at the forget gate of an LSTM (Gers et al. 2000; Jozefowicz et al. 2015, sec. 2.2).
 
-    torch's LSTM adds two biases. In a layer the first, `bias_ih`, gets the value and the second stays zero, so that
-    their sum is `forget`.
+    torch's LSTM adds two biases. In a layer, the first bias, `bias_ih`, gets the value, and the second bias stays zero,
+    so that their sum is `forget`.
 
     Args:
         forget: The bias of the forget gate; both papers recommend 1.
@@ -365,11 +361,11 @@ class LSTMBias(Initializer):
     forget: float = field(default=1.0, metadata=real())
 
     def check(self, shape: torch.Size, place: Place | None) -> None:
-        """One dimension of four gates; in an LSTM where the layer is known."""
+        """Accept one dimension of four gates. If the layer is known, it must be an LSTM."""
         if len(shape) != 1 or shape[0] % 4:
             self._refuse(shape, "1 dimension of four gates, the bias of an LSTM")
         if place is not None and not isinstance(place.module, (nn.LSTM, nn.LSTMCell)):
-            raise ValueError(f"{self!r}: got the bias of {type(place.module).__name__}; it is for an LSTM's alone")
+            raise ValueError(f"{self!r}: got the bias of {type(place.module).__name__}; it is only for an LSTM")
 
     def fill(self, tensor: Tensor, generator: torch.Generator | None, place: Place | None) -> None:
         """Fill the gates, whose order in torch is input, forget, cell, output."""

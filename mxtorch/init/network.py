@@ -1,4 +1,4 @@
-"""Initialising a whole network."""
+"""Initialisation of a whole network."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Row:
 
     Args:
         name: The parameter's name in the network.
-        shape: Its shape; None while it is lazy.
-        initializer: The initialiser that filled it, or will fill it when it gets its size; None where the parameter was
-            left as it was.
-        reason: Where the initialiser comes from: a pattern, the layer, a global argument, or torch's default for the
-            kind of layer.
+        shape: The parameter's shape; None while the parameter is lazy.
+        initializer: The initialiser that filled the parameter, or will fill it when a lazy parameter gets its size;
+            None if the parameter was not changed.
+        reason: The origin of the initialiser: a pattern, the layer, a global argument, or torch's default for the kind
+            of layer.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Report:
-    """What `initialize` did to every parameter, one row each; it prints as a table."""
+    """What `initialize` did, with a row for each parameter; `print` shows a table."""
 
     rows: tuple[Row, ...]
 
@@ -54,7 +54,7 @@ class Report:
         return len(self.rows)
 
     def __getitem__(self, name: str) -> Row:
-        """The row of a parameter; for an unknown name a KeyError with the closest names."""
+        """The row of a parameter. An unknown name raises a KeyError with the closest names."""
         for row in self.rows:
             if row.name == name:
                 return row
@@ -64,7 +64,7 @@ class Report:
         cells = [("parameter", "shape", "initialiser", "because")]
         for row in self.rows:
             shape = "lazy" if row.shape is None else "x".join(map(str, row.shape)) or "scalar"
-            filled = "left as it was" if row.initializer is None else str(row.initializer)
+            filled = "not changed" if row.initializer is None else str(row.initializer)
             cells.append((row.name, shape, filled, row.reason))
         widths = [max(len(line[column]) for line in cells) for column in range(3)]
         return "\n".join("  ".join([*map(str.ljust, line, widths), line[3]]) for line in cells)
@@ -74,7 +74,7 @@ class Report:
 
 @dataclasses.dataclass
 class _Entry:
-    """A parameter, its place under each of its names (several where it is shared), and its initialiser."""
+    """A parameter, its initialiser, and its place under each of its names. A shared parameter has several names."""
 
     parameter: nn.Parameter
     places: dict[str, Place]
@@ -103,35 +103,36 @@ def initialize(
     overrides: Mapping[str, InitializerLike] | None = None,
     device: torch.device | str | None = None,
 ) -> Report:
-    """Initialise every parameter of a network in place. Its layers may be torch's, ours or others.
+    """Initialise every parameter of a network in place. The layers may be those of torch, of mxtorch, or any others.
 
     A pattern takes precedence over a layer's own initialiser (`weight_init=` of `mxtorch.nn`), which takes precedence
     over `weight` and `bias`. These two fill the weights and biases of convolutions, linear, recurrent, attention and
-    embedding layers, and parameters called `weight` (of two dimensions or more) and `bias` in any other module. Scales
-    and shifts of norms, slopes of PReLU and the like get torch's default. Any other parameter, such as a position
-    embedding in a plain parameter, is left as it was unless a pattern matches it. Running statistics of norms start
-    again.
+    embedding layers, and parameters called `weight` (of two dimensions or more) and `bias` in any other module. The
+    scales and shifts of norms and the slopes of PReLU get torch's default. Any other parameter, such as a position
+    embedding, is not changed unless a pattern matches it. The running statistics of norms are reset.
 
-    A lazy parameter gets its values when it gets its size. A parameter on the meta device first gets memory. Nothing
-    changes where an argument is refused.
+    A lazy parameter gets its values when it gets its size. A parameter on the meta device first gets memory. If an
+    argument is refused, nothing has changed.
 
     Args:
         net: The network, or any part of one.
-        weight: For weights; the default is that of Glorot and Bengio 2010.
-        bias: For biases.
-        seed: With a seed, the values of a parameter follow from the seed and its name alone, on every device; other
-            parameters, their order and earlier draws make no difference. Without one, torch's global generator draws.
-        overrides: Initialisers by pattern, as of `fnmatch`, on whole parameter names (`"head.*"`, `"*.norm?.weight"`);
-            a leading `*.` also matches at the top. Where several match, the last one counts.
-        device: Where parameters on the meta device go; the CPU when left out.
+        weight: The initialiser of weights; the default is that of Glorot and Bengio 2010.
+        bias: The initialiser of biases.
+        seed: With a seed, the values of a parameter depend only on the seed and the name of the parameter, on every
+            device. They do not depend on other parameters, their order, or earlier random numbers. Without a seed,
+            torch's global generator draws the values.
+        overrides: Initialisers by pattern of `fnmatch` for whole parameter names (`"head.*"`, `"*.norm?.weight"`). A
+            leading `*.` also matches a name without a dot. If several patterns match, the last one counts.
+        device: The device on which parameters from the meta device get memory; by default the CPU.
 
     Returns:
-        What was done to every parameter.
+        The report, which has a row for each parameter.
 
     Raises:
         ValueError: A pattern matches no parameter, a name is unknown, an initialiser can't fill a shape, the seed is
             not an integer, or a parameter or buffer on the meta device would have no values.
-        TypeError: `net` is not a module, `overrides` not a mapping, or an initialiser neither a name nor callable.
+        TypeError: `net` is not a module, `overrides` is not a mapping, or an initialiser is neither a name nor
+            callable.
 
     Example:
         >>> from mxtorch import init, nn
@@ -158,7 +159,7 @@ def initialize(
     entries = _entries(net)
     own = {
         id(module.get_parameter(name)): (initializer, f"{type(module).__name__}'s own")
-        for module in reversed(list(net.modules()))  # so that an outer module takes precedence over an inner one
+        for module in reversed(list(net.modules()))  # outer modules take precedence over inner ones
         for name, initializer in own_initializers(module).items()
     }
     for entry in entries:
@@ -178,13 +179,13 @@ def initialize(
 
 
 def reset(module: nn.Module) -> None:
-    """Fill the parameters of a layer: with the layer's own initialiser, or with torch's default where it has none.
+    """Fill the parameters of a layer with the layer's own initialisers, or else with torch's default.
 
-    A parameter that has neither, such as a part of a parametrised weight, is left as it was. A lazy layer does nothing
-    before its first batch, which ends with this.
+    A parameter that has neither, such as a part of a parametrised weight, is not changed. For a lazy layer, nothing
+    happens before its first batch; the first batch then calls this function.
 
     Raises:
-        ValueError: An initialiser can't fill its parameter; nothing has changed then.
+        ValueError: An initialiser can't fill its parameter. Nothing has changed then.
 
     Example:
         >>> import torch
@@ -215,8 +216,8 @@ def reset(module: nn.Module) -> None:
 def own_initializers(module: nn.Module) -> dict[str, Initializer]:
     """A module's own initialisers by parameter name: those in its attribute `own_initializers`, if it has one.
 
-    A name with a dot is that of a parameter of an inner layer. A parameter that was parametrised or pruned later, and
-    so has another name, is left out.
+    A name with a dot refers to a parameter of an inner layer. A parameter that was parametrised or pruned later has
+    another name, so it is left out.
 
     Raises:
         ValueError: There is no such parameter, or no such initialiser.
@@ -228,7 +229,8 @@ def own_initializers(module: nn.Module) -> dict[str, Initializer]:
     for name in given:
         if not any(there.startswith((name, "parametrizations.")) for there in names):
             raise ValueError(
-                f"own_initializers of {type(module).__name__}: {name!r} is no parameter{closest(name, names)}"
+                f"own_initializers of {type(module).__name__}: got {name!r}, which is no parameter"
+                f"{closest(name, names)}"
             )
     return {name: get(initializer, name) for name, initializer in given.items() if name in names}
 
@@ -245,7 +247,7 @@ def _entries(net: nn.Module) -> list[_Entry]:
 
 
 def _resolve(entry: _Entry, own: Mapping[int, tuple[Initializer, str]], fallbacks: Mapping[str, Initializer]) -> None:
-    """Choose the layer's own initialiser, else the one for the kind of parameter."""
+    """Choose the layer's own initialiser, or else the initialiser for the kind of parameter."""
     module, name = entry.place.module, entry.place.name
     has_default = is_norm(module) or isinstance(module, nn.PReLU) or name in ("bias_k", "bias_v")
     if id(entry.parameter) in own:
@@ -291,8 +293,8 @@ def _check_meta(net: nn.Module, entries: list[_Entry]) -> None:
             lost += [f"{prefix}.{name}".lstrip(".") for name in names]
     if lost:
         raise ValueError(
-            f"net: {', '.join(lost)} would have no values after the meta device; name parameters in overrides, and "
-            "give buffers their values (or build the network off the meta device)"
+            f"net: {', '.join(lost)} would have no values after the meta device; give initialisers for parameters in "
+            "overrides, and give buffers their values (or build the network on another device)"
         )
     lazy = [entry.name for entry in entries if _is_lazy(entry.parameter) and entry.parameter.is_meta]
     if lazy:
@@ -300,7 +302,7 @@ def _check_meta(net: nn.Module, entries: list[_Entry]) -> None:
 
 
 def _leave_meta(net: nn.Module, entries: list[_Entry], device: torch.device | str | None) -> None:
-    """Give tensors on the meta device memory; shared parameters stay shared."""
+    """Give memory to tensors on the meta device. Shared parameters stay shared."""
     target = torch.device("cpu" if device is None else device)
 
     def materialise(tensor: Tensor) -> Tensor:
@@ -308,7 +310,7 @@ def _leave_meta(net: nn.Module, entries: list[_Entry], device: torch.device | st
 
     for module in net.modules():
         if not _has_lazy(module):
-            apply: Any = module._apply  # which torch leaves untyped
+            apply: Any = module._apply  # torch has no types for it
             apply(materialise, recurse=False)
     for entry in entries:
         entry.parameter = getattr(entry.place.module, entry.place.name)
@@ -317,7 +319,7 @@ def _leave_meta(net: nn.Module, entries: list[_Entry], device: torch.device | st
 
 
 def _is_lazy(tensor: Tensor) -> bool:
-    return is_lazy(tensor)  # a plain bool, from which mypy concludes nothing about other tensors
+    return is_lazy(tensor)  # torch's return type would make mypy narrow the types of other tensors
 
 
 def _has_lazy(module: nn.Module) -> bool:
@@ -334,14 +336,14 @@ def _apply(entry: _Entry, seed: int | None) -> None:
     module = entry.place.module
     deferred = module.__dict__.get("reset_parameters")
     if not isinstance(deferred, _Deferred):
-        # The first batch ends in `reset_parameters`, in eager mode and under torch.compile, which skips hooks.
+        # The first batch calls `reset_parameters` in eager mode and under torch.compile, which skips hooks.
         deferred = module.__dict__["reset_parameters"] = _Deferred(module, seed, deferred)
     deferred.seed = seed
     deferred.initializers[entry.place.name] = (entry.name, entry.initializer)
 
 
 class _Deferred:
-    """Replaces the `reset_parameters` of a lazy layer until it is called once, and then initialises as planned."""
+    """Replaces the `reset_parameters` of a lazy layer until its first call, which fills the parameters as planned."""
 
     def __init__(self, module: nn.Module, seed: int | None, before: Callable[[], None] | None) -> None:
         self.before = before

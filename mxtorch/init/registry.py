@@ -19,9 +19,9 @@ InitializerName = (
 """The names of the initialisers in this package."""
 
 InitializerLike = InitializerName | str | Initializer | Callable[..., Any]
-"""What every argument for an initialiser takes: a name, an initialiser, or a function that fills a tensor in place.
+"""The values of every argument for an initialiser: a name, an initialiser, or a function that fills a tensor in place.
 
-`register` adds names, so that any string may be one.
+The type includes `str`, because `register` adds names.
 """
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -38,17 +38,17 @@ _ALIASES = {
 
 
 def get(initializer: InitializerLike, argument: str = "initializer", **settings: Any) -> Initializer:
-    """The initialiser for a name, whose fields are then `settings`, or for a function; an initialiser itself.
+    """The initialiser for a name, for a class, or for a function. An initialiser is returned as it is.
 
     Args:
         initializer: A name (`"kaiming_normal"`, `"KaimingNormal"`), an initialiser or its class, or a function that
             fills a tensor in place, such as those of `torch.nn.init`.
         argument: The name of the argument in errors.
-        **settings: Fields of the initialiser.
+        **settings: The fields of the initialiser, for a name or a class.
 
     Raises:
         ValueError: The name or a setting is unknown, a required setting is missing, or a value is out of range.
-        TypeError: `initializer` is none of these, or settings came with something other than a name or a class.
+        TypeError: `initializer` is none of these, or there are settings for something other than a name or a class.
 
     Example:
         >>> from mxtorch import init
@@ -65,18 +65,20 @@ def get(initializer: InitializerLike, argument: str = "initializer", **settings:
         return _make(initializer, argument, settings)
     if not callable(initializer) or isinstance(initializer, type):
         raise TypeError(
-            f"{argument}: got {initializer!r}; give a name, an initialiser or a function that fills a tensor"
+            f"{argument}: got {initializer!r}; give a name, an initialiser, or a function that fills a tensor"
         )
     if settings:
-        raise TypeError(f"{argument}: got {initializer!r} with {', '.join(settings)}; settings go with a name")
+        raise TypeError(f"{argument}: got {initializer!r} with {', '.join(settings)}; give settings only with a name")
     return initializer if isinstance(initializer, Initializer) else Function(initializer)
 
 
 def register(name: str) -> Callable[[T], T]:
     """A decorator that gives a name to an initialiser class, or to a function that fills a tensor in place.
 
+    Every argument for an initialiser then takes this name.
+
     Args:
-        name: The name, for every argument that takes an initialiser; lower case with underscores.
+        name: The name, in lower case with underscores.
 
     Raises:
         TypeError: The name is not a string, or the decorated object is neither of the two.
@@ -94,7 +96,7 @@ def register(name: str) -> Callable[[T], T]:
     if not isinstance(name, str):
         raise TypeError(f"name: got {name!r}; give a string, as in @register('mine')")
     if name in _BY_NAME or name in _ALIASES:
-        raise ValueError(f"name: {name!r} is taken; give another one")
+        raise ValueError(f"name: got {name!r}, which is taken; give another name")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(f"name: got {name!r}; give lower-case letters, digits and underscores")
 
@@ -115,9 +117,8 @@ def _make(kind: Callable[..., Any], argument: str, settings: dict[str, Any]) -> 
     for name in settings:
         if name not in fields:
             raise ValueError(f"{argument}: {kind.__name__} got {name!r}{closest(name, fields)}")
-    nothing = dataclasses.MISSING
-    needed = [name for name, f in fields.items() if f.default is nothing and f.default_factory is nothing]
-    missing = [name for name in needed if name not in settings]
+    required = [name for name, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING]
+    missing = [name for name in required if name not in settings]
     if missing:
         example = ", ".join(f"{name}=..." for name in missing)
         raise ValueError(

@@ -11,21 +11,21 @@ _SHORTCUTS = ("downsample", "shortcut", "skip", "identity", "proj")
 
 
 def last_norms(net: nn.Module, block: type[nn.Module] | tuple[type[nn.Module], ...] | str) -> dict[str, str]:
-    """Overrides for `initialize` that start the scale of each residual block's last norm at zero.
+    """Overrides for `initialize` that set the scale of each residual block's last norm to zero.
 
     Every block then starts as the identity, which helps deep networks and large batches in the first steps (Goyal et
-    al. 2017, arXiv 1706.02677, sec. 5.1). The last norm is the one that the block registered last, without those of
-    shortcuts.
+    al. 2017, arXiv 1706.02677, sec. 5.1). The last norm is the norm that the block registered last. Norms of shortcuts
+    are not counted.
 
     Args:
         net: The network.
-        block: The class of its residual blocks, a tuple of classes, or the class's name.
+        block: The class of the residual blocks, a tuple of classes, or the name of the class.
 
     Returns:
-        `"zeros"` by the name of each scale.
+        A dictionary with the name of each scale as key and `"zeros"` as value.
 
     Raises:
-        ValueError: There is no such block, or a block has no norm with a scale.
+        ValueError: The network has no such block, or a block has no norm with a scale.
         TypeError: `block` is neither a class nor a name.
 
     Example:
@@ -46,7 +46,7 @@ def last_norms(net: nn.Module, block: type[nn.Module] | tuple[type[nn.Module], .
             overrides[f"{prefix}.{_last_norm(module)}.weight".lstrip(".")] = "zeros"
     if not overrides:
         there = sorted({type(module).__name__ for module in net.modules()})
-        raise ValueError(f"block: {block!r} is not in the network{closest(str(block), there)}")
+        raise ValueError(f"block: got {block!r}, which is not in the network{closest(str(block), there)}")
     return overrides
 
 
@@ -57,5 +57,5 @@ def _last_norm(block: nn.Module) -> str:
         if is_norm(module) and module.weight is not None and not name.startswith(_SHORTCUTS)
     ]
     if not names:
-        raise ValueError(f"block: a {type(block).__name__} has no norm with a scale; give another class")
+        raise ValueError(f"block: got {type(block).__name__}, which has no norm with a scale; give another class")
     return names[-1]

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from mxtorch._structure import tensors_in
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -22,17 +24,17 @@ _FAR = 1e4  # torchvision's networks stay within 2.5e3 (MobileNetV3's gradients)
 
 @dataclasses.dataclass(frozen=True)
 class LayerSignal:
-    """The figures of one layer; for a layer that runs several times, those of its last run.
+    """The figures of one layer. For a layer that runs several times, they are those of the last run.
 
     Args:
         name: The layer's name in the network.
-        kind: The name of its class.
-        activation: Root mean square of its output.
-        gradient: Euclidean norm of the gradient of the loss with respect to its output. It is a norm because a position
-            of a larger feature map has a smaller share of the gradient.
-        weight_gradient: Euclidean norm of the gradient of the loss with respect to its own parameters.
-        activation_mark: What is wrong with the activation, compared with that of the first layer.
-        gradient_mark: What is wrong with the gradient, compared with that of the last layer.
+        kind: The name of the layer's class.
+        activation: The root mean square of the output.
+        gradient: The Euclidean norm of the gradient of the loss with respect to the output. It is no mean, because in a
+            larger feature map, each position has a smaller part of the gradient.
+        weight_gradient: The Euclidean norm of the gradient of the loss with respect to the layer's own parameters.
+        activation_mark: The problem of the activation, compared with that of the first layer; empty if there is none.
+        gradient_mark: The problem of the gradient, compared with that of the last layer; empty if there is none.
     """
 
     name: str
@@ -46,7 +48,7 @@ class LayerSignal:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Signal:
-    """The result of `check`: one row for each layer, in the order in which they ran; it prints as a table."""
+    """The result of `check`: one row for each layer, in the order in which the layers ran; `print` shows a table."""
 
     rows: tuple[LayerSignal, ...]
 
@@ -74,7 +76,7 @@ class Signal:
     __repr__ = __str__
 
     def plot(self) -> Figure:
-        """A matplotlib figure of both scales by layer, on a logarithmic axis; dots are marked layers."""
+        """A matplotlib figure of both scales by layer, on a logarithmic axis. Dots show layers with a mark."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(max(6.0, min(14.0, 0.25 * len(self))), 4.2), layout="tight")
@@ -102,25 +104,26 @@ def check(
 ) -> Signal:
     """Run one forward and backward pass and return the scale of activations and gradients by layer.
 
-    Use it when the loss does not move at any learning rate. Gradients, buffers and random generators are afterwards as
-    they were. A layer is a module that has parameters of its own and ran. A layer is marked where its activation is
-    10,000 times smaller or larger than the first layer's, or its gradient than the last layer's: signals start in these
-    two (He et al. 2015, arXiv 1502.01852, sec. 2.2). It is also marked where they are not finite, or all zero. A head
-    that starts at zero marks all layers before it, as none of them learns in the first step.
+    Use it if the loss does not fall at any learning rate. The function does not change gradients, buffers and random
+    generators. Every module that has its own parameters and that runs is a layer. A layer gets a mark if its activation
+    is 10,000 times smaller or larger than that of the first layer, or its gradient than that of the last layer, because
+    the signals start in these two layers (He et al. 2015, arXiv 1502.01852, sec. 2.2). A layer also gets a mark if the
+    values are not finite, or all zero. If the weights of the head start at zero, all layers before it get a mark,
+    because none of them learns in the first step.
 
     Args:
-        net: The network, on the batch's device, in the mode (training or evaluation) that is of interest.
+        net: The network, on the batch's device, in the mode (training or evaluation) of interest.
         batch: The network's input: a tensor, or a mapping that is passed as keyword arguments. With a `loss`, a pair of
-            input and targets; without one, the second part of a pair is ignored.
-        loss: Called with output and targets. When left out, the output is multiplied by fixed random numbers and
-            summed, for which no targets are needed.
+            input and targets; without a `loss`, the second part of a pair is ignored.
+        loss: Called with output and targets. By default the output is multiplied by fixed random numbers and summed,
+            so that no targets are needed.
         writer: A `torch.utils.tensorboard.SummaryWriter` that gets figure and table as `init/signal`.
-        step: The writer's step.
+        step: The step for the writer.
 
     Raises:
         TypeError: `net` is not a module, or `loss` is not callable.
-        ValueError: A parameter is lazy or on the meta device, `loss` comes without targets, no layer with parameters
-            ran, or no parameter requires a gradient.
+        ValueError: A parameter is lazy or on the meta device, there is a `loss` and no targets, no layer with
+            parameters ran, or no parameter requires a gradient.
 
     Example:
         >>> import torch
@@ -133,23 +136,18 @@ def check(
     """
     inputs, targets = _parts(net, batch, loss)
     rows: dict[str, _Recorder] = {}
-    handles = []
-    for name, module in net.named_modules():
-        if next(module.parameters(recurse=False), None) is not None:
-            recorder = _Recorder(name or type(module).__name__, module, rows)
-            handles.append(module.register_forward_hook(recorder))
-    try:
-        with _untouched(net), torch.enable_grad():
-            output = net(**inputs) if isinstance(inputs, Mapping) else net(inputs)
-            if not rows:
-                raise ValueError("net: no layer that holds parameters ran; give a network with some")
-            objective = _projection(output) if loss is None else loss(output, targets)
-            wanted: list[Tensor] = [parameter for parameter in net.parameters() if parameter.requires_grad]
-            wanted += [r.output for r in rows.values() if r.output is not None and r.output.requires_grad]
-            gradients = torch.autograd.grad(objective, wanted, allow_unused=True)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with contextlib.ExitStack() as hooks, _untouched(net), torch.enable_grad():
+        for name, module in net.named_modules():
+            if next(module.parameters(recurse=False), None) is not None:
+                recorder = _Recorder(name or type(module).__name__, module, rows)
+                hooks.enter_context(module.register_forward_hook(recorder))
+        output = net(**inputs) if isinstance(inputs, Mapping) else net(inputs)
+        if not rows:
+            raise ValueError("net: no layer with parameters ran; give a network with such layers")
+        objective = _projection(output) if loss is None else loss(output, targets)
+        wanted: list[Tensor] = [parameter for parameter in net.parameters() if parameter.requires_grad]
+        wanted += [r.output for r in rows.values() if r.output is not None and r.output.requires_grad]
+        gradients = torch.autograd.grad(objective, wanted, allow_unused=True)
     by_tensor = {id(tensor): gradient for tensor, gradient in zip(wanted, gradients, strict=True)}
     signal = Signal(_marked([recorder.row(by_tensor) for recorder in rows.values()]))
     if writer is not None:
@@ -159,7 +157,7 @@ def check(
 
 
 class _Recorder:
-    """A forward hook that keeps a layer's output, and its scale before a later layer changes it in place."""
+    """A forward hook that keeps a layer's output and its scale, which a later layer may change in place."""
 
     def __init__(self, name: str, module: nn.Module, rows: dict[str, _Recorder]) -> None:
         self.name = name
@@ -177,7 +175,7 @@ class _Recorder:
             self.rows[self.name] = self
 
     def row(self, gradients: Mapping[int, Tensor | None]) -> LayerSignal:
-        """The layer's figures; they are NaN where no gradient arrives, as in frozen layers."""
+        """The layer's figures. Those without a gradient, as in frozen layers, are NaN."""
         own = [gradients.get(id(parameter)) for parameter in self.module.parameters(recurse=False)]
         weights = [gradient.detach().double().norm() for gradient in own if gradient is not None]
         return LayerSignal(
@@ -197,7 +195,7 @@ def _marked(rows: Sequence[LayerSignal]) -> tuple[LayerSignal, ...]:
     first = next((row.activation for row in rows if row.activation), 0.0)
     reached = [row.gradient for row in rows if not math.isnan(row.gradient)]
     last = next((gradient for gradient in reversed(reached) if gradient), 0.0)
-    # A zero in the middle is intended, as at the end of a residual branch; zeros up to either end are not.
+    # Zeros in the middle are intended, for example at the end of a residual branch. Zeros at either end are not.
     activation_dies = rows[-1].activation == 0
     gradient_dies = bool(reached) and reached[0] == 0
     return tuple(
@@ -221,14 +219,16 @@ def _mark(value: float, reference: float, zero_is_dead: bool) -> Mark:
 
 
 def _parts(net: nn.Module, batch: Any, loss: Callable[[Any, Any], Tensor] | None) -> tuple[Any, Any]:
-    """Inputs and targets, after a check of the arguments."""
+    """The inputs and targets of a batch, after a check of the arguments."""
     if not isinstance(net, nn.Module):
         raise TypeError(f"net: got {type(net).__name__}; give a torch.nn.Module")
     if loss is not None and not callable(loss):
         raise TypeError(f"loss: got {loss!r}; give a function of output and targets, or None")
     for name, parameter in net.named_parameters():
         if is_lazy(parameter) or parameter.is_meta:
-            raise ValueError(f"net: {name} has no values yet; run a batch through it (lazy) or initialise it (meta)")
+            raise ValueError(
+                f"net: {name} has no values yet; run a batch through the network (lazy) or initialise it (meta device)"
+            )
     if not any(parameter.requires_grad for parameter in net.parameters()):
         raise ValueError("net: no parameter requires a gradient; unfreeze some with requires_grad_()")
     is_pair = isinstance(batch, (tuple, list)) and len(batch) == 2
@@ -238,19 +238,18 @@ def _parts(net: nn.Module, batch: Any, loss: Callable[[Any, Any], Tensor] | None
 
 
 def _floating(output: Any) -> list[Tensor]:
-    """The floating-point tensors in an output: itself, or in tuples, lists and mappings."""
-    if isinstance(output, Tensor):
-        return [output] if output.is_floating_point() else []
-    if isinstance(output, Mapping):
-        output = list(output.values())
-    return [tensor for part in output for tensor in _floating(part)] if isinstance(output, (tuple, list)) else []
+    """The floating-point tensors in an output, which may be nested."""
+    return [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
 
 
 def _projection(output: Any) -> Tensor:
-    """The output times fixed random numbers, summed."""
+    """The sum of the output times fixed random numbers."""
     tensors = [tensor for tensor in _floating(output) if tensor.requires_grad]
     if not tensors:
-        raise ValueError(f"net: got {type(output).__name__} without a floating-point tensor; give a loss")
+        raise ValueError(
+            f"net: its output is a {type(output).__name__} without a floating-point tensor that has a gradient; give "
+            "a loss"
+        )
     generator = torch.Generator().manual_seed(0)
     total = torch.zeros((), device=tensors[0].device)
     for tensor in tensors:
@@ -261,7 +260,7 @@ def _projection(output: Any) -> Tensor:
 
 @contextlib.contextmanager
 def _untouched(net: nn.Module) -> Iterator[None]:
-    """Restore buffers and torch's random generators, those of the network's devices included, at the end."""
+    """Restore buffers and torch's random generators, including those of the network's devices, at the end."""
     buffers = [(module, name, buffer) for module in net.modules() for name, buffer in module._buffers.items()]
     kept = [None if buffer is None else buffer.clone() for _, _, buffer in buffers]
     devices = {parameter.device for parameter in net.parameters() if parameter.device.type != "cpu"}

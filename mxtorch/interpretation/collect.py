@@ -18,29 +18,29 @@ from mxtorch.interpretation.result import Interpretation
 from mxtorch.training.supervised import split_batch
 from mxtorch.training.trainer_view import TrainerView
 
-# The label that torch's cross_entropy and nll_loss ignore.
+# The class number that torch's cross_entropy and nll_loss ignore by default.
 IGNORED_BY_DEFAULT = -100
 
 
 def interpret(
     trainer: TrainerView, val_data: Iterable[Any], *, classes: Sequence[str] | None = None, pictures: int = 12
 ) -> Interpretation:
-    """Look at a classifier's predictions: confusion, precision and recall, highest losses, calibration.
+    """Analyse the predictions of a classifier: confusion, precision and recall, highest losses, calibration.
 
     Args:
-        trainer: A trainer, or anything else that has a `model` and a `predict`.
+        trainer: A trainer, or another object with `model` and `predict`.
         val_data: Batches with class numbers as targets. They are read once, and `predict` is called for each batch.
-            Samples with the number that the loss ignores (`ignore_index`, -100 by default) are left out.
-        classes: Names of the classes. By default those of the data set (`.classes`) or of the model, else numbers.
-        pictures: How many inputs with the highest losses are kept, where inputs are pictures [N, 1 or 3, H, W].
+            Samples with the class number that the loss ignores (`ignore_index`, -100 by default) are left out.
+        classes: Names of the classes; by default `.classes` of the data set or of the model, or the class numbers.
+        pictures: The number of inputs with the highest losses that are kept, if inputs are pictures [N, 1 or 3, H, W].
 
     Returns:
-        Probabilities and targets, with figures, tables and plots made from them.
+        Probabilities and targets, and the figures, tables and plots that are computed from them.
 
     Raises:
-        ValueError: There are no batches, or no samples that the loss does not ignore; the outputs are not [N, classes];
-            the targets are not class numbers below the number of outputs, as with several labels to a sample; the
-            number of names is wrong, or a name is there twice.
+        ValueError: There are no batches, or only samples that the loss ignores; the outputs are not [N, classes]; the
+            targets are not class numbers below the number of outputs (for example, there are several labels for each
+            sample); the number of names is wrong, or a name occurs twice.
 
     Example:
         >>> from torch import nn
@@ -56,7 +56,9 @@ def interpret(
     outputs: list[Tensor] = []
     targets: list[Tensor] = []
     samples: list[Tensor] = []
-    worst: list[tuple[float, int, Tensor]] = []  # a heap, the lowest loss first; the negative index breaks ties
+    worst: list[
+        tuple[float, int, Tensor]
+    ] = []  # a heap with the lowest loss first; for equal losses, the negative number decides
     count = 0
     loss_function = getattr(trainer, "loss", None)
     ignored = _ignored_label(loss_function)
@@ -98,7 +100,7 @@ def interpret(
 
 
 def _ignored_label(loss: Any) -> int | None:
-    """The class number whose samples a loss leaves out; None where it has none."""
+    """The class number that a loss ignores; None if it ignores none."""
     if isinstance(loss, functools.partial) and "ignore_index" in loss.keywords:
         return int(loss.keywords["ignore_index"])
     function = loss.func if isinstance(loss, functools.partial) else loss
@@ -109,9 +111,9 @@ def _ignored_label(loss: Any) -> int | None:
 
 
 def _loss(loss: Any, outputs: Tensor, targets: Tensor) -> float | None:
-    """The loss that the trainer minimises, over all samples at once; None where it is not torch's mean cross-entropy.
+    """The loss of the trainer over all samples at once; None if it is not torch's mean cross-entropy.
 
-    It has class weights and label smoothing, as `val/loss` of `evaluate` has.
+    Like `val/loss` of `evaluate`, it includes class weights and label smoothing.
     """
     if not isinstance(loss, nn.CrossEntropyLoss) or loss.reduction != "mean":
         return None
@@ -127,17 +129,18 @@ def _predicted(trainer: TrainerView, batch: Any, *, first: bool) -> Any:
     except ValueError as error:
         if first or error.__cause__ is None:
             raise
-        raise error.__cause__ from None  # `predict` took a later batch for its first one, and explained it as such
+        # `predict` explains every error as one of its first batch, which is wrong for a later batch.
+        raise error.__cause__ from None
 
 
 def _logits(outputs: Any) -> Tensor:
     if isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] == 1:
         raise ValueError(
-            f"the outputs are a {describe(outputs)}; interpret takes logits [N, classes], of at least two classes: one "
+            f"the outputs are a {describe(outputs)}; interpret needs logits [N, classes] of at least two classes. One "
             "output is a number, or the logit of one class"
         )
     if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-        raise ValueError(f"the outputs are a {describe(outputs)}; interpret takes logits [N, classes]")
+        raise ValueError(f"the outputs are a {describe(outputs)}; interpret needs logits [N, classes]")
     return outputs
 
 
@@ -145,16 +148,16 @@ def _labels(batch: Any) -> Tensor:
     targets = to_host(split_batch(batch).targets)
     if isinstance(targets, Tensor) and targets.ndim == 2:
         raise ValueError(
-            f"the targets are a {describe(targets)}, several labels or numbers to a sample; interpret takes class "
-            "numbers [N], since a confusion matrix needs one class to a sample. Give metrics of torchmetrics for "
-            "several labels to the Trainer"
+            f"the targets are a {describe(targets)}, several labels or numbers for each sample; interpret needs class "
+            "numbers [N], because a confusion matrix needs one class for each sample. For several labels, give the "
+            "Trainer metrics of torchmetrics"
         )
     if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point():
-        raise ValueError(f"the targets are a {describe(targets)}; interpret takes class numbers [N]")
+        raise ValueError(f"the targets are a {describe(targets)}; interpret needs class numbers [N]")
     return targets.long()
 
 
 def _pictures(batch: Any) -> Tensor | None:
-    """The first input where it is a batch of pictures."""
+    """The first input if it is a batch of pictures; otherwise None."""
     inputs = next(iter(split_batch(batch).inputs), None)
     return inputs if isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.shape[1] in (1, 3) else None

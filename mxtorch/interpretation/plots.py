@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 BLUE, PALE, ORANGE, RED, GREEN = "#1f4e79", "#9db4c0", "#e07a1f", "#c0272d", "#2a7f3f"
-# With more classes than these, numbers do not fit into the cells, and names into the axes.
+# The largest numbers of classes for which numbers fit into the cells, and names next to the axes.
 MOST_NUMBERED, MOST_NAMED = 15, 60
 LONGEST_NAME = 24
 
@@ -51,7 +51,7 @@ def per_class(rows: Sequence[Row], axes: Axes | None = None) -> Axes:
     places = np.arange(len(rows))[::-1]
     axes.hlines(places, 0, 1, color="#e6e6e6", linewidth=0.8, zorder=0)
     axes.scatter([row["precision"] for row in rows], places, color=ORANGE, s=28, label="precision", clip_on=False)
-    # Rings, so that both can be seen where precision equals recall.
+    # Recall is drawn as rings, so that both figures are visible if precision equals recall.
     recalls = [row["recall"] for row in rows]
     axes.scatter(
         recalls, places, s=62, facecolors="none", edgecolors=BLUE, linewidths=1.6, label="recall", clip_on=False
@@ -97,7 +97,7 @@ def calibration(rows: Sequence[Row], error: float, axes: Axes | None = None) -> 
 def top_losses(rows: Sequence[Row], pictures: Mapping[int, Tensor]) -> Figure:
     """See `Interpretation.plot_top_losses`."""
     if not pictures:
-        raise ValueError("pictures: there are none; interpret keeps them if inputs are [N, 1 or 3, H, W]")
+        raise ValueError("pictures: got none; interpret keeps them if inputs are [N, 1 or 3, H, W]")
     from matplotlib.figure import Figure
 
     columns = min(4, len(rows))
@@ -121,7 +121,7 @@ def top_losses(rows: Sequence[Row], pictures: Mapping[int, Tensor]) -> Figure:
 
 
 def overview(classes: int) -> tuple[Figure, Sequence[Axes]]:
-    """A figure with axes for the confusion matrix of `classes` classes, precision and recall, and calibration."""
+    """A figure with three axes: confusion matrix of `classes` classes, precision and recall, calibration."""
     from matplotlib.figure import Figure
 
     side = max(4.5, min(10.0, 2 + 0.4 * classes))
@@ -130,7 +130,7 @@ def overview(classes: int) -> tuple[Figure, Sequence[Axes]]:
 
 
 def _displayable(picture: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """A picture [C, H, W] as [H, W, C] from 0 to 1. One that was normalised is stretched from its lowest value to 0."""
+    """A picture [C, H, W] as an array [H, W, C] from 0 to 1. The range of a normalised picture is stretched to this."""
     values = picture.double()
     low, high = values.amin((1, 2), keepdim=True), values.amax((1, 2), keepdim=True)
     if picture.is_floating_point() and float(values.min()) >= 0 and float(values.max()) <= 1:

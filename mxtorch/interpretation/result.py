@@ -1,4 +1,4 @@
-"""What `Trainer.interpret` returns: figures, tables as lists of rows, and plots."""
+"""The result of `Trainer.interpret`: figures, tables as lists of rows, and plots."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ CALIBRATION_BINS = 10
 
 @dataclass(frozen=True, repr=False)
 class Interpretation:
-    """The predictions of a classifier on data with targets. Printing it gives the main figures.
+    """The predictions of a classifier on data with targets. `print` shows the main figures.
 
     Attributes:
-        probabilities: float [N, classes], on the CPU.
+        probabilities: The predicted probabilities, float [N, classes], on the CPU.
         targets: The class numbers, int64 [N].
         classes: The names of the classes.
-        pictures: The inputs with the highest losses by the number of their sample, the highest loss first.
-        samples: The number of each sample in the data, int64 [N]; None where none was left out.
-        ignored: How many samples were left out, because the loss ignores their label.
-        loss: The trainer's loss over all samples, with its class weights and label smoothing: `val/loss` of
-            `evaluate`. None where it is not torch's mean cross-entropy.
+        pictures: The inputs with the highest losses, by the number of their sample, the highest loss first.
+        samples: The number of each sample in the data, int64 [N]; None if no sample was left out.
+        ignored: The number of samples that were left out, because the loss ignores their label.
+        loss: The trainer's loss over all samples, including class weights and label smoothing. It equals `val/loss` of
+            `evaluate`. None if it is not torch's mean cross-entropy.
 
     Example:
         >>> probabilities = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]])
@@ -68,7 +68,7 @@ class Interpretation:
 
     @property
     def accuracy(self) -> float:
-        """The part of the samples whose most probable class is the true one."""
+        """The part of the samples whose most probable class is the true class."""
         return float((self.predictions == self.targets).double().mean())
 
     @property
@@ -80,7 +80,7 @@ class Interpretation:
 
     @property
     def calibration_error(self) -> float:
-        """The expected calibration error over ten bins (Guo et al. 2017, arXiv 1706.04599); 0 is perfect."""
+        """The expected calibration error over ten bins (Guo et al. 2017, arXiv 1706.04599); 0 is the best value."""
         from torchmetrics.functional.classification import multiclass_calibration_error
 
         return float(
@@ -93,14 +93,10 @@ class Interpretation:
         """A row for each class: `class`, `samples`, `precision`, `recall`, `f1`; NaN where a denominator is 0."""
         counts = self.confusion.double()
         right, true, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
-        rows: list[Row] = []
-        for index, name in enumerate(self.classes):
-            precision, recall = float(right[index] / predicted[index]), float(right[index] / true[index])
-            f1 = float(2 * right[index] / (true[index] + predicted[index]))
-            rows.append(
-                {"class": name, "samples": int(true[index]), "precision": precision, "recall": recall, "f1": f1}
-            )
-        return rows
+        names = ("class", "samples", "precision", "recall", "f1")
+        figures = (right / predicted, right / true, 2 * right / (true + predicted))
+        columns = (self.classes, self.confusion.sum(1).tolist(), *(column.tolist() for column in figures))
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def _worst_classes(self) -> list[Row]:
         """The rows of classes with samples, the lowest F1 first."""
@@ -110,32 +106,24 @@ class Interpretation:
         """The pairs of classes confused most often: `true`, `predicted`, `times`, `part` of the true class.
 
         Args:
-            count: How many rows at most.
+            count: The largest number of rows.
         """
-        counts = self.confusion
-        totals = counts.sum(1)
-        wrong = [
-            (int(counts[true, predicted]), true, predicted)
-            for true, predicted in (counts - counts.diag().diag()).nonzero().tolist()
-        ]
+        counts, names = self.confusion, self.classes
+        totals = counts.sum(1).tolist()
+        wrong = [(int(counts[i, j]), i, j) for i, j in (counts - counts.diag().diag()).nonzero().tolist()]
         return [
-            {
-                "true": self.classes[true],
-                "predicted": self.classes[predicted],
-                "times": times,
-                "part": times / int(totals[true]),
-            }
-            for times, true, predicted in sorted(wrong, key=lambda entry: (-entry[0], entry[1:]))[:count]
+            {"true": names[i], "predicted": names[j], "times": times, "part": times / totals[i]}
+            for times, i, j in sorted(wrong, key=lambda entry: (-entry[0], entry[1:]))[:count]
         ]
 
     def top_losses(self, count: int = 12) -> list[Row]:
-        """The samples with the highest losses, the highest first.
+        """The samples with the highest losses, the highest loss first.
 
-        Each row has `sample` (its number in the data), `loss` (its cross-entropy), `true`, `predicted` and the
+        Each row has `sample` (the number in the data), `loss` (the cross-entropy), `true`, `predicted` and the
         `probability` of the predicted class.
 
         Args:
-            count: How many rows at most.
+            count: The largest number of rows.
         """
         return self._loss_rows(self.losses.argsort(descending=True, stable=True)[:count].tolist())
 
@@ -154,9 +142,9 @@ class Interpretation:
         ]
 
     def calibration(self) -> list[Row]:
-        """A row for each of ten bins of the predicted probability that has samples.
+        """A row for each of ten bins of the predicted probability, if the bin has samples.
 
-        It has `low`, `high`, `samples`, the mean `probability`, and the `accuracy`.
+        Each row has `low`, `high`, `samples`, the mean `probability`, and the `accuracy`.
         """
         sure, right = self.probabilities.max(1).values.double(), (self.predictions == self.targets).double()
         bins = (sure * CALIBRATION_BINS).ceil().clamp(1, CALIBRATION_BINS).long() - 1
@@ -173,7 +161,7 @@ class Interpretation:
         """Write `per_class.csv`, `most_confused.csv`, `top_losses.csv` and `calibration.csv` into a folder.
 
         Args:
-            folder: It is created if it does not exist.
+            folder: The folder; it is created if it does not exist.
 
         Returns:
             The paths of the files.
@@ -192,7 +180,7 @@ class Interpretation:
         return written
 
     def plot_confusion(self, axes: Axes | None = None) -> Axes:
-        """Draw the confusion matrix; colours are parts of the true class, numbers are samples."""
+        """Draw the confusion matrix. Colours show parts of the true class, numbers show samples."""
         return plots.confusion(self.confusion, self.classes, self.accuracy, axes)
 
     def plot_per_class(self, axes: Axes | None = None) -> Axes:
@@ -200,14 +188,14 @@ class Interpretation:
         return plots.per_class(self._worst_classes(), axes)
 
     def plot_calibration(self, axes: Axes | None = None) -> Axes:
-        """Draw accuracy over predicted probability. On the diagonal, predictions are right as often as they say."""
+        """Draw accuracy over predicted probability. On the diagonal, the accuracy equals the predicted probability."""
         return plots.calibration(self.calibration(), self.calibration_error, axes)
 
     def plot_top_losses(self) -> Figure:
-        """A sheet of the pictures with the highest losses.
+        """One figure with the pictures of the highest losses.
 
         Raises:
-            ValueError: The inputs were not pictures, or none were kept.
+            ValueError: The inputs were not pictures, or no pictures were kept.
         """
         places = {int(sample): place for place, sample in enumerate(self._sample_numbers())}
         return plots.top_losses(self._loss_rows(places[sample] for sample in self.pictures), self.pictures)
@@ -235,7 +223,7 @@ class Interpretation:
             f"calibration error {self.calibration_error:.4f}"
         ]
         if self.ignored:
-            lines.append(f"  {self.ignored} samples left out: the loss ignores their label")
+            lines.append(f"  {self.ignored} samples left out, because the loss ignores their label")
         lines += [
             f"  {row['class']}: precision {row['precision']:.3f}, recall {row['recall']:.3f} of {row['samples']}"
             for row in self._worst_classes()[:3]

@@ -1,8 +1,8 @@
 """`torch.nn`, with layers that take initialisers, a norm and an activation.
 
-Everything in `torch.nn` is here under the same name. The layers with parameters are subclasses of torch's; they also
-take `weight_init=`, `bias_init=` and `activation=`, and convolutions and linear layers `norm=` and `order=`. A layer
-reads sizes that are None from its first batch.
+Everything in `torch.nn` is here under the same name. The layers with parameters are subclasses of torch's. They also
+take `weight_init=`, `bias_init=` and `activation=`; convolutions and linear layers also take `norm=` and `order=`. If a
+size is None, the layer reads it from its first batch.
 """
 
 from __future__ import annotations

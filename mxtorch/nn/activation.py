@@ -13,7 +13,7 @@ ActivationName = (
     Literal["celu", "elu", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "mish", "prelu"]
     | Literal["relu", "relu6", "selu", "sigmoid", "silu", "softplus", "softsign", "swish", "tanh"]
 )
-"""The names that `activation=` takes; "swish" is another name of "silu"."""
+"""The names that `activation=` takes; "swish" and "silu" are the same activation."""
 
 ActivationLike = ActivationName | torch_nn.Module | Callable[[], torch_nn.Module]
 """A name, a module, or a callable without arguments that returns a module, such as a class."""
@@ -27,7 +27,7 @@ _BY_NAME: dict[str, Callable[[], torch_nn.Module]] = {
 
 
 def activation_from(activation: Any) -> torch_nn.Module | None:
-    """The module for the value of an argument `activation`, an `ActivationLike`; None for None.
+    """The module for the value of an argument `activation`; None for None.
 
     Raises:
         ValueError: The name is unknown.
@@ -45,7 +45,8 @@ def activation_from(activation: Any) -> torch_nn.Module | None:
     try:
         made = activation()
     except TypeError as error:
-        raise TypeError(f"activation: {activation!r} can't be called without arguments ({error}); {advice}") from error
+        message = f"activation: got {activation!r}, which can't be called without arguments ({error}); {advice}"
+        raise TypeError(message) from error
     if not isinstance(made, torch_nn.Module):
-        raise TypeError(f"activation: {activation!r} made a {type(made).__name__}; {advice}")
+        raise TypeError(f"activation: got {activation!r}, which returned a {type(made).__name__}; {advice}")
     return made

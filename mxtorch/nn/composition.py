@@ -11,13 +11,13 @@ from mxtorch.nn.layer import Layer
 from mxtorch.nn.normalisation import NormLike, norm_from
 
 Order = Literal["CNA", "CAN", "ACN", "ANC", "NCA", "NAC"]
-"""C is the convolution or other operation, N the norm, A the activation."""
+"""The order of the parts: C is the convolution or other operation, N is the norm, A is the activation."""
 
 
 class NormedLayer(Layer):
-    """The base of layers that take a norm beside the activation; for their arguments see `Conv2d`."""
+    """The base of layers that take a norm and an activation; for their arguments see `Conv2d`."""
 
-    dimensions: ClassVar[int] = 0  # dimensions after the channels
+    dimensions: ClassVar[int] = 0  # the number of dimensions after the channels
 
     def __init__(
         self,

@@ -17,8 +17,8 @@ class _Convolution(NormedLayer, torch_nn.modules.conv._ConvNd):
     def _infer_sizes(self, input: Tensor, *unused: Any) -> dict[str, Any]:
         if input.dim() not in (self.dimensions + 1, self.dimensions + 2):
             raise ValueError(
-                f"input: got {input.dim()} dimensions; {type(self).__name__} takes (N, C, ...) with {self.dimensions} "
-                "after the channels, or that without N"
+                f"input: got {input.dim()} dimensions; give {type(self).__name__} a tensor (N, C, ...) or (C, ...) "
+                f"with {self.dimensions} dimensions after the channels"
             )
         return {"in_channels": input.shape[-1 - self.dimensions]}
 
@@ -46,23 +46,23 @@ class Conv1d(_Convolution, torch_nn.Conv1d):
 class Conv2d(_Convolution, torch_nn.Conv2d):
     """`torch.nn.Conv2d` with initialisers, norm and activation. Without the last two it is an instance of torch's.
 
-    All other arguments are torch's. `in_channels=None` reads the number from the first batch. A norm right after the
-    convolution makes its bias useless: give `bias=False` there.
+    All other arguments are torch's. With `in_channels=None`, the layer reads the number from the first batch. A norm
+    directly after the convolution removes the effect of the bias, so give `bias=False` in this case.
 
     Args:
         weight_init: Initialiser of the weight: a name, an initialiser of `mxtorch.init`, or a function that fills a
-            tensor in place. Its gain is that of `activation`. Torch's own initialisation when left out.
-        bias_init: Initialiser of the bias; torch's own when left out.
+            tensor in place. Its gain is that of `activation`. The default is torch's own initialisation.
+        bias_init: Initialiser of the bias; by default torch's own initialisation.
         activation: A name, a module, or a module's class.
         norm: `"batch"`, `"group"`, `"instance"`, `"layer"` (over the channels, at each position), a module, or a
             callable that returns a module for the number of channels.
-        order: The order of convolution (C), norm (N) and activation (A). A part that the layer lacks is skipped.
+        order: The order of convolution (C), norm (N) and activation (A). A missing part is skipped.
 
     Shapes: `(N, in_channels, H, W)` to `(N, out_channels, H', W')`.
 
     Raises:
-        ValueError: A name is unknown, the order lacks a letter, the norm is for another number of channels, or an
-            initialiser can't fill the shape or is for a bias that the layer lacks.
+        ValueError: A name or the order is unknown, the norm is for another number of channels, an initialiser can't
+            fill the shape, or there is an initialiser for a missing bias.
         TypeError: An argument is unknown or missing, or an initialiser, norm or activation is neither a name nor
             callable.
 

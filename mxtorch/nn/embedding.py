@@ -17,15 +17,15 @@ class Embedding(Layer, torch_nn.Embedding):
     All other arguments are torch's. The row `padding_idx` stays zero with every initialiser.
 
     Args:
-        weight_init: Initialiser of the weight; torch's own, a standard normal, when left out.
-        bias_init: An error, as in every layer without a bias.
-        activation: Follows the operation: a name, a module or its class.
+        weight_init: Initialiser of the weight; by default torch's own, a standard normal.
+        bias_init: This raises an error, as in every layer without a bias.
+        activation: The activation after the operation: a name, a module or its class.
 
     Shapes: integers `(...)` to `(..., embedding_dim)`.
 
     Raises:
         ValueError: A name is unknown, `num_embeddings` or `embedding_dim` is None, the initialiser can't fill two
-            dimensions, a weight is given too, or an initialiser is for a bias.
+            dimensions, a weight is given, too, or an initialiser is for a bias.
         TypeError: An initialiser or activation is neither a name nor callable.
 
     Example:
@@ -38,5 +38,5 @@ class Embedding(Layer, torch_nn.Embedding):
 
     def _construct_operation(self, arguments: dict[str, Any], own: Mapping[str, Initializer]) -> None:
         if arguments.get("_weight") is not None and "weight_init" in own:
-            raise ValueError("weight_init: the weight is given, so there is nothing to initialise; leave it out")
+            raise ValueError("weight_init: got an initialiser and a weight; give only one of the two")
         super()._construct_operation(arguments, own)

@@ -1,4 +1,4 @@
-"""The base of all layers: torch's arguments, plus the layer's own initialisers and an activation."""
+"""The base of all layers. It takes torch's arguments, the layer's own initialisers and an activation."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 from torch import nn as torch_nn
+from torch.utils._pytree import tree_map
 
 from mxtorch import init
 from mxtorch._checks import closest, whole_number
@@ -20,49 +21,51 @@ _SUBMODULES = {"N": "norm", "A": "activation"}
 
 
 class _LayerClass(type):
-    """The metaclass of layers: it answers `isinstance` and `inspect.signature`."""
+    """The metaclass of layers, which defines `isinstance` and `inspect.signature` for them."""
 
     def __instancecheck__(cls, instance: Any) -> bool:
-        """True also for an instance of torch's class, which a layer without norm and activation has become."""
+        """True also for an instance of torch's class, because a layer without norm and activation becomes one."""
         return super().__instancecheck__(instance) or type(instance) is vars(cls).get("torch_class")
 
     @property
     def __signature__(cls) -> inspect.Signature | None:
-        """Torch's arguments followed by ours; None for a class that has a constructor of its own."""
+        """The arguments of torch, then those of `Layer`; None for a class that defines its own constructor."""
         kind: Any = cls
         owner = _owner(kind)
         return _signature(owner) if owner is not None and kind.__init__ is owner.__init__ else None
 
 
 class Layer(torch_nn.Module, metaclass=_LayerClass):
-    """The base of all layers; it stands before torch's class among the bases of a layer.
+    """The base of all layers. It precedes torch's class in the bases of a layer.
 
-    A layer takes the arguments of torch's class, by position and by keyword, and the keyword arguments below. The
-    arguments named in `inferred` may be None: the layer then reads that size from its first batch.
+    A layer takes the arguments of torch's class, by position and by keyword, and the keyword arguments below. If an
+    argument named in `inferred` is None, the layer reads this size from its first batch.
 
     A layer without norm and activation becomes an instance of `torch_class` at the end of its construction. Code that
-    looks at exact classes or modules (pickle, FX, quantisation, TorchScript) then sees torch's layer; the layer keeps
-    its initialisers. A layer with a norm or an activation keeps its class. So does an instance of a user's subclass.
+    compares exact classes or modules (pickle, FX, quantisation, TorchScript) then sees torch's layer. The layer keeps
+    its initialisers. A layer with a norm or an activation keeps its class, and so does an instance of a user's
+    subclass.
 
     Args:
         *torchs: The arguments of torch's class.
         weight_init: Initialiser of the weight: a name, an initialiser of `mxtorch.init`, or a function that fills a
-            tensor in place. Its gain is that of `activation`. Torch's own initialisation when left out.
-        bias_init: Initialiser of the bias; torch's own when left out.
-        activation: Follows the operation, as the submodule `activation`: a name, a module, or a module's class.
+            tensor in place. Its gain is that of `activation`. The default is torch's own initialisation.
+        bias_init: Initialiser of the bias; by default torch's own initialisation.
+        activation: The activation after the operation, which becomes the submodule `activation`: a name, a module, or
+            a module's class.
         **named: The arguments of torch's class.
 
     Raises:
-        ValueError: A name is unknown, a size that can't be inferred is None, or an initialiser can't fill the shape or
-            is for a parameter that the layer lacks.
+        ValueError: A name is unknown, a size that can't be inferred is None, an initialiser can't fill the shape, or
+            there is an initialiser for a missing parameter.
         TypeError: An argument is unknown or missing, or an initialiser or activation is neither a name nor callable.
     """
 
     torch_class: ClassVar[Any]
-    """The class that a layer without norm and activation becomes. A subclass that keeps its class doesn't set it."""
+    """The class that a layer without norm and activation becomes. A subclass that keeps its class does not set it."""
 
     inferred: ClassVar[tuple[str, ...]] = ()
-    """The arguments that may be None, to be read from the first batch."""
+    """The arguments that may be None, in which case the layer reads them from the first batch."""
 
     channels_at: ClassVar[int] = 1
     """The dimension of the input whose size is the inferred argument."""
@@ -71,7 +74,7 @@ class Layer(torch_nn.Module, metaclass=_LayerClass):
     """The attributes that torch's constructor derives from inferred arguments."""
 
     own_initializers: Mapping[str, Initializer] = {}
-    """The initialisers that were given to this layer, by parameter name."""
+    """The initialisers that this layer got, by parameter name."""
 
     norm: Any
     activation: Any
@@ -97,7 +100,7 @@ class Layer(torch_nn.Module, metaclass=_LayerClass):
         return output
 
     def reset_parameters(self) -> None:
-        """Fill each parameter again, with the layer's own initialiser, or as torch does where it has none."""
+        """Fill each parameter again, with the layer's own initialiser, or else as torch does."""
         if self._under_construction:
             return
         if self.own_initializers:
@@ -107,7 +110,7 @@ class Layer(torch_nn.Module, metaclass=_LayerClass):
             parent.reset_parameters()
 
     def extra_repr(self) -> str:
-        """The text of torch's class, the initialisers, and the order of the parts."""
+        """The text of torch's class, the initialisers, and the order of the parts, for `repr`."""
         parts = [super().extra_repr(), *(f"{name}_init={given}" for name, given in self.own_initializers.items())]
         if self._stages != "C":
             parts.append(f"order={self._stages}")
@@ -120,7 +123,7 @@ class Layer(torch_nn.Module, metaclass=_LayerClass):
 
     @classmethod
     def _bind(cls, torchs: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of torch's class by name: those that were given, and the ones that may be inferred."""
+        """The arguments of torch's class by name: the given arguments, and those that may be inferred."""
         signature = _signature(_owner(cls))
         parameters = signature.parameters
         try:
@@ -133,7 +136,8 @@ class Layer(torch_nn.Module, metaclass=_LayerClass):
         for name, value in arguments.items():
             if value is None and name not in cls.inferred and parameters[name].default is inspect.Parameter.empty:
                 raise ValueError(f"{name}: got None; a batch does not show this size, so give a number")
-        return {name: _with_plain_integers(value) for name, value in arguments.items()}
+        # torch needs Python's integers in some places, so NumPy's are converted, also in tuples and lists.
+        return {name: tree_map(_plain_integer, value) for name, value in arguments.items()}
 
     def _construct(
         self,
@@ -143,19 +147,19 @@ class Layer(torch_nn.Module, metaclass=_LayerClass):
         norm: torch_nn.Module | None = None,
         order: str = "CNA",
     ) -> None:
-        """Construct torch's class on this object, add norm and activation, initialise, and become torch's class.
+        """Call torch's constructor, add norm and activation, initialise, and become torch's class.
 
         Args:
-            arguments: Those of torch's class, as `_bind` returns them.
+            arguments: The arguments of torch's class, as `_bind` returns them.
             own: The layer's own initialisers, by argument.
             activation: The value of the argument.
-            norm: The module.
+            norm: The norm, as a module.
             order: The order of operation (C), norm (N) and activation (A).
         """
         initializers = {name: init.get(value, name) for name, value in own.items() if value is not None}
         beside = {"norm": norm, "activation": self._take_activation(activation, arguments)}
         if initializers:
-            self._under_construction = True  # torch's constructors initialise, before the activation is known
+            self._under_construction = True  # torch's constructors would initialise before the activation is known
         self._construct_operation(arguments, initializers)
         for name, module in beside.items():
             if module is not None:
@@ -180,17 +184,17 @@ class Layer(torch_nn.Module, metaclass=_LayerClass):
         return activation_from(activation)
 
     def _by_parameter(self, own: dict[str, Initializer]) -> dict[str, Initializer]:
-        """The initialisers by parameter instead of by argument."""
+        """The initialisers by the name of the parameter, from those by the name of the argument."""
         parameters = {name: self._arguments_for(name) for name, _ in self.named_parameters()}
         for argument, initializer in own.items():
             if not any(argument in arguments for arguments in parameters.values()):
-                lacks = argument.removesuffix("_init")
-                raise ValueError(f"{argument}: got {initializer}, but the layer has no {lacks}; leave it out")
+                missing = argument.removesuffix("_init")
+                raise ValueError(f"{argument}: got {initializer}, but the layer has no {missing}; give none")
         chosen = {name: next((a for a in arguments if a in own), None) for name, arguments in parameters.items()}
         return {name: own[argument] for name, argument in chosen.items() if argument is not None}
 
     def _arguments_for(self, parameter: str) -> tuple[str, ...]:
-        """The arguments that may initialise a parameter; the first one that was given counts."""
+        """The arguments that can initialise a parameter. The first of them that is given counts."""
         return (f"{parameter}_init",)
 
     def _become_torch(self) -> None:
@@ -209,18 +213,18 @@ class Layer(torch_nn.Module, metaclass=_LayerClass):
         return self.norm(input)
 
     def _infer_sizes(self, input: Tensor) -> dict[str, Any]:
-        """The inferred arguments, from the arguments of the first call."""
+        """The inferred arguments, from the arguments of the first call of `forward`."""
         return {self.inferred[0]: input.shape[self.channels_at]}
 
 
 def _owner(layer: Any) -> Any:
-    """The class among a layer's bases that names torch's class; None for `Layer` itself."""
+    """The class in a layer's bases that sets `torch_class`; None for `Layer` itself."""
     return next((base for base in layer.__mro__ if "torch_class" in vars(base)), None)
 
 
 @functools.cache
 def _signature(layer: Any) -> inspect.Signature:
-    """What a layer class takes: the arguments of torch's class, and the keyword arguments of our constructor."""
+    """The signature of a layer class: the arguments of torch's class, then the keyword arguments of `Layer`."""
     theirs = [
         parameter.replace(annotation=f"{inspect.formatannotation(parameter.annotation)} | None")
         if parameter.name in layer.inferred
@@ -231,11 +235,6 @@ def _signature(layer: Any) -> inspect.Signature:
     return inspect.Signature([*theirs, *(p for p in ours if p.kind is p.KEYWORD_ONLY)])
 
 
-def _with_plain_integers(value: Any) -> Any:
-    """NumPy's integers as Python's, which torch asks for in some places; also inside a tuple or list."""
-    if value is None or isinstance(value, (int, float, str)):
-        return value
-    if isinstance(value, (tuple, list)):
-        return type(value)(_with_plain_integers(part) for part in value)
+def _plain_integer(value: Any) -> Any:
     number = whole_number(value)
     return value if number is None else number

@@ -1,4 +1,4 @@
-"""Layers that read their sizes from the first batch."""
+"""Lazy layers, which read their sizes from the first batch."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-_UNINITIALIZED_PARAMETER: Any = UninitializedParameter  # torch's types leave out the arguments of these two
+_UNINITIALIZED_PARAMETER: Any = UninitializedParameter  # torch's types do not have the arguments of these two classes
 _UNINITIALIZED_BUFFER: Any = UninitializedBuffer
 
 
 class LazyLayer(LazyModuleMixin):
-    """A layer before its first batch. The first batch makes it an ordinary layer, as it does torch's lazy layers."""
+    """A layer before its first batch. The first batch turns it into an ordinary layer, as in torch's lazy layers."""
 
     ordinary: ClassVar[Any]
 
@@ -26,7 +26,7 @@ class LazyLayer(LazyModuleMixin):
         arguments, missing = layer._deferred
         found = layer._infer_sizes(*inputs, **named)
         sizes = {name: found[name] for name in missing}
-        # The twin shows all shapes, and whether torch accepts the sizes, before this layer changes.
+        # The twin has all shapes. If torch does not accept the sizes, the error comes before this layer changes.
         twin = layer.torch_class(**{**arguments, **sizes, "device": "meta"})
         was_lazy = layer.has_uninitialized_params()
         parts = {path: layer.get_submodule(path) for path, _ in twin.named_modules()}
@@ -38,21 +38,23 @@ class LazyLayer(LazyModuleMixin):
         for path, part in parts.items():
             if path:
                 _end_part(part, twin.get_submodule(path))
-                if was_lazy:  # inner layers first, as in torch's constructor
+                if was_lazy:  # inner layers are initialised first, as in torch's constructor
                     part.reset_parameters()
-        if was_lazy:  # otherwise the values were loaded
+        if was_lazy:  # otherwise the parameters have loaded values
             layer.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Fill the parameters again; nothing happens while they have no sizes."""
+        """Fill the parameters again. Nothing happens while they have no sizes."""
         if not cast(Any, self).has_uninitialized_params():
             cast(Any, super()).reset_parameters()
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        """Run the first batch, after the layer has become an ordinary one."""
+        """Run the first batch. The hook has turned the layer into an ordinary one before this call."""
         kind: Any = type(self)
         if issubclass(kind, LazyLayer):  # an inner layer, such as attention's output projection, was called directly
-            raise ValueError(f"{self.ordinary.__name__}: it has no sizes before a batch went through its layer")
+            raise ValueError(
+                f"{self.ordinary.__name__} has no sizes yet; call the layer that contains it with a first batch"
+            )
         return kind.forward(self, *inputs, **named)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
@@ -60,7 +62,7 @@ class LazyLayer(LazyModuleMixin):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         for buffer in cast(Any, self)._buffers.values():
-            if isinstance(buffer, UninitializedBuffer):  # torch can't copy these
+            if isinstance(buffer, UninitializedBuffer):  # torch can't copy such a buffer
                 memo[id(buffer)] = _UNINITIALIZED_BUFFER(device=buffer.device, dtype=buffer.dtype)
         twin: Any = _blank(self.ordinary, self.cls_to_become)
         memo[id(self)] = twin
@@ -73,10 +75,10 @@ class LazyLayer(LazyModuleMixin):
 
 
 def defer(layer: Any, arguments: dict[str, Any], missing: tuple[str, ...]) -> None:
-    """Construct torch's class on a layer whose sizes in `missing` are not known, and make the layer lazy."""
+    """Call torch's constructor with placeholders for the sizes in `missing`, and make the layer lazy."""
     placeholders = dict.fromkeys(missing, _placeholder(arguments))
     layer.torch_class.__init__(layer, **{**arguments, **placeholders, "device": "meta"})
-    for part in layer.modules():  # inner layers too, such as attention's output projection
+    for part in layer.modules():  # this includes inner layers, such as attention's output projection
         _make_lazy(part, arguments.get("device"), arguments.get("dtype"))
     for name in missing:
         setattr(layer, name, (0,) if isinstance(getattr(layer, name), tuple) else 0)
@@ -85,7 +87,7 @@ def defer(layer: Any, arguments: dict[str, Any], missing: tuple[str, ...]) -> No
 
 
 def _placeholder(arguments: dict[str, Any]) -> int:
-    """A size that torch accepts. Attention has other parameters where its size equals `kdim` and `vdim`."""
+    """A size that torch accepts, other than `kdim` and `vdim`: equal sizes would give attention other parameters."""
     divisor = arguments.get("groups") or arguments.get("num_groups") or arguments.get("num_heads") or 1
     taken = (arguments.get("kdim"), arguments.get("vdim"))
     return next(size for size in itertools.count(divisor, divisor) if size not in taken)
@@ -108,17 +110,17 @@ def _make_lazy(part: Any, device: Any, dtype: Any) -> None:
 
 
 def _materialise(part: Any, twin: Any) -> None:
-    """Give tensors without memory the shapes of the twin's; tensors that were loaded must have those shapes."""
+    """Give tensors without memory the shapes of the twin's tensors. Loaded tensors must have these shapes already."""
     for name, tensor in [*part._parameters.items(), *part._buffers.items()]:
         if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
             tensor.materialize(getattr(twin, name).shape)
         elif tensor is not None and tensor.shape != getattr(twin, name).shape:
-            shapes = f"{tuple(tensor.shape)}, and the first batch needs {tuple(getattr(twin, name).shape)}"
-            raise ValueError(f"{name}: what was loaded has the shape {shapes}; load values that fit the data")
+            shapes = f"{tuple(tensor.shape)}, but the first batch needs {tuple(getattr(twin, name).shape)}"
+            raise ValueError(f"{name}: the loaded tensor has the shape {shapes}; load values that fit the data")
 
 
 def _end_part(part: Any, twin: Any) -> None:
-    """Make an inner layer ordinary; torch does this only with the lazy layer itself."""
+    """Turn an inner layer into an ordinary one. torch does this only for the lazy layer itself."""
     part._load_hook.remove()
     del part._load_hook
     for name in twin.__constants__:
@@ -131,14 +133,14 @@ def lazy_class(ordinary: Any, becomes: Any) -> Any:
     """The class of a layer before its first batch.
 
     Args:
-        ordinary: The layer's class; a user's subclass is possible.
-        becomes: The class after the first batch: `ordinary`, or torch's for a layer without norm and activation.
+        ordinary: The layer's class, which may be a user's subclass.
+        becomes: The class after the first batch: `ordinary`, or torch's class without norm and activation.
     """
     names = {"ordinary": ordinary, "cls_to_become": becomes, "__module__": ordinary.__module__}
     return type(ordinary)(f"Lazy{ordinary.__name__}", (LazyLayer, ordinary), {**names, "__doc__": LazyLayer.__doc__})
 
 
 def _blank(ordinary: Any, becomes: Any) -> Any:
-    """An object without state, which `pickle` and `copy` fill with the state of a lazy layer."""
+    """A new object without state, which `pickle` and `copy` fill with the state of a lazy layer."""
     cls = lazy_class(ordinary, becomes)
     return cls.__new__(cls)

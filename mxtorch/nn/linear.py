@@ -19,24 +19,24 @@ from mxtorch.nn.normalisation import NormLike
 class Linear(NormedLayer, torch_nn.Linear):
     """`torch.nn.Linear` with initialisers, norm and activation. Without the last two it is an instance of torch's.
 
-    All other arguments are torch's. `in_features=None` reads the number from the first batch. A norm right after the
-    operation makes its bias useless: give `bias=False` there.
+    All other arguments are torch's. With `in_features=None`, the layer reads the number from the first batch. A norm
+    directly after the operation removes the effect of the bias, so give `bias=False` in this case.
 
     Args:
         weight_init: Initialiser of the weight: a name, an initialiser of `mxtorch.init`, or a function that fills a
-            tensor in place. Its gain is that of `activation`. Torch's own initialisation when left out.
-        bias_init: Initialiser of the bias; torch's own when left out.
+            tensor in place. Its gain is that of `activation`. The default is torch's own initialisation.
+        bias_init: Initialiser of the bias; by default torch's own initialisation.
         activation: A name, a module, or a module's class.
         norm: `"batch"`, `"group"`, `"layer"`, a module, or a callable that returns a module for the number of features.
-            The features are the channels of the norm. Where the input has more than two dimensions, batch and group
-            norms take each position as a sample of its own.
-        order: The order of operation (C), norm (N) and activation (A). A part that the layer lacks is skipped.
+            The features are the channels of the norm. If the input has more than two dimensions, batch and group norms
+            treat each position as a separate sample.
+        order: The order of operation (C), norm (N) and activation (A). A missing part is skipped.
 
     Shapes: `(..., in_features)` to `(..., out_features)`.
 
     Raises:
-        ValueError: A name is unknown, the order lacks a letter, the norm is for another number of features, or an
-            initialiser can't fill the shape or is for a bias that the layer lacks.
+        ValueError: A name or the order is unknown, the norm is for another number of features, an initialiser can't
+            fill the shape, or there is an initialiser for a missing bias.
         TypeError: An argument is unknown or missing, or an initialiser, norm or activation is neither a name nor
             callable.
 
@@ -60,22 +60,24 @@ class Linear(NormedLayer, torch_nn.Linear):
     def _normalise(self, input: Tensor) -> Any:
         if input.dim() <= 2 or isinstance(self.norm, (torch_nn.LayerNorm, torch_nn.RMSNorm)):
             return self.norm(input)
-        return self.norm(input.flatten(0, -2)).reshape(input.shape)  # the channels of these norms come second
+        # The other norms need the channels as the second dimension.
+        return self.norm(input.flatten(0, -2)).reshape(input.shape)
 
 
 class Dense(Linear):
-    """`Linear` with Gluon's arguments: the size of the output and the activation first, the size of the input inferred.
+    """`Linear` with Gluon's arguments: first the size of the output and the activation, later the size of the input.
 
     Args:
-        units: The features of the output.
+        units: The number of features of the output.
         activation: A name, a module, or a module's class.
-        bias: Add a bias (`use_bias` in Gluon).
-        flatten: Join all dimensions after the first.
-        in_features: The features of the input, joined (`in_units` in Gluon); None reads them from the first batch.
+        bias: Whether there is a bias (`use_bias` in Gluon).
+        flatten: Whether all dimensions after the first are flattened.
+        in_features: The number of features of the input after `flatten` (`in_units` in Gluon); None reads it from the
+            first batch.
         device: The device of the parameters.
         dtype: The type of the parameters.
         weight_init: See `Linear`.
-        bias_init: See `Linear`. Torch's own when left out; Gluon's default is `"zeros"`.
+        bias_init: See `Linear`. The default is torch's own initialisation; in Gluon it is `"zeros"`.
         norm: See `Linear`.
         order: See `Linear`.
 
@@ -123,7 +125,8 @@ class Dense(Linear):
 class Bilinear(Layer, torch_nn.Bilinear):
     """`torch.nn.Bilinear` with initialisers and an activation; for their arguments see `Linear`.
 
-    All other arguments are torch's. `in1_features` and `in2_features` may be None, to be read from the first batch.
+    All other arguments are torch's. If `in1_features` or `in2_features` is None, the layer reads it from the first
+    batch.
 
     Shapes: `(..., in1_features)` and `(..., in2_features)` to `(..., out_features)`.
     """

@@ -13,22 +13,22 @@ from mxtorch.nn.layer import Layer
 class MultiheadAttention(Layer, torch_nn.MultiheadAttention):
     """`torch.nn.MultiheadAttention` with initialisers and an activation.
 
-    All other arguments are torch's. `embed_dim=None` reads the size from the first batch; `kdim` and `vdim` are then
-    given only where they differ from the size of the query.
+    All other arguments are torch's. With `embed_dim=None`, the layer reads the size from the first batch; give `kdim`
+    and `vdim` then only if they differ from the size of the query.
 
     Args:
-        weight_init: Initialiser of the projections. It fills those of query, key and value one at a time; torch's own
-            initialisation takes the three as one matrix, which makes their values smaller. Torch's own when left out.
-        bias_init: Initialiser of the projections' biases; torch's own, zeros, when left out.
-        activation: Follows on the output: a name, a module or its class. The attention weights, which are the second
-            output, do not change. In evaluation mode torch's `TransformerEncoderLayer` reads the weights of its
-            attention instead of calling it, and so skips an activation.
+        weight_init: Initialiser of the projections. It fills those of query, key and value one at a time. By default,
+            torch's own initialisation fills the three as one matrix, which makes their values smaller.
+        bias_init: Initialiser of the projections' biases; by default torch's own, zeros.
+        activation: The activation of the output: a name, a module or its class. The second output, the attention
+            weights, does not change. In evaluation mode, torch's `TransformerEncoderLayer` does not call its attention
+            but reads the weights, so it skips the activation.
 
     Shapes: torch's.
 
     Raises:
-        ValueError: A name is unknown, or an initialiser can't fill the shape or is for a bias that the layer lacks; at
-            the first batch, its features are not a multiple of the heads.
+        ValueError: A name is unknown, an initialiser can't fill the shape, or there is an initialiser for a missing
+            bias. At the first batch: the number of features is not a multiple of the number of heads.
         TypeError: An initialiser or activation is neither a name nor callable.
 
     Example:
@@ -45,12 +45,12 @@ class MultiheadAttention(Layer, torch_nn.MultiheadAttention):
     follow_from_sizes: ClassVar[tuple[str, ...]] = ("kdim", "vdim", "head_dim")
 
     def forward(self, *inputs: Any, **named: Any) -> tuple[Tensor, Tensor | None]:
-        """Attend, then activate the output; arguments and result are torch's."""
+        """Compute attention, then activate the output. Arguments and result are torch's."""
         output, weights = super(Layer, self).forward(*inputs, **named)
         return self.activation(output) if self._stages != "C" else output, weights
 
     def reset_parameters(self) -> None:
-        """Fill each parameter again, with the layer's own initialiser, or as torch does where it has none."""
+        """Fill each parameter again, with the layer's own initialiser, or else as torch does."""
         if self.own_initializers:
             super().reset_parameters()
         else:
@@ -73,8 +73,10 @@ class MultiheadAttention(Layer, torch_nn.MultiheadAttention):
         sizes = {name: deferred[0].get(name) for name in ("kdim", "vdim")}
         for (name, size), tensor in zip(sizes.items(), (key, value), strict=True):
             if size is None and tensor.shape[-1] != features:
-                given = f"{features} features of the query beside {tensor.shape[-1]}"
-                raise ValueError(f"{name}: left out, it is the query's, but got {given}; give {tensor.shape[-1]}")
+                raise ValueError(
+                    f"{name}: got None, which means the {features} features of the query, and an input with "
+                    f"{tensor.shape[-1]} features; give {tensor.shape[-1]}"
+                )
         if any(sizes.values()) and all(size in (None, features) for size in sizes.values()):
-            raise ValueError(f"query: got {features} features, as many as key and value; leave kdim and vdim out")
+            raise ValueError(f"query: got {features} features, as for key and value; leave kdim and vdim out")
         return {"embed_dim": features}

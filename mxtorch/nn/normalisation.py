@@ -39,17 +39,18 @@ class BatchNorm1d(_BatchNorm, torch_nn.BatchNorm1d):
 class BatchNorm2d(_BatchNorm, torch_nn.BatchNorm2d):
     """`torch.nn.BatchNorm2d` with initialisers and an activation.
 
-    All other arguments are torch's. `num_features=None` reads the number of channels from the first batch.
+    All other arguments are torch's. With `num_features=None`, the layer reads the number of channels from the first
+    batch.
 
     Args:
-        weight_init: Initialiser of the scale; torch's, ones, when left out.
-        bias_init: Initialiser of the shift; torch's, zeros, when left out.
-        activation: Follows the norm: a name, a module or its class.
+        weight_init: Initialiser of the scale; by default torch's own, ones.
+        bias_init: Initialiser of the shift; by default torch's own, zeros.
+        activation: The activation after the norm: a name, a module or its class.
 
     Shapes: `(N, C, H, W)` to the same.
 
     Raises:
-        ValueError: A name is unknown, or an initialiser is for a parameter that the layer lacks.
+        ValueError: A name is unknown, or there is an initialiser for a missing parameter.
         TypeError: An initialiser or activation is neither a name nor callable.
 
     Example:
@@ -73,8 +74,7 @@ class BatchNorm3d(_BatchNorm, torch_nn.BatchNorm3d):
 class GroupNorm(Layer, torch_nn.GroupNorm):
     """`torch.nn.GroupNorm` with initialisers and an activation; for their arguments see `BatchNorm2d`.
 
-    All other arguments are torch's. `num_channels` may be None or left out: the layer then reads it from the first
-    batch.
+    All other arguments are torch's. Without `num_channels`, the layer reads the number from the first batch.
 
     Shapes: `(N, C, ...)` to the same.
     """
@@ -91,7 +91,7 @@ class GroupNorm(Layer, torch_nn.GroupNorm):
 class LayerNorm(Layer, torch_nn.LayerNorm):
     """`torch.nn.LayerNorm` with initialisers and an activation; for their arguments see `BatchNorm2d`.
 
-    All other arguments are torch's. `normalized_shape=None` takes the last dimension of the first batch.
+    All other arguments are torch's. `normalized_shape=None` means the last dimension of the first batch.
 
     Shapes: `(..., *normalized_shape)` to the same.
     """
@@ -106,7 +106,7 @@ class LayerNorm(Layer, torch_nn.LayerNorm):
 class ChannelNorm(LayerNorm):
     """A layer norm over the channels of feature maps, at each position (Liu et al. 2022, arXiv 2201.03545).
 
-    `norm="layer"` in a convolution makes one.
+    It is the norm of a convolution with `norm="layer"`.
 
     Args:
         channels: The number of channels; None reads it from the first batch.
@@ -141,12 +141,12 @@ def norm_from(norm: NormLike | None, channels: int | None, dimensions: int) -> t
 
     Args:
         norm: The value.
-        channels: The number of channels where the norm stands; None where only the first batch shows it.
-        dimensions: The number of dimensions after the channels; 0 for features alone.
+        channels: The number of channels of the norm's input; None if only the first batch shows it.
+        dimensions: The number of dimensions after the channels; 0 for a linear layer.
 
     Raises:
-        ValueError: The name is unknown or has no meaning there, the module is for another number of channels, or the
-            number is needed and not known.
+        ValueError: The name is unknown or has no meaning in this layer, the module is for another number of channels,
+            or the number is needed and not known.
         TypeError: The value is not a `NormLike`.
     """
     if norm is None:
@@ -160,13 +160,13 @@ def norm_from(norm: NormLike | None, channels: int | None, dimensions: int) -> t
         raise TypeError(f"norm: got {norm!r}; give a name, a module, or a class that takes the number of channels")
     if channels is None and not (isinstance(norm, type) and issubclass(norm, Layer)):
         raise ValueError(
-            f"norm: {norm!r} stands before the operation, whose number of input channels is not known yet; give that "
-            "number, a name, or a class of mxtorch.nn"
+            f"norm: got {norm!r} before an operation whose number of input channels is not known yet; give the number "
+            "of input channels, or a name or a class of mxtorch.nn for the norm"
         )
     given: Any = channels
     made = norm(given)
     if not isinstance(made, torch_nn.Module):
-        raise TypeError(f"norm: {norm!r} made a {type(made).__name__}; it must return a module")
+        raise TypeError(f"norm: got {norm!r}, which returned a {type(made).__name__}; give one that returns a module")
     _check_channels(made, channels)
     return made
 
@@ -178,12 +178,12 @@ def _norm_by_name(name: str, channels: int | None, dimensions: int) -> torch_nn.
         return ChannelNorm(channels, dimensions) if dimensions else LayerNorm(channels)
     if name == "group":
         if channels is None:
-            raise ValueError("norm: 'group' stands where the channels are not known yet; give their number")
+            raise ValueError("norm: got 'group', but the number of channels is not known yet; give the number")
         return GroupNorm(math.gcd(_GROUPS, channels), channels)
     if name != "instance":
         raise ValueError(f"norm: got {name!r}{closest(name, get_args(NormName))}")
     if not dimensions:
-        raise ValueError("norm: 'instance' has nothing to average over in a linear layer; give 'layer' or 'batch'")
+        raise ValueError("norm: got 'instance', which has no positions to average over in a linear layer; give 'layer'")
     if channels is None:
         lazy: torch_nn.Module = getattr(torch_nn, f"LazyInstanceNorm{dimensions}d")(affine=True)
         return lazy
@@ -195,5 +195,5 @@ def _check_channels(norm: torch_nn.Module, channels: int | None) -> None:
     own = getattr(norm, "num_features", None) or getattr(norm, "num_channels", None)
     if channels is not None and own and own != channels:
         raise ValueError(
-            f"norm: it is for {own} channels and stands where there are {channels}; give one for {channels}"
+            f"norm: got a norm for {own} channels, but its input has {channels}; give a norm for {channels} channels"
         )

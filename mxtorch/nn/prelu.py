@@ -12,13 +12,14 @@ from mxtorch.nn.layer import Layer
 class PReLU(Layer, torch_nn.PReLU):
     """`torch.nn.PReLU` with an initialiser of its slopes.
 
-    All other arguments are torch's. `num_parameters=None` reads the number of channels from the first batch.
+    All other arguments are torch's. With `num_parameters=None`, the layer reads the number of channels from the first
+    batch.
 
     Args:
-        weight_init: Initialiser of the slopes, instead of `init`. When left out, every slope starts at `init`, whose
+        weight_init: Initialiser of the slopes, in place of `init`. By default, every slope starts at `init`, whose
             default is that of He et al. 2015 (arXiv 1502.01852, sec. 2.1).
-        bias_init: An error, as in every layer without a bias.
-        activation: Follows the layer. This is rarely useful, as the layer is an activation itself.
+        bias_init: This raises an error, as in every layer without a bias.
+        activation: The activation after the layer. It is rarely useful, because the layer itself is an activation.
 
     Shapes: `(N, C, ...)` to the same.
 

@@ -1,4 +1,4 @@
-"""Recurrent layers with separate initialisers for input weights, recurrent weights and biases."""
+"""Recurrent layers with separate initialisers for input weights, recurrent weights, and biases."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ARGUMENTS = {
 
 
 class _Recurrent(Layer, torch_nn.RNNBase):
-    """The base of recurrent layers. Initialisers fill gate by gate, so that fans are those of one gate."""
+    """The base of recurrent layers. Initialisers fill one gate at a time, so that the fans are those of one gate."""
 
     inferred: ClassVar[tuple[str, ...]] = ("input_size",)
 
@@ -40,7 +40,7 @@ class _Recurrent(Layer, torch_nn.RNNBase):
         self._construct(self._bind(torchs, named), {**weights, "bias_init": bias_init}, activation)
 
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> Any:
-        """Run over the sequence, then activate the output; the result has torch's form."""
+        """Run over the sequence, then activate the output. The result has torch's form."""
         output, state = super(Layer, self).forward(input, hx)
         if self._stages == "C":
             return output, state
@@ -56,7 +56,7 @@ class _Recurrent(Layer, torch_nn.RNNBase):
     @classmethod
     def _bind(cls, torchs: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
         arguments = super()._bind(torchs, named)
-        if not arguments.get("proj_size"):  # RNN and GRU refuse it by keyword, whatever its value
+        if not arguments.get("proj_size"):  # RNN and GRU refuse this keyword, whatever its value
             arguments.pop("proj_size", None)
         return arguments
 
@@ -68,22 +68,22 @@ class _Recurrent(Layer, torch_nn.RNNBase):
 
 
 class RNN(_Recurrent, torch_nn.RNN):
-    """`torch.nn.RNN` with initialisers. Their gains are those of its nonlinearity, which is its activation.
+    """`torch.nn.RNN` with initialisers. Their gains are those of the nonlinearity, which is the activation.
 
-    All other arguments are torch's. `input_size=None` reads the size from the first batch.
+    All other arguments are torch's. With `input_size=None`, the layer reads the size from the first batch.
 
     Args:
-        weight_init: Initialiser of all weights; torch's own when left out.
+        weight_init: Initialiser of all weights; by default torch's own initialisation.
         input_init: Initialiser of the input weights, instead of `weight_init`.
         recurrent_init: Initialiser of the recurrent weights, instead of `weight_init`.
-        bias_init: Initialiser of both biases; torch's own when left out.
-        activation: Tanh or ReLU, as a name, a module or its class: the same as `nonlinearity`.
+        bias_init: Initialiser of both biases; by default torch's own initialisation.
+        activation: Tanh or ReLU, as a name, a module or its class. It means the same as `nonlinearity`.
 
     Shapes: torch's.
 
     Raises:
-        ValueError: A name is unknown, the activation is neither of the two or differs from `nonlinearity`, or an
-            initialiser can't fill the shape or is for a bias that the layer lacks.
+        ValueError: A name is unknown, the activation is neither of the two or differs from `nonlinearity`, an
+            initialiser can't fill the shape, or there is an initialiser for a missing bias.
         TypeError: An initialiser or activation is neither a name nor callable.
 
     Example:
@@ -102,14 +102,14 @@ class RNN(_Recurrent, torch_nn.RNN):
         return [*parameters[:3], inspect.Parameter("nonlinearity", kind, default="tanh"), *parameters[3:]]
 
     def _take_activation(self, activation: Any, arguments: dict[str, Any]) -> None:
-        """The activation becomes the nonlinearity."""
+        """Put the activation into the arguments, as torch's `nonlinearity`."""
         made = activation_from(activation)
         given = arguments.pop("nonlinearity", None)
         name = given if made is None else _NONLINEARITIES.get(type(made))
         if made is not None and name is None:
             raise ValueError(
-                f"activation: got {activation!r}, but an RNN's activation is its nonlinearity, 'tanh' or 'relu'; put "
-                "another activation behind the layer"
+                f"activation: got {activation!r}, but an RNN's activation is its nonlinearity, 'tanh' or 'relu'; add "
+                "another activation after the layer"
             )
         if given not in (None, name):
             raise ValueError(f"activation: got {activation!r} with nonlinearity={given!r}; give one of the two")
@@ -120,21 +120,22 @@ class RNN(_Recurrent, torch_nn.RNN):
 class LSTM(_Recurrent, torch_nn.LSTM):
     """`torch.nn.LSTM` with initialisers and an activation.
 
-    All other arguments are torch's. `input_size=None` reads the size from the first batch. `bias_init="lstm_bias"`
-    opens the forget gate at the start.
+    All other arguments are torch's. With `input_size=None`, the layer reads the size from the first batch. With
+    `bias_init="lstm_bias"`, the forget gate is open at the start.
 
     Args:
-        weight_init: Initialiser of all weights, those of the projection included; torch's own when left out.
+        weight_init: Initialiser of all weights, including those of the projection; by default torch's own.
         input_init: Initialiser of the input weights, instead of `weight_init`.
         recurrent_init: Initialiser of the recurrent weights, instead of `weight_init`.
-        bias_init: Initialiser of both biases; torch's own when left out.
-        activation: Follows on the output of every step: a name, a module or its class. The gates, and the last states,
-            which are the second output, do not change.
+        bias_init: Initialiser of both biases; by default torch's own initialisation.
+        activation: The activation of the output of every step: a name, a module or its class. The gates do not change,
+            and neither does the second output, the last states.
 
     Shapes: torch's.
 
     Raises:
-        ValueError: A name is unknown, or an initialiser can't fill the shape or is for a bias that the layer lacks.
+        ValueError: A name is unknown, an initialiser can't fill the shape, or there is an initialiser for a missing
+            bias.
         TypeError: An initialiser or activation is neither a name nor callable.
 
     Example:
@@ -150,7 +151,7 @@ class LSTM(_Recurrent, torch_nn.LSTM):
 class GRU(_Recurrent, torch_nn.GRU):
     """`torch.nn.GRU` with initialisers and an activation; for their arguments see `LSTM`.
 
-    All other arguments are torch's. `input_size=None` reads the size from the first batch.
+    All other arguments are torch's. With `input_size=None`, the layer reads the size from the first batch.
 
     Shapes: torch's.
     """

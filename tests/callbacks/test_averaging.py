@@ -11,7 +11,7 @@ from mxtorch.callbacks import EMA, SWA
 
 
 class Feed(Callback):
-    """Gives the weights to torch's own averaging, at each step or each late epoch."""
+    """Updates torch's own average in each step, or in each of the last epochs."""
 
     def __init__(self, averaged, *, steps=False, after=0):
         self.averaged, self.steps, self.after = averaged, steps, after
@@ -25,7 +25,7 @@ class Feed(Callback):
             self.averaged.update_parameters(trainer.model)
 
 
-def test_ema_is_that_of_torch_and_is_what_is_validated(net, loader, make):
+def test_ema_equals_torch_and_is_validated(net, loader, make):
     averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
     trainer = make(net, callbacks=[Feed(averaged, steps=True), EMA(0.9)])
     history = trainer.fit(loader, loader, epochs=2)
@@ -35,7 +35,7 @@ def test_ema_is_that_of_torch_and_is_what_is_validated(net, loader, make):
     assert history["val/loss"][-1] == pytest.approx(trainer.evaluate(loader)["val/loss"], rel=1e-5)
 
 
-def test_ema_leaves_training_as_it_was(two_moons, make, weights):
+def test_ema_does_not_change_training(two_moons, make, weights):
     results = []
     for callbacks in ([], [EMA(0.9)]):
         torch.manual_seed(0)
@@ -51,7 +51,7 @@ def test_ema_leaves_training_as_it_was(two_moons, make, weights):
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
 
-def test_swa_is_that_of_torch_with_its_own_statistics(net, loader, make):
+def test_swa_equals_torch_with_its_own_statistics(net, loader, make):
     averaged = AveragedModel(net)
     trainer = make(net, callbacks=[Feed(averaged, after=2), SWA(loader, start=0.5)])
     trainer.fit(loader, loader, epochs=4)
@@ -63,7 +63,7 @@ def test_swa_is_that_of_torch_with_its_own_statistics(net, loader, make):
     assert net.training
 
 
-def test_swa_leaves_frozen_statistics(net, loader, make):
+def test_swa_does_not_change_frozen_statistics(net, loader, make):
     net[1].requires_grad_(False)
     before = net[1].running_mean.clone()
     make(net, callbacks=[SWA(loader)]).fit(loader, epochs=2)
@@ -72,7 +72,7 @@ def test_swa_leaves_frozen_statistics(net, loader, make):
 
 
 @pytest.mark.parametrize("build", [lambda loader: EMA(0.5), lambda loader: SWA(loader, start=0.0)])
-def test_a_state_goes_on_where_it_was_saved(net, loader, make, build):
+def test_averaging_continues_from_a_saved_state(net, loader, make, build):
     first, second = build(loader), build(loader)
     make(net, callbacks=[first]).fit(loader, epochs=1)
     saved = {**first.state_dict(), "average": {n: v.clone() for n, v in first.state_dict()["average"].items()}}
@@ -85,6 +85,6 @@ def test_a_state_goes_on_where_it_was_saved(net, loader, make, build):
 @pytest.mark.parametrize(
     ("build", "message"), [(lambda: EMA(1.0), "decay: got 1.0"), (lambda: SWA([], start=1), "start: got 1")]
 )
-def test_arguments_that_are_off(build, message):
+def test_wrong_arguments(build, message):
     with pytest.raises(ValueError, match=message):
         build()

@@ -54,5 +54,5 @@ def test_layers_that_can_not_be_unfrozen(net, loader, make):
     trainer = Trainer(
         net, torch.nn.CrossEntropyLoss(), optimizer, device="cpu", progress=False, callbacks=[Unfreeze("0", epoch=2)]
     )
-    with pytest.raises(ValueError, match="optimizer: it lacks 'weight'"):
+    with pytest.raises(ValueError, match="optimizer: got one without 'weight'"):
         trainer.fit(loader)

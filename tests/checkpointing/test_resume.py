@@ -1,4 +1,4 @@
-"""The promise of fit(resume=...): a run that was broken off and resumed is the run that never was, bit for bit."""
+"""The promise of fit(resume=...): an interrupted and resumed run equals an uninterrupted run, bit for bit."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_stateful_data_loader(tmp_path, settings):
 
 
 class Stream(IterableDataset):
-    """An endless stream that knows its place."""
+    """An endless stream with a state_dict that holds its position."""
 
     def __init__(self):
         self.place = 0
@@ -89,8 +89,8 @@ def test_settings_of_the_step(tmp_path, options):
     check(tmp_path, plain(), 4, **options)
 
 
-def test_a_window_that_was_half_done(tmp_path):
-    """Dead in the second batch of a window of four: the window is taken anew."""
+def test_interrupted_within_a_window(tmp_path):
+    """The run ends in the second batch of a window of four; the resumed run repeats the whole window."""
 
     class InTheWindow(Augmented):
         def __getitem__(self, index):
@@ -117,8 +117,8 @@ def test_a_window_that_was_half_done(tmp_path):
     assert_same(expected, everything(resumed))
 
 
-def test_metrics_of_an_epoch_half_done(tmp_path):
-    """More batches than the metrics are handed at once, and states that are sums, counts and matrices."""
+def test_metrics_of_an_interrupted_epoch(tmp_path):
+    """There are more batches than one metric update takes, and the states are sums, counts and matrices."""
 
     def metrics():
         return {
@@ -130,7 +130,7 @@ def test_metrics_of_an_epoch_half_done(tmp_path):
     for kill in (40, 70):
         check(
             tmp_path / str(kill),
-            lambda: DataLoader(Augmented(), 2, shuffle=True),  # the metrics see 32 batches at once
+            lambda: DataLoader(Augmented(), 2, shuffle=True),  # one metric update takes 32 batches
             kill,
             val=plain(),
             fit={"lr": 0.05},
@@ -184,11 +184,11 @@ def test_generators_and_counters_of_the_data_set(tmp_path):
     check(tmp_path, data, 8)
 
 
-def test_from_a_checkpoint_that_is_some_steps_old(tmp_path):
+def test_from_a_checkpoint_several_steps_before_the_interruption(tmp_path):
     check(tmp_path, plain(), 11, every=4)
 
 
-def test_it_dies_again_and_again(tmp_path):
+def test_killed_several_times(tmp_path):
     check(tmp_path, plain(), 4, again=9, val=plain())
 
 
@@ -200,10 +200,10 @@ def test_a_list_of_batches_and_an_iterator(tmp_path):
     check(tmp_path / "iterator", lambda: iter(batches), 40, fit={}, epochs=1)
 
 
-def test_data_in_an_order_that_nothing_tells_are_told(tmp_path):
+def test_data_in_an_unknown_order_are_reported(tmp_path):
     class Entropy(IterableDataset):
         def __iter__(self):
-            own = np.random.Generator(np.random.PCG64())  # seeded by the system
+            own = np.random.Generator(np.random.PCG64())  # the operating system seeds it
             for _ in range(60):
                 yield torch.from_numpy(own.standard_normal(8)).float(), int(own.integers(2))
 
@@ -213,7 +213,7 @@ def test_data_in_an_order_that_nothing_tells_are_told(tmp_path):
     check(tmp_path, data, 3, fit={"steps_per_epoch": 6}, expect_warning="can't go on exactly: batch 3")
 
 
-def test_data_that_have_become_shorter(tmp_path):
+def test_data_with_fewer_batches_than_before(tmp_path):
     with pytest.raises(KilledError):
         build(tmp_path, 8).fit(DataLoader(Stream(), 4), epochs=1, steps_per_epoch=20)
     trainer = build(tmp_path)
@@ -234,7 +234,7 @@ def test_data_that_have_become_shorter(tmp_path):
         ({"epochs": 4}, r"total_steps=24.*total_steps=18"),
         ({"lr": 0.1}, "lr is 0.1 here, 0.05 there; lr='keep'"),
         ({"momentum": 0.8}, "momentum 0.8 here, 0.9 there, in group 1"),
-        ({"width": 17}, "another model: it has shapes"),
+        ({"width": 17}, "another model: it has the shapes"),
         ({"groups": 1}, "parameter groups is 1 here, 2 there"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -263,7 +263,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_changes_nothing(tmp_path, ch
     assert trainer.optimizer.schedule is None
 
 
-def test_what_makes_it_another_run_a_little_is_told(tmp_path):
+def test_a_change_of_a_minor_setting_is_reported(tmp_path):
     with pytest.raises(KilledError):
         build(tmp_path, 8).fit(plain()(), epochs=3)
     with pytest.warns(UserWarning, match="go") as told:
@@ -284,7 +284,7 @@ def test_more_epochs_than_before(tmp_path):
     assert_same(expected, everything(second))
 
 
-def test_a_run_that_is_complete_stays_so(tmp_path):
+def test_a_complete_run_is_not_continued(tmp_path):
     first = build(tmp_path)
     first.fit(plain()(), epochs=2)
     second = build(tmp_path)
@@ -295,7 +295,7 @@ def test_a_run_that_is_complete_stays_so(tmp_path):
 
 @pytest.mark.parametrize("kill", [3, 12, 15, 20])
 def test_a_script_of_two_runs(tmp_path, kill):
-    """The script is started again as it is: what is over is passed by."""
+    """The same script is started again; a run that is complete is skipped."""
 
     def script(name, kill):
         trainer = build(tmp_path / name, kill)
@@ -320,7 +320,7 @@ def test_a_path(tmp_path):
     assert_same(expected, everything(other))
 
 
-def test_stopped_runs_stay_stopped(tmp_path):
+def test_a_stopped_run_is_not_continued(tmp_path):
     class Stop(Callback):
         def on_epoch_complete(self, trainer, row):
             trainer.stop()
@@ -330,7 +330,7 @@ def test_stopped_runs_stay_stopped(tmp_path):
     assert len(again.fit(plain()(), epochs=5, resume="auto")) == 1
 
 
-def test_requires_grad_flags_come_back(tmp_path):
+def test_requires_grad_is_restored(tmp_path):
     class Freeze(Callback):
         def on_epoch_start(self, trainer):
             if trainer.epoch == 1:
@@ -344,7 +344,7 @@ def test_requires_grad_flags_come_back(tmp_path):
     assert not again.model[0].weight.requires_grad
 
 
-def test_a_callback_that_is_gone_is_told(tmp_path):
+def test_a_missing_callback_is_reported(tmp_path):
     with pytest.raises(KilledError):
         build(tmp_path, 8).fit(plain()(), epochs=3)
     trainer = build(tmp_path)
@@ -362,11 +362,11 @@ def test_arguments(tmp_path, make, net, loader):
         make(net).fit(loader, resume=tmp_path / "absent.ckpt")
     trainer = make(net)
     trainer.save(tmp_path / "between.ckpt")
-    with pytest.raises(CheckpointError, match="no place to resume at"):
+    with pytest.raises(CheckpointError, match="there is no run to resume"):
         trainer.fit(loader, resume=tmp_path / "between.ckpt")
 
 
-def test_nothing_is_warned_of_in_an_ordinary_run(tmp_path, two_moons):
+def test_an_ordinary_run_gives_no_warning(tmp_path, two_moons):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         data = DataLoader(TensorDataset(*two_moons.tensors), 32, shuffle=True, num_workers=1)
@@ -387,8 +387,8 @@ class WithoutLength(StatefulStream):
         raise TypeError("a stream has no length")
 
 
-def test_a_stream_with_a_state_and_a_rest_that_died_in_validation(tmp_path):
-    """15 batches in windows of 4: the last one has 3, so the stream has said that it is over by the last step."""
+def test_a_stream_with_an_incomplete_window_interrupted_in_validation(tmp_path):
+    """15 batches in windows of 4: the last window has 3 batches, so the stream has ended before the last step."""
 
     def go(name, *, dies=False, resume=None):
         trainer = build(tmp_path / name, accumulate=4, callbacks=[KilledInValidation(8)] if dies else [])

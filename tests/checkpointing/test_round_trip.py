@@ -1,4 +1,4 @@
-"""Whatever an attribute of a module is, a checkpoint gives it back equal, or is refused with the attribute's name."""
+"""A checkpoint restores an attribute of a module of any kind, or saving is refused with the name of the attribute."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ for _kind in ("PCG64", "PCG64DXSM", "Philox", "SFC64", "MT19937"):
 
 
 def equal(a, b):
-    """Whether two values are of one type and hold the same, in the same order where there is one."""
+    """Whether two values have the same type and content, and the same order if they have one."""
     if type(a) is not type(b):
         return False
     if isinstance(a, torch.Tensor):
@@ -201,7 +201,7 @@ def through_a_file(content):
 
 
 def written_and_read(make, change):
-    """The module of a new process, made by `make`, after loading what one that was changed had saved."""
+    """A new module from `make`, as in a new process, after it has loaded the state of a changed module."""
     module, new = make(), make()
     attributes, others = Attributes({"model": module}), Attributes({"model": new})
     change(module)
@@ -215,10 +215,12 @@ def module_with(value):
     return module
 
 
-@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")  # by torch, of each file with one
+@pytest.mark.filterwarnings(
+    "ignore:Validating sparse tensor invariants"
+)  # torch warns for each file with a sparse tensor
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_attribute_of_every_kind(kind):
-    """First made in `forward`, and changed from another value."""
+    """The attribute is first made in `forward`, and then changed to another value."""
 
     @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
     @given(KINDS[kind])
@@ -264,7 +266,7 @@ HELD = {
 
 
 @pytest.mark.parametrize("kind", HELD)
-def test_what_objects_hold(kind):
+def test_attributes_of_objects(kind):
     make, change = HELD[kind]
 
     def seeded():
@@ -341,7 +343,7 @@ class OwnList(list):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_can_not_be_made_again_is_refused_by_name(value):
+def test_an_attribute_that_can_not_be_restored_is_refused_by_name(value):
     module = nn.Sequential(nn.Linear(1, 1))
     attributes = Attributes({"model": module})
     module[0].cache = value
@@ -349,12 +351,12 @@ def test_what_can_not_be_made_again_is_refused_by_name(value):
         attributes.state_dict()
 
 
-def test_what_the_program_made_and_never_changes_is_no_obstacle():
+def test_an_unchanged_object_of_the_program_does_not_prevent_saving():
     module = module_with([Helper(a=1), io.BytesIO(), lambda: 1, object(), OwnList([1])])
     assert Attributes({"model": module}).state_dict() == {}
 
 
-def test_a_local_type_that_was_not_there_is_refused():
+def test_a_local_type_defined_later_is_refused():
     class Local(enum.Enum):
         ONE = 1
 

@@ -16,7 +16,7 @@ from mxtorch.checkpointing.random_state import random_state, seed_everything, se
 
 
 class Augmented(Dataset):
-    """Samples to which each of the three global generators adds noise, as random augmentation does."""
+    """Samples with noise from each of the three global generators, as in random augmentation."""
 
     def __init__(self, count=96):
         self.inputs = torch.arange(count * 8, dtype=torch.float32).reshape(count, 8).sin()
@@ -33,7 +33,7 @@ class Augmented(Dataset):
 
 
 class Counting(nn.Module):
-    """State that is no parameter: a counter, a replaced buffer, a tensor attribute."""
+    """A module with state besides parameters: a counter, a replaced buffer, a tensor attribute."""
 
     def __init__(self):
         super().__init__()
@@ -81,7 +81,7 @@ def make_loader(**settings):
 
 
 def everything(trainer):
-    """All numbers that training left, as one list of tensors."""
+    """All numbers after training, as one list of tensors."""
     values = [tensor.clone() for tensor in trainer.model.state_dict().values()]
     counting = trainer.model[4]
     values += [torch.tensor(counting.calls), counting.last.clone(), counting.seen["means"]["first"].clone()]
@@ -96,7 +96,7 @@ def everything(trainer):
 
 
 def run(trainer, loader, *, sweep, before=None, **fit):
-    """Train, with a sweep before it if `sweep` is given."""
+    """Train; if `sweep` is given, run it before training."""
     seed_everything(5)
     if before is not None:
         before(trainer, loader)
@@ -189,7 +189,7 @@ def test_no_trace_in_mid_training(options, sweep):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_no_trace_of_a_sweep_that_ends_in_the_optimizers_step(precision):
-    """With fp16 the scaler has unscaled the gradients by then, and must forget it."""
+    """With fp16, the scaler has already unscaled the gradients. This stage must be undone."""
 
     def before(trainer, loader):
         trainer.fit(loader, epochs=1)
@@ -245,7 +245,7 @@ def test_no_trace_in_generators_of_the_loader():
 
 
 @pytest.mark.parametrize("search", [find, find_by_trials])
-def test_gradients_modes_and_schedule_come_back(search):
+def test_gradients_modes_and_schedule_are_restored(search):
     trainer, loader = make(torch.optim.SGD), make_loader()
     trainer.model.eval()
     trainer.model[1].train()

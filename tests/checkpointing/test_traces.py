@@ -1,4 +1,4 @@
-"""A search leaves no trace, wherever a training keeps its state; what can't be put back is named before."""
+"""A search restores all state of a training; state that can't be restored is named before the search."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ UNCOVERED = {
 
 
 @pytest.mark.parametrize("kind", UNCOVERED)
-def test_what_can_not_be_put_back_is_named_before_the_search(kind):
+def test_state_that_can_not_be_restored_is_named_before_the_search(kind):
     data = Augmented(random.random)
     data.transform = {"budget": [UNCOVERED[kind]()]}
     with pytest.warns(UserWarning, match=r"data\.dataset\.transform\['budget'\]\[0\]: an? ") as told:
@@ -158,7 +158,7 @@ def test_a_running_thread_and_a_file_in_a_closure_are_named_in_one_warning(tmp_p
         thread.join()
 
 
-def test_ctrl_c_as_the_restoring_begins(monkeypatch):
+def test_ctrl_c_at_the_start_of_a_restore(monkeypatch):
     loader = DataLoader(Augmented(random.random), 4)
     net = nn.Linear(6, 2)
     before = TrainingState([net], None, loader=loader)
@@ -178,7 +178,7 @@ def test_ctrl_c_as_the_restoring_begins(monkeypatch):
     assert torch.equal(net.weight, weight)
 
 
-def test_large_data_are_not_copied_and_changes_of_them_are_reported():
+def test_large_data_are_not_copied_and_their_changes_are_reported():
     data = TensorDataset(torch.zeros(3 * 2**20, 2), torch.zeros(3 * 2**20))
     data.numbers = np.zeros(2**22)
     before = LoaderSnapshot(DataLoader(data, 4))

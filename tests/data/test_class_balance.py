@@ -31,7 +31,7 @@ def test_the_sampler_draws_classes_equally_often():
         assert drawn.count(label) == pytest.approx(2000, rel=0.1)
 
 
-def test_where_labels_come_from():
+def test_sources_of_labels():
     class Folder:
         targets = LABELS
 
@@ -62,12 +62,12 @@ def test_where_labels_come_from():
         (FakeData(size=2), {}, "labels: got a FakeData"),
     ],
 )
-def test_labels_that_are_off(labels, options, message):
+def test_wrong_labels(labels, options, message):
     with pytest.raises((ValueError, TypeError), match=message):
         class_weights(labels, **options)
 
 
-def test_its_names():
+def test_public_names():
     assert balance is data.class_balance
     assert data.class_weights is class_weights is balance.class_weights
     assert data.balanced_sampler is balanced_sampler
@@ -78,7 +78,7 @@ def test_numbers_of_numpy():
     assert torch.equal(weights, class_weights(LABELS))
 
 
-def test_data_sets_together():
+def test_concatenated_data_sets():
     first, second = (TensorDataset(torch.zeros(3, 1), torch.tensor(labels)) for labels in ([0, 1, 1], [2, 0, 2]))
     assert labels_of(ConcatDataset([first, Subset(second, [0, 2])])).tolist() == [0, 1, 1, 2, 2]
     assert labels_of(Subset(ConcatDataset([first, second]), [4, 0])).tolist() == [0, 0]

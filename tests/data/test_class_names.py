@@ -20,7 +20,7 @@ from mxtorch.data.class_names import class_names
         (None, ["c"], ["e"], ()),
     ],
 )
-def test_where_names_come_from(given, of_data, of_model, expected):
+def test_sources_of_names(given, of_data, of_model, expected):
     data, model = SimpleNamespace(dataset=SimpleNamespace(classes=of_data)), SimpleNamespace(classes=of_model)
     assert class_names(given, data, model, 2) == expected
     assert class_names(["y", "z"], None, None, 2) == ("y", "z")
@@ -60,13 +60,13 @@ def test_names_are_found_inside_other_data_sets(kind):
     assert class_names(None, loader, None, 3) == ()
 
 
-def test_data_sets_that_do_not_agree_have_no_names():
+def test_data_sets_with_different_names_have_no_names():
     for other in (Named("dog", "cat"), TensorDataset(torch.zeros(4, 1))):
         assert class_names(None, DataLoader(ConcatDataset([Named("cat", "dog"), other])), None, 2) == ()
 
 
 @pytest.mark.parametrize("source", ["given", "data", "model"])
-def test_a_name_of_two_classes_is_refused(source):
+def test_one_name_for_two_classes_is_refused(source):
     sources = {"given": None, "data": None, "model": None} | {source: Named("cat", "dog", "cat")}
     given = None if sources["given"] is None else sources["given"].classes
     loader = None if sources["data"] is None else DataLoader(sources["data"])

@@ -24,14 +24,14 @@ def test_targets_are_mixed_in_proportion(pictures, options):
         assert inputs.shape == plain.shape
         assert torch.allclose(targets.sum(1), torch.ones(8))
         assert targets.shape == (8, 3)
-        # Both mix a sample with the one before it in the batch.
+        # Mixup and CutMix mix each sample with the previous sample of the batch.
         partners = nn.functional.one_hot(labels.roll(1), 3)
         own = nn.functional.one_hot(labels, 3)
         share = (targets - partners).abs().sum() / (own - partners).abs().sum()
         assert torch.allclose(targets, share * own + (1 - share) * partners, atol=1e-5)
 
 
-def test_find_lr_and_fit_take_them(pictures, make):
+def test_find_lr_and_fit_take_mixed_batches(pictures, make):
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
     trainer = make(net, nn.CrossEntropyLoss(label_smoothing=0.1))
     mixed = Mixed(pictures, num_classes=3)
@@ -49,7 +49,7 @@ def test_find_lr_and_fit_take_them(pictures, make):
         ({"num_classes": 3, "mixup": -1}, "mixup: got -1"),
     ],
 )
-def test_arguments_that_are_off(pictures, options, message):
+def test_wrong_arguments(pictures, options, message):
     with pytest.raises(ValueError, match=message):
         Mixed(pictures, **options)
 
@@ -59,7 +59,7 @@ def test_batches_of_another_form():
         next(iter(Mixed([torch.ones(4, 3, 8, 8)], num_classes=2)))
 
 
-def test_its_names():
+def test_public_names():
     assert mixing is data.mixing
     assert mixing.Mixed is Mixed
 

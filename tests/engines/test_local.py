@@ -38,13 +38,13 @@ def test_compile_keeps_names(loader, net, make):
     assert list(net.state_dict()) == names
 
 
-def test_several_processes_are_told_that_they_do_not_work_together(make, net, monkeypatch):
+def test_several_processes_cause_a_warning(make, net, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.warns(UserWarning, match="each of them trains a network of its own"):
+    with pytest.warns(UserWarning, match="each process trains a separate network"):
         make(net)
 
 
-def test_what_is_there_is_taken(make, net):
+def test_auto_chooses_an_available_device(make, net):
     trainer = make(net, device="auto")
     expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     assert trainer.engine.device.type == expected
@@ -54,12 +54,12 @@ def test_what_is_there_is_taken(make, net):
     ("device", "message"),
     [("cudda", "did you mean 'cuda'"), ("gpu", "There are: auto, cpu"), ("cuda:99", "CUDA devices"), (7.5, "device")],
 )
-def test_devices_that_are_not_there(make, net, device, message):
+def test_devices_that_are_not_available(make, net, device, message):
     with pytest.raises(ValueError, match=message):
         make(net, device=device)
 
 
-def test_the_norm_is_that_of_all_gradients(make, two_moons):
+def test_the_norm_is_of_all_gradients_together(make, two_moons):
     net = nn.Linear(8, 2)
     trainer = make(net, log_every=1)
     trainer.fit([two_moons.tensors])
@@ -67,7 +67,7 @@ def test_the_norm_is_that_of_all_gradients(make, two_moons):
     assert trainer.history.records[0]["gradient_norm"] == pytest.approx(float(gradients.norm()), rel=1e-5)
 
 
-def test_state_of_an_optimizer_that_ran_before_goes_to_the_device(make, net, loader):
+def test_existing_optimizer_state_is_moved_to_the_device(make, net, loader):
     first = make(net)
     first.fit(loader)
     again = Trainer(net, nn.CrossEntropyLoss(), first.optimizer, device="cpu", progress=False)
@@ -94,7 +94,7 @@ def test_parameters_that_were_added_later_are_clipped_too(make, two_moons):
     assert float(norm) == pytest.approx(0.01, rel=1e-3)
 
 
-def test_moving_puts_images_into_the_memory_format():
+def test_move_converts_images_to_the_memory_format():
     engine = LocalEngine("cpu", channels_last=True)
     engine.prepare(nn.Conv2d(3, 4, 3), None)
     moved = engine.move({"images": torch.ones(2, 3, 4, 4), "rows": torch.ones(3, 2), "name": "a"})
@@ -102,7 +102,7 @@ def test_moving_puts_images_into_the_memory_format():
     assert (moved["rows"].shape, moved["name"]) == ((3, 2), "a")
 
 
-def test_the_protocol_is_what_a_trainer_takes(net, loader):
+def test_a_trainer_takes_any_engine_of_the_protocol(net, loader):
     class Counting(LocalEngine):
         asked = 0
 
@@ -115,7 +115,7 @@ def test_the_protocol_is_what_a_trainer_takes(net, loader):
     trainer = Trainer(net, nn.CrossEntropyLoss(), torch.optim.SGD(net.parameters(), 0.1), engine=engine, progress=False)
     trainer.fit(loader)
     assert trainer.engine is engine
-    assert Counting.asked >= 3 * trainer.step  # memory, bad numbers, interruption: each step asks all processes
+    assert Counting.asked >= 3 * trainer.step  # each step agrees on memory, bad numbers and interruption
     with pytest.raises(ValueError, match="engine: it was given together with precision"):
         Trainer(net, None, torch.optim.SGD(net.parameters(), 0.1), engine=engine, precision="bf16")
     with pytest.raises(TypeError, match=r"engine: got .*methods of mxtorch.engines.Engine"):

@@ -13,7 +13,7 @@ from mxtorch.engines.nonfinite import mark_bad_gradients
 
 
 class Spoilt(nn.Module):
-    """Gives NaN, or a gradient that is NaN, for samples whose first number is 99 and -99."""
+    """Returns NaN for samples that start with 99, and has a NaN gradient for samples that start with -99."""
 
     def forward(self, inputs):
         bad = inputs[:, :1]
@@ -22,7 +22,7 @@ class Spoilt(nn.Module):
 
 
 def data(**bad):
-    """Ten batches of four; `bad={batch: value}` plants a sample."""
+    """Ten batches of four; `bad={batch: value}` sets a sample of a batch to a bad value."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(40, 8, generator=generator)
     for batch, value in bad.get("bad", {}).items():
@@ -65,7 +65,7 @@ def test_a_bad_gradient_names_its_parameter_and_changes_no_weight(make):
 
 @pytest.mark.parametrize("clip", [None, 1.0])
 def test_bad_steps_are_skipped_and_counted(make, clip):
-    """The skipped run is the run without those batches."""
+    """A run with skipped steps equals a run without those batches."""
     torch.manual_seed(1)
 
     def net():
@@ -90,7 +90,7 @@ def test_bad_steps_are_skipped_and_counted(make, clip):
     assert history["train/loss"] == expected["train/loss"]
 
 
-def test_a_model_that_has_gone_bad_is_not_skipped_for_ever(make):
+def test_the_number_of_skips_in_a_row_is_limited(make):
     trainer = build(make, on_nonfinite="skip")
     with torch.no_grad():
         trainer.model[2].weight.fill_(math.nan)
@@ -98,13 +98,13 @@ def test_a_model_that_has_gone_bad_is_not_skipped_for_ever(make):
         trainer.fit(data(), epochs=10)
 
 
-def test_accumulated_batches_are_told_apart(make):
+def test_the_error_names_the_batch_of_an_accumulated_step(make):
     trainer = build(make, accumulate=4)
     with pytest.raises(FloatingPointError, match=r"batches 4 to 7 of the epoch.*in batch 2 of the 4"):
         trainer.fit(data(bad={5: 99}))
 
 
-def test_a_loss_that_is_bad_of_itself(make):
+def test_a_bad_loss_of_finite_outputs(make):
     trainer = make(nn.Linear(8, 2), lambda outputs, targets: (outputs.sum() - outputs.sum()).log())
     with pytest.raises(FloatingPointError, match="all layers' outputs are finite, the loss made of them is not"):
         trainer.fit(data())
@@ -122,7 +122,7 @@ def test_the_diagnosis_leaves_no_trace(make):
     del random
 
 
-def test_rollback_goes_on_at_half_the_rate(make, tmp_path):
+def test_rollback_continues_at_half_the_rate(make, tmp_path):
     class Diverging(Trainer):
         def training_step(self, batch):
             output = super().training_step(batch)
@@ -140,7 +140,7 @@ def test_rollback_goes_on_at_half_the_rate(make, tmp_path):
     assert len(history) == 1
 
 
-def test_rollback_ends_where_it_does_not_help(make, tmp_path):
+def test_the_number_of_rollbacks_is_limited(make, tmp_path):
     trainer = build(make, callbacks=[Checkpoint(tmp_path, every=2)], on_nonfinite="rollback")
     with pytest.warns(UserWarning, match="Rolled back"), pytest.raises(FloatingPointError, match="step 6 "):
         trainer.fit(data(bad={5: 99}))
@@ -153,7 +153,7 @@ def test_rollback_needs_a_checkpoint(make, tmp_path):
         build(make, on_nonfinite="skipp")
 
 
-def test_gradients_of_every_kind_are_looked_at():
+def test_gradients_of_every_kind_are_checked():
     found = torch.zeros(1)
     good = [torch.ones(3), torch.ones(2, dtype=torch.float64), torch.ones(2, dtype=torch.complex64)]
     good.append(torch.sparse_coo_tensor([[0]], [1.0], (4,), check_invariants=True))
@@ -168,7 +168,7 @@ def test_gradients_of_every_kind_are_looked_at():
 
 
 def on_accelerator(net, optimizer, **options):
-    """A trainer that goes the way of a device whose numbers are not looked at in every step."""
+    """A trainer that treats the CPU as an accelerator, whose numbers are not read in every step."""
     trainer = Trainer(net, nn.CrossEntropyLoss(), optimizer, device="cpu", progress=False, log_every=4, **options)
     trainer.engine.asynchronous = True
     return trainer
@@ -184,7 +184,7 @@ OPTIMIZERS = {
 
 
 class CountingSGD(torch.optim.SGD):
-    """Keeps a state that is no tensor, outside `state`."""
+    """An optimizer that keeps a state that is no tensor, outside `state`."""
 
     def step(self, closure=None):
         for group in self.param_groups:
@@ -193,7 +193,7 @@ class CountingSGD(torch.optim.SGD):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_on_an_accelerator_skipped_steps_leave_no_mark(optimizer):
+def test_on_an_accelerator_skipped_steps_change_nothing(optimizer):
     def train(kept, **options):
         torch.manual_seed(1)
         net = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
@@ -237,7 +237,7 @@ def spoil_the_gradient(module, inputs, outputs):
 @pytest.mark.parametrize("policy", ["raise", "skip"])
 @pytest.mark.parametrize("value", [math.nan, -99], ids=["a bad batch", "a bad gradient"])
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_statistics_of_batch_normalisation_are_those_before_the_bad_step(make, policy, value, accumulate):
+def test_a_bad_step_does_not_change_the_statistics_of_batch_normalisation(make, policy, value, accumulate):
     def statistics(**bad):
         torch.manual_seed(0)
         net = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 2))

@@ -17,7 +17,7 @@ FORMATS = (".safetensors", ".pt2", ".onnx")
 
 
 class Pets(Dataset):
-    """Drawn pictures."""
+    """A data set of random pictures."""
 
     classes = ("cat", "dog", "emu")
 
@@ -52,7 +52,7 @@ def small_trainer(make):
 
 
 @pytest.mark.parametrize("ending", FORMATS)
-def test_a_file_answers_as_the_model_does(zoo_trainer, small_trainer, pets, tmp_path, ending):
+def test_a_file_gives_the_outputs_of_the_model(zoo_trainer, small_trainer, pets, tmp_path, ending):
     trainer = zoo_trainer if ending == ".safetensors" else small_trainer
     trainer.fit(pets, pets)
     modes = [module.training for module in trainer.model.modules()]
@@ -76,7 +76,7 @@ def test_a_file_answers_as_the_model_does(zoo_trainer, small_trainer, pets, tmp_
         assert words in card
 
 
-def test_the_loader_goes_on_as_if_nothing_had_been_read(small_trainer, pets, tmp_path):
+def test_export_does_not_change_the_next_pass_of_the_loader(small_trainer, pets, tmp_path):
     def order():
         return [float(inputs.sum()) for inputs, _ in shuffled], float(torch.rand(1))
 
@@ -92,7 +92,7 @@ def test_the_loader_goes_on_as_if_nothing_had_been_read(small_trainer, pets, tmp
 
 
 def test_averaged_weights_are_exported(two_moons, tmp_path):
-    """In the middle of training too, where Schedule-Free has the weights at another point."""
+    """Also during training, when Schedule-Free holds the weights at another point."""
     loader = DataLoader(two_moons, 32)
 
     class Exports(Callback):
@@ -118,7 +118,7 @@ def test_the_command_line(zoo_trainer, pets, tmp_path, capsys):
     assert main([str(path), str(picture), "--top", "2"]) == 0
     assert capsys.readouterr().out.count("%") == 2
     assert main([str(tmp_path / "nothing.onnx"), str(picture)]) == 1
-    assert "nothing.onnx is not there" in capsys.readouterr().err
+    assert "nothing.onnx" in capsys.readouterr().err
 
 
 def test_the_card_names_the_licence_and_the_rates(make, pets, tmp_path):
@@ -136,7 +136,7 @@ def test_the_card_names_the_licence_and_the_rates(make, pets, tmp_path):
 
 
 @pytest.mark.parametrize("ending", FORMATS)
-def test_models_of_ones_own(make, tmp_path, ending):
+def test_models_that_are_not_of_the_zoo(make, tmp_path, ending):
     net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
     path = make(net).export(tmp_path / f"net{ending}", example=torch.randn(3, 4), classes=["no", "yes"])
     if ending == ".safetensors":
@@ -179,19 +179,19 @@ def test_a_model_that_can_not_be_exported(make, tmp_path):
     ("name", "options", "message"),
     [
         ("net.onxx", {"example": torch.ones(2, 4)}, "did you mean '.onnx'"),
-        ("no/net.onnx", {"example": torch.ones(2, 4)}, "the folder .*no is not there"),
+        ("no/net.onnx", {"example": torch.ones(2, 4)}, "the folder .*no does not exist"),
         ("net.pt2", {}, "needs a batch of inputs"),
         ("net.pt2", {"example": torch.ones(4)}, "example: got"),
         ("net.pt2", {"example": torch.ones(2, 4), "classes": ["a"]}, "classes: got 1 names, but the model has 2"),
     ],
 )
-def test_arguments_that_are_off(make, tmp_path, name, options, message):
+def test_wrong_arguments(make, tmp_path, name, options, message):
     with pytest.raises(ValueError, match=message):
         make(nn.Linear(4, 2)).export(tmp_path / name, **options)
 
 
 @pytest.mark.parametrize("ending", FORMATS)
-def test_files_that_are_damaged_or_of_others(tmp_path, ending):
+def test_damaged_and_foreign_files(tmp_path, ending):
     (tmp_path / f"net{ending}").write_bytes(b"not at all" * 20)
     with pytest.raises(ValueError, match=r"damaged|not written by"):
         exporting.load(tmp_path / f"net{ending}", trusted=True)
@@ -201,7 +201,7 @@ def test_files_that_are_damaged_or_of_others(tmp_path, ending):
 
 def test_a_pt2_opens_only_if_it_is_trusted(make, tmp_path, capsys, monkeypatch):
     path = make(nn.Linear(4, 2)).export(tmp_path / "net.pt2", example=torch.ones(2, 4))
-    assert exporting.load(path)(torch.ones(3, 4)).shape == (3, 2)  # this process wrote these very bytes
+    assert exporting.load(path)(torch.ones(3, 4)).shape == (3, 2)  # this process wrote exactly these bytes
     monkeypatch.setattr(limits, "_written_here", set())
     with pytest.raises(ValueError, match=r"can run any code.*trusted=True.*safetensors or \.onnx"):
         exporting.load(path)
@@ -214,7 +214,7 @@ def test_a_pt2_opens_only_if_it_is_trusted(make, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("place", ["net.safetensors", "net.md"])
 @pytest.mark.parametrize("what", ["a file", "a link", "a link to nothing", "a folder", "an empty file"])
-def test_what_is_not_an_export_is_not_replaced(make, tmp_path, place, what):
+def test_files_that_no_export_wrote_are_not_replaced(make, tmp_path, place, what):
     victim, path = tmp_path / "victim", tmp_path / place
     victim.write_text("precious")
     if what == "a file":
@@ -237,15 +237,15 @@ def test_what_is_not_an_export_is_not_replaced(make, tmp_path, place, what):
     assert not path.is_symlink()
     assert victim.read_text() == "precious"
     assert not (tmp_path / "nothing").exists()
-    trainer.export(tmp_path / "net.safetensors", example=torch.ones(2, 4))  # what export wrote, it replaces
+    trainer.export(tmp_path / "net.safetensors", example=torch.ones(2, 4))  # export replaces its own files
 
 
 @pytest.mark.parametrize("ending", FORMATS)
-def test_an_export_that_fails_leaves_the_older_one(make, tmp_path, ending, monkeypatch):
+def test_a_failed_export_does_not_change_the_old_file(make, tmp_path, ending, monkeypatch):
     trainer = make(nn.Linear(4, 2))
     path = trainer.export(tmp_path / f"net{ending}", example=torch.ones(2, 4))
     before = path.read_bytes()
-    trainer.export(path, example=torch.ones(2, 4))  # it may be replaced, being an export
+    trainer.export(path, example=torch.ones(2, 4))  # export may replace it later, because an export wrote it
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
         trainer.export(path, example=torch.ones(2, 4))
@@ -253,7 +253,7 @@ def test_an_export_that_fails_leaves_the_older_one(make, tmp_path, ending, monke
     assert sorted(found.suffix for found in tmp_path.iterdir()) == sorted([ending, ".md"])
 
 
-def test_names_in_the_card_are_no_markup(make, tmp_path):
+def test_names_in_the_card_are_escaped(make, tmp_path):
     names = ["<script>alert(1)</script>", "a\n## Forged\n", "[x](http://evil.invalid)|`"]
     path = make(nn.Linear(4, 3)).export(tmp_path / "n_e_t.safetensors", example=torch.ones(2, 4), classes=names)
     card = path.with_suffix(".md").read_text()

@@ -1,4 +1,4 @@
-"""What `predict` does with outputs follows from the loss that the model was trained with."""
+"""How `predict` interprets outputs follows from the loss of the training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ACTIVATIONS = {
 
 
 class Focal(nn.CrossEntropyLoss):
-    """A loss of one's own on top of torch's."""
+    """A loss of the user that extends one of torch."""
 
     def forward(self, outputs, targets):
         return super().forward(outputs * 2, targets)
@@ -63,7 +63,7 @@ def name(loss):
 
 
 @pytest.mark.parametrize(("loss", "kind"), LOSSES, ids=[name(loss) for loss, _ in LOSSES])
-def test_the_loss_tells_what_outputs_are(loss, kind, tmp_path):
+def test_the_meaning_of_outputs_follows_from_the_loss(loss, kind, tmp_path):
     net = nn.Linear(4, 3)
     trainer = Trainer(net, loss, torch.optim.SGD(net.parameters(), lr=0.1), device="cpu", progress=False)
     inputs = torch.randn(5, 4)
@@ -90,7 +90,7 @@ def own_loss(outputs, targets):
 
 
 @pytest.mark.parametrize("loss", [own_loss, lambda outputs, targets: outputs.mean(), nn.CTCLoss(), None])
-def test_other_losses_do_not_tell(loss, tmp_path):
+def test_an_unknown_loss_is_refused(loss, tmp_path):
     net = nn.Linear(4, 3)
     trainer = Trainer(net, loss, torch.optim.SGD(net.parameters(), lr=0.1), device="cpu", progress=False)
     with pytest.raises(ValueError, match=r"outputs: (the loss .* is not one of torch's|there is no loss).*'raw'"):
@@ -103,12 +103,12 @@ def test_other_losses_do_not_tell(loss, tmp_path):
         trainer.export(tmp_path / "net.safetensors", example=torch.ones(2, 4), outputs="sigmiod")
 
 
-def test_the_user_has_the_last_word():
+def test_the_argument_has_precedence():
     assert outputs_of(nn.CrossEntropyLoss(), "raw") == "raw"
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pt2", ".onnx"])
-def test_every_format_says_so(make, tmp_path, ending):
+def test_every_format_holds_the_meaning(make, tmp_path, ending):
     trainer = make(nn.Linear(4, 2), nn.MSELoss())
     path = trainer.export(tmp_path / f"net{ending}", example=torch.ones(2, 4))
     predictor = exporting.load(path, model=nn.Linear(4, 2) if ending == ".safetensors" else None)
@@ -117,7 +117,7 @@ def test_every_format_says_so(make, tmp_path, ending):
 
 
 def test_a_single_output_of_two_classes(make, tmp_path):
-    """The output is the probability of the second."""
+    """The output is the probability of the second class."""
     data = TensorDataset(torch.randn(6, 4), torch.rand(6, 1))
     data.classes = ["cat", "dog"]
     trainer = make(nn.Linear(4, 1), nn.BCEWithLogitsLoss())
@@ -134,13 +134,13 @@ def test_outputs_of_more_dimensions_are_refused(make, tmp_path):
     path = make(net).export(tmp_path / "net.pt2", example=torch.ones(2, 3, 5))
     predictor = exporting.load(path)
     assert predictor(torch.ones(1, 3, 5)).shape == (1, 2, 5)
-    with pytest.raises(ValueError, match=r"predict takes models with outputs \[N, k\]"):
+    with pytest.raises(ValueError, match=r"predict needs a model with outputs \[N, k\]"):
         predictor.predict(torch.ones(1, 3, 5))
 
 
 @pytest.mark.parametrize("source", ["given", "data", "model"])
 def test_names_of_two_classes_are_refused(make, tmp_path, source):
-    """A dictionary by name would drop a probability."""
+    """With one name for two classes, a dictionary by name would lose a probability."""
     data = TensorDataset(torch.randn(6, 4), torch.zeros(6).long())
     names = ["cat", "dog", "cat"]
     given, trainer = names if source == "given" else None, make(nn.Linear(4, 3))
@@ -152,7 +152,7 @@ def test_names_of_two_classes_are_refused(make, tmp_path, source):
         trainer.interpret(DataLoader(data, 3), classes=given)
 
 
-def test_a_prediction_step_that_does_more_is_refused(tmp_path):
+def test_a_prediction_step_that_computes_more_is_refused(tmp_path):
     class Halved(Trainer):
         factor = 0.5
 

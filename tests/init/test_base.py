@@ -45,12 +45,12 @@ def test_it_fills_a_parameter_without_a_trace_in_the_graph():
     assert parameter.is_leaf
 
 
-def test_meta_and_empty_tensors_are_left_alone():
+def test_meta_and_empty_tensors_do_not_change():
     assert init.Normal()(torch.empty(3, 3, device="meta")).is_meta
     assert init.XavierNormal()(torch.empty(0, 3)).shape == (0, 3)
 
 
-def test_a_function_without_a_generator_is_seeded_from_it_and_leaves_the_global_one_alone():
+def test_a_function_without_a_generator_argument_is_seeded_and_the_global_generator_restored():
     def fill(tensor):
         with torch.no_grad():
             tensor.copy_(torch.rand(tensor.shape))
@@ -64,7 +64,7 @@ def test_a_function_without_a_generator_is_seeded_from_it_and_leaves_the_global_
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_function_draws_from_the_global_generator_without_one():
+def test_without_a_generator_a_function_draws_from_the_global_one():
     torch.manual_seed(5)
     ours = init.get(lambda tensor: nn.init.normal_(tensor))(torch.empty(9))
     torch.manual_seed(5)

@@ -22,7 +22,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_it_is_bit_for_bit_torchs(name):
+def test_values_are_bit_identical_to_torchs(name):
     torch.manual_seed(7)
     expected = LAYERS[name]().state_dict()
     layer = LAYERS[name]()
@@ -48,7 +48,7 @@ def test_attention_parameter_by_parameter(settings):
         assert 0.9 * bound < parameter.abs().max() <= bound, name
 
 
-def test_what_torch_has_no_default_for_is_refused():
+def test_a_parameter_without_a_default_of_torch_is_refused():
     net = nn.Module()
     net.weight = nn.Parameter(torch.zeros(3, 3))
     with pytest.raises(ValueError, match="torch has no default for weight of Module"):

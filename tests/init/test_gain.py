@@ -28,7 +28,7 @@ def test_torchs_gains(activation, expected):
 
 
 @pytest.mark.parametrize("activation", [nn.GELU(), nn.SiLU(), nn.Mish(), nn.ELU(), nn.Softplus(), nn.Hardswish()])
-def test_the_gain_of_others_keeps_the_second_moment(activation):
+def test_other_gains_keep_the_second_moment(activation):
     samples = torch.randn(10**6, generator=torch.Generator().manual_seed(0))
     assert (activation(samples) * init.gain_of(activation)).square().mean().item() == pytest.approx(1, abs=0.01)
 

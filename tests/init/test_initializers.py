@@ -1,4 +1,4 @@
-"""Every layer with every initialiser that makes sense: exactly torch's values, with the moments of the formula."""
+"""Every layer with every suitable initialiser: the values are exactly torch's, with the moments of the formula."""
 
 import math
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from mxtorch import init, nn
 
 T = torch_nn.init
-# Weights of 10,000 values and more, and how many matrices are stacked in each.
+# Layers with weights of at least 10,000 values, and the number of stacked matrices in each weight.
 MATRICES = {
     "Conv1d": lambda **own: nn.Conv1d(32, 64, 7, **own),
     "Conv2d": lambda **own: nn.Conv2d(32, 40, 3, **own),
@@ -36,7 +36,9 @@ VECTORS = {
     "PReLU": lambda **own: nn.PReLU(12_000, **own),
 }
 STACKED = {"LSTM": 4, "GRU": 3, "MultiheadAttention": 3}
-TRUNCATED = 1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / math.erf(math.sqrt(2))  # variance within two deviations
+TRUNCATED = 1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / math.erf(
+    math.sqrt(2)
+)  # the variance of a normal that is truncated at two deviations
 
 # Name: initialiser, torch's function, mean, variance from fan in, fan out and the longer side.
 ANYWHERE = {
@@ -86,7 +88,7 @@ ON_MATRICES = {
 
 
 def blocks_of(layer_name, layer):
-    """Each weight, cut into the matrices that are stacked in it."""
+    """The matrices that are stacked in each weight."""
     for name, parameter in layer.named_parameters():
         if parameter.dim() > 1 or (layer_name in VECTORS and name == "weight"):
             yield from parameter.detach().chunk(1 if name.startswith("out") else STACKED.get(layer_name, 1))
@@ -101,12 +103,14 @@ CASES = [
 
 
 @pytest.mark.parametrize(("make", "layer_name", "initializer", "torch_function", "mean", "variance"), CASES)
-def test_values_are_torchs_and_moments_the_formulas(make, layer_name, initializer, torch_function, mean, variance):
+def test_values_are_torchs_and_have_the_moments_of_the_formula(
+    make, layer_name, initializer, torch_function, mean, variance
+):
     torch.manual_seed(3)
     layer = make(weight_init=initializer)
     torch.manual_seed(3)
     if layer_name == "MultiheadAttention":
-        torch_nn.Linear(104, 104)  # its constructor has the output's projection draw once for nothing
+        torch_nn.Linear(104, 104)  # torch's constructor draws values for the output projection once more than needed
     samples = 0
     for block in blocks_of(layer_name, layer):
         expected = torch.empty(block.shape)
@@ -129,7 +133,7 @@ def test_values_are_torchs_under_the_same_generator(name):
     assert torch.equal(init.get(initializer)(torch.empty(20, 10, 3), generator=generator), expected)
 
 
-# Biases of 10,000 values and more.
+# Layers with biases of at least 10,000 values.
 BIASES = {
     **{f"Conv{n}d": lambda n=n, **own: getattr(nn, f"Conv{n}d")(1, 12_000, 1, **own) for n in (1, 2, 3)},
     **{
@@ -162,7 +166,7 @@ def test_biases_have_the_moments_of_the_formula(layer, initializer):
 
 @pytest.mark.parametrize("name", ["identity", "dirac", "sparse"])
 @pytest.mark.parametrize("kind", ["Linear", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose2d", "Embedding", "RNN"])
-def test_structured_ones_where_they_make_sense(kind, name):
+def test_structured_initialisers_of_suitable_layers(kind, name):
     if (name == "dirac") != ("Conv" in kind):
         with pytest.raises(ValueError, match=r"weight.* \(.*'s own\): .* can't fill"):
             MATRICES[kind](weight_init=init.get(name, **({"sparsity": 0.5} if name == "sparse" else {})))
@@ -250,7 +254,7 @@ def test_bilinear_upsamples_as_interpolate_does_away_from_the_border(dimensions,
         assert torch.allclose(upsample(images)[inner], expected[inner], atol=1e-5)
 
 
-def test_lstm_bias_sums_to_the_value_at_the_forget_gate_alone():
+def test_lstm_bias_sums_to_the_value_only_at_the_forget_gate():
     lstm = torch_nn.LSTM(3, 5, num_layers=2, bidirectional=True)
     init.initialize(lstm, bias=init.LSTMBias(1.5))
     for suffix in ("l0", "l0_reverse", "l1", "l1_reverse"):
@@ -282,7 +286,7 @@ def test_lstm_bias_sums_to_the_value_at_the_forget_gate_alone():
         (init.Default(), (3,)),
     ],
 )
-def test_a_shape_that_does_not_suit_is_refused(initializer, shape):
+def test_a_wrong_shape_is_refused(initializer, shape):
     tensor = torch.zeros(shape)
     with pytest.raises(ValueError, match=r"can't fill the shape \(.*it needs"):
         initializer(tensor)
@@ -291,5 +295,5 @@ def test_a_shape_that_does_not_suit_is_refused(initializer, shape):
 
 def test_lstm_bias_is_for_an_lstm():
     gru = torch_nn.GRU(3, 4)
-    with pytest.raises(ValueError, match="it is for an LSTM's alone"):
+    with pytest.raises(ValueError, match="it is only for an LSTM"):
         init.initialize(gru, bias="lstm_bias")

@@ -22,7 +22,7 @@ def test_aliases(alias, name):
     assert init.get(alias) == init.get(name)
 
 
-def test_what_is_none_is_passed_on():
+def test_initialisers_are_returned_as_they_are():
     made = init.Normal()
     assert init.get(made) is made
     assert init.get(init.Normal, std=2) == init.Normal(std=2)
@@ -39,7 +39,7 @@ def test_what_is_none_is_passed_on():
         (3.0, {}, TypeError, r"weight_init: got 3.0; give a name"),
         (None, {}, TypeError, r"weight_init: got None"),
         (nn.Linear, {}, TypeError, r"weight_init: got <class"),
-        (nn.init.zeros_, {"std": 1}, TypeError, "settings go with a name"),
+        (nn.init.zeros_, {"std": 1}, TypeError, "give settings only with a name"),
         ("normal", {"std": -1}, ValueError, "std: got -1"),
         ("normal", {"std": float("nan")}, ValueError, "std: got nan"),
         ("uniform", {"a": 2, "b": 1}, ValueError, "a: got 2.0 with b=1.0"),

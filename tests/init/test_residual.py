@@ -25,9 +25,9 @@ def test_a_block_starts_as_the_identity():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="block: 'BasicBlok' is not in the network; did you mean 'BasicBlock'"):
+    with pytest.raises(ValueError, match="'BasicBlok', which is not in the network; did you mean 'BasicBlock'"):
         init.last_norms(resnet18(), "BasicBlok")
-    with pytest.raises(ValueError, match="a Linear has no norm"):
+    with pytest.raises(ValueError, match="got Linear, which has no norm"):
         init.last_norms(nn.Sequential(nn.Linear(2, 2)), nn.Linear)
     with pytest.raises(TypeError, match="block: got 3"):
         init.last_norms(resnet18(), 3)

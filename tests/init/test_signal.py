@@ -14,7 +14,7 @@ def plain_mlp(activation, depth=50, width=64):
 
 
 def circles(samples=256, width=64):
-    """Points around two centres in many dimensions."""
+    """Points around two centres in a space of many dimensions."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(10, (samples,), generator=generator)
     centres = torch.randn(10, width, generator=generator)
@@ -32,11 +32,11 @@ def loss_after_training(net, steps=100):
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.item())
-    return min(losses[-20:])  # so deep a net without shortcuts has spikes
+    return min(losses[-20:])  # the loss of such a deep network without shortcuts has spikes
 
 
 @pytest.mark.parametrize(("activation", "initializer"), [(nn.Tanh, init.Orthogonal(1.1)), (nn.ReLU, "kaiming_normal")])
-def test_fifty_plain_layers_train_with_the_right_initialiser_alone(activation, initializer):
+def test_fifty_plain_layers_train_only_with_the_right_initialiser(activation, initializer):
     net = plain_mlp(activation)
     batch = circles()
     before = init.check(net, batch, nn.functional.cross_entropy)
@@ -59,7 +59,7 @@ def test_exploding_and_not_finite():
     assert init.check(net, torch.randn(8, 64)).status == "not finite"
 
 
-def test_the_figures_are_those_of_one_pass_by_hand():
+def test_the_figures_equal_those_of_one_manual_pass():
     net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
     batch, targets = torch.randn(5, 3), torch.randn(5, 2)
     signal = init.check(net, (batch, targets), nn.functional.mse_loss)
@@ -78,7 +78,7 @@ def test_the_figures_are_those_of_one_pass_by_hand():
     )
 
 
-def test_it_leaves_no_trace():
+def test_check_changes_nothing():
     net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(8, 2))
     net[0].weight.grad = torch.ones(8, 4)
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -91,7 +91,7 @@ def test_it_leaves_no_trace():
     assert not any(module._forward_hooks for module in net.modules())
 
 
-def test_hooks_go_also_when_the_network_fails():
+def test_hooks_are_removed_if_the_network_fails():
     net = nn.Sequential(nn.Linear(4, 8), nn.Linear(4, 8))
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         init.check(net, torch.randn(2, 4))

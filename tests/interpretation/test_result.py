@@ -23,7 +23,7 @@ def result():
     return Interpretation(logits.softmax(1), targets, ["cat", "dog", "pig", "owl"])
 
 
-def test_figures_are_those_of_their_definitions(result):
+def test_figures_follow_their_definitions(result):
     assert result.confusion.tolist() == [[2, 2, 0, 0], [1, 2, 0, 0], [0, 0, 3, 0], [0, 0, 0, 0]]
     assert result.accuracy == pytest.approx(0.7)
     rows = {row["class"]: row for row in result.per_class()}
@@ -42,7 +42,7 @@ def test_figures_are_those_of_their_definitions(result):
     assert worst[0]["predicted"] == "cat"
 
 
-def test_calibration_is_that_of_numpy():
+def test_calibration_equals_a_computation_in_numpy():
     torch.manual_seed(0)
     probabilities = (torch.randn(500, 3) * 2).softmax(1)
     targets = torch.multinomial(probabilities, 1)[:, 0]
@@ -55,16 +55,16 @@ def test_calibration_is_that_of_numpy():
         assert row["accuracy"] == pytest.approx(right[inside].mean())
         error += inside.mean() * abs(sure[inside].mean() - right[inside].mean())
     assert result.calibration_error == pytest.approx(error, abs=1e-4)
-    assert error < 0.06  # they were drawn from these very probabilities
+    assert error < 0.06  # the targets were drawn from these probabilities
 
 
 def test_plots_and_files(result, tmp_path):
     assert [text.get_text() for text in result.plot_confusion().texts] == ["2", "2", "1", "2", "3"]
     assert "0.700" in result.plot_confusion().get_title(loc="left")
-    assert len(result.plot_per_class().get_yticklabels()) == 3  # no owl
+    assert len(result.plot_per_class().get_yticklabels()) == 3  # the class "owl" has no samples
     assert result.plot_calibration().get_xlabel() == "predicted probability"
     assert len(result.plot().axes) == 3
-    with pytest.raises(ValueError, match="pictures: there are none"):
+    with pytest.raises(ValueError, match="pictures: got none"):
         result.plot_top_losses()
     paths = result.to_csv(tmp_path / "figures")
     with open(paths[0], newline="") as file:
@@ -114,12 +114,12 @@ def test_names_of_classes(pictures, make):
 @pytest.mark.parametrize(
     ("net", "batch", "message"),
     [
-        (nn.Linear(4, 1), (torch.ones(3, 4), torch.zeros(3).long()), r"interpret takes logits"),
-        (nn.Linear(4, 2), (torch.ones(3, 4), torch.zeros(3)), "interpret takes class numbers"),
-        (nn.Linear(4, 2), torch.ones(3, 4), "interpret takes class numbers"),
-        (nn.Linear(4, 2), (torch.ones(3, 4), torch.ones(3, 2)), "several labels or numbers to a sample"),
-        (nn.Linear(4, 2), (torch.ones(3, 4), torch.ones(3, 2).long()), "several labels or numbers to a sample"),
-        (nn.Linear(4, 1), (torch.ones(3, 4), torch.zeros(3)), "one output is a number, or the logit of one class"),
+        (nn.Linear(4, 1), (torch.ones(3, 4), torch.zeros(3).long()), r"interpret needs logits"),
+        (nn.Linear(4, 2), (torch.ones(3, 4), torch.zeros(3)), "interpret needs class numbers"),
+        (nn.Linear(4, 2), torch.ones(3, 4), "interpret needs class numbers"),
+        (nn.Linear(4, 2), (torch.ones(3, 4), torch.ones(3, 2)), "several labels or numbers for each sample"),
+        (nn.Linear(4, 2), (torch.ones(3, 4), torch.ones(3, 2).long()), "several labels or numbers for each sample"),
+        (nn.Linear(4, 1), (torch.ones(3, 4), torch.zeros(3)), "One output is a number, or the logit of one class"),
     ],
 )
 def test_models_that_are_no_classifiers(net, batch, message, make):
@@ -144,7 +144,7 @@ def test_a_later_batch_that_the_model_can_not_take(make):
         trainer.interpret([first, wrong])
 
 
-def test_it_needs_no_trainer(pictures):
+def test_any_object_with_model_and_predict_will_do(pictures):
     class Model:
         model = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
 
@@ -157,7 +157,7 @@ def test_it_needs_no_trainer(pictures):
 
 
 def test_averaged_weights_are_interpreted(two_moons):
-    """As by evaluate, also in the middle of training, where Schedule-Free has the weights at another point."""
+    """As in `evaluate`, also during training, when Schedule-Free holds the weights at another point."""
     loader = DataLoader(two_moons, 32)
 
     class Interprets(Callback):
@@ -190,8 +190,8 @@ WEIGHTS = torch.tensor([1.0, 5.0])
         nn.NLLLoss(),
     ],
 )
-def test_the_loss_is_the_one_that_is_trained(loss, make):
-    """The whole as one batch is what `evaluate` must give, however batches are cut."""
+def test_the_loss_is_that_of_the_training(loss, make):
+    """The loss equals that of all data as one batch, whatever the batch sizes."""
     inputs, labels = torch.randn(20, 4), torch.arange(20) % 2
     net = nn.Sequential(nn.Linear(4, 2), nn.LogSoftmax(1))
     result = make(net, loss).interpret(list(zip(inputs.split(6), labels.split(6), strict=True)))
@@ -232,6 +232,6 @@ def test_samples_that_the_loss_ignores_are_left_out(pictures, make, ignored, fun
     result.plot_top_losses()
 
 
-def test_where_every_sample_is_ignored_there_is_nothing_to_see(make):
+def test_only_ignored_samples_are_an_error(make):
     with pytest.raises(ValueError, match="every label is -100, which the loss ignores"):
         make(nn.Linear(4, 2)).interpret([(torch.ones(3, 4), torch.full((3,), -100))])

@@ -21,5 +21,5 @@ def test_every_name(name):
 @pytest.mark.parametrize(
     "given", [torch_nn.LeakyReLU(0.3), functools.partial(torch_nn.LeakyReLU, 0.3), lambda: torch_nn.LeakyReLU(0.3)]
 )
-def test_modules_and_what_makes_them(given):
+def test_modules_and_callables_that_return_them(given):
     assert nn.Linear(3, 4, activation=given).activation.negative_slope == 0.3

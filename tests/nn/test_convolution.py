@@ -19,7 +19,7 @@ KINDS = {
 
 
 def by_hand(layer, order, batch):
-    """What the parts of the layer give one after the other."""
+    """The output of the parts of the layer, called one after the other."""
     torch_class = next(base for base in type(layer).__mro__ if base.__module__ == "torch.nn.modules.conv")
     parts = {"C": lambda x: torch_class.forward(layer, x), "N": layer.norm, "A": layer.activation}
     for stage in order:
@@ -84,7 +84,7 @@ def test_a_lazy_norm_before_the_operation(norm):
     assert layer.in_channels == 4
 
 
-def test_a_part_that_is_left_out_is_passed_over():
+def test_a_missing_part_is_skipped():
     batch = torch.randn(2, 3, 5, 5)
     layer = nn.Conv2d(3, 4, 3, activation="relu", order="NAC")
     assert torch.equal(layer(batch), F.conv2d(batch.relu(), layer.weight, layer.bias))
@@ -117,7 +117,7 @@ def test_groups_and_dirac():
     assert torch.equal(layer(batch), batch)
 
 
-def test_parts_have_initialisers_of_their_own():
+def test_parts_have_their_own_initialisers():
     layer = nn.Conv2d(
         3, 4, 3, weight_init="zeros", norm=lambda c: nn.BatchNorm2d(c, weight_init="zeros"), activation="prelu"
     )
@@ -136,10 +136,10 @@ def test_parts_have_initialisers_of_their_own():
         ({"order": "cna"}, ValueError, "order: got 'cna'"),
         ({"norm": "bach"}, ValueError, "norm: got 'bach'; did you mean 'batch'"),
         ({"norm": 3}, TypeError, "norm: got 3"),
-        ({"norm": lambda channels: channels}, TypeError, "made a int"),
-        ({"norm": torch_nn.BatchNorm2d(3)}, ValueError, "it is for 3 channels and stands where there are 8"),
-        ({"norm": torch_nn.BatchNorm2d(8), "order": "NCA"}, ValueError, "for 8 channels and stands where there are 4"),
-        ({"norm": "group", "order": "NCA", "in_channels": None}, ValueError, "'group' stands where the channels"),
+        ({"norm": lambda channels: channels}, TypeError, "returned a int"),
+        ({"norm": torch_nn.BatchNorm2d(3)}, ValueError, "got a norm for 3 channels, but its input has 8"),
+        ({"norm": torch_nn.BatchNorm2d(8), "order": "NCA"}, ValueError, "for 8 channels, but its input has 4"),
+        ({"norm": "group", "order": "NCA", "in_channels": None}, ValueError, "got 'group', but the number of channels"),
         ({"norm": torch_nn.BatchNorm2d, "order": "NCA", "in_channels": None}, ValueError, "not known yet"),
         ({"weight_init": "identity"}, ValueError, r"weight \(Conv2d's own\): Identity"),
     ],
@@ -149,7 +149,7 @@ def test_bad_arguments(arguments, error, says):
         nn.Conv2d(**{"in_channels": 4, "out_channels": 8, "kernel_size": 3, **arguments})
 
 
-def test_a_first_batch_that_does_not_suit_changes_nothing():
+def test_a_wrong_first_batch_changes_nothing():
     layer = nn.Conv2d(None, 6, 3, groups=3)
     with pytest.raises(ValueError, match="input: got 2 dimensions"):
         layer(torch.randn(3, 4))

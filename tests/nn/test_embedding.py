@@ -16,5 +16,5 @@ def test_from_pretrained():
     layer = nn.Embedding.from_pretrained(weight)
     assert torch.equal(layer.weight, weight)
     assert not layer.weight.requires_grad
-    with pytest.raises(ValueError, match="weight_init: the weight is given"):
+    with pytest.raises(ValueError, match="weight_init: got an initialiser and a weight"):
         nn.Embedding(5, 3, _weight=weight, weight_init="zeros")

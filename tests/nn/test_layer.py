@@ -1,4 +1,4 @@
-"""What every layer promises: without norm and activation it is torch's."""
+"""The promise of every layer: without norm and activation, it is torch's layer."""
 
 import contextlib
 import copy
@@ -39,7 +39,7 @@ ALL = list(LAYERS) + list(TWO_INPUTS)
 
 
 def pair(name, **own):
-    """Torch's layer and ours, made with the same seed, and what to feed them."""
+    """torch's layer and that of mxtorch, made with the same seed, and their inputs."""
     positional, named, inputs = (LAYERS | TWO_INPUTS)[name]
     if name in LAYERS:
         inputs = (torch.randint(9, (2, 3)) if inputs is None else torch.randn(inputs),)
@@ -108,7 +108,9 @@ def test_own_initialisers_are_kept_through_copies_pickles_and_resets(name):
                     assert 9 not in parameter, key
 
 
-@pytest.mark.filterwarnings("ignore:The tensor attributes self._flat_weights")  # torch's own, of recurrent layers
+@pytest.mark.filterwarnings(
+    "ignore:The tensor attributes self._flat_weights"
+)  # torch warns so for its own recurrent layers
 @pytest.mark.parametrize("name", [name for name in ALL if name != "RNN"])
 def test_every_layer_takes_an_activation_of_its_first_output(name):
     torch.compiler.reset()
@@ -139,7 +141,9 @@ def tensors_in(output):
 TORCH_2_6 = torch.__version__.startswith("2.6.")
 
 
-@pytest.mark.filterwarnings("ignore:The tensor attributes self._flat_weights")  # torch's own, of recurrent layers
+@pytest.mark.filterwarnings(
+    "ignore:The tensor attributes self._flat_weights"
+)  # torch warns so for its own recurrent layers
 @pytest.mark.parametrize("name", ALL)
 def test_compile_and_export(name):
     if name in ("RNN", "LSTM", "GRU") and TORCH_2_6:
@@ -156,7 +160,7 @@ def test_compile_and_export(name):
 
 @contextlib.contextmanager
 def ours_for_torchs(monkeypatch):
-    """Within it, networks that are built of torch's layers are built of ours; gives the list of those made."""
+    """A context in which networks are built from the layers of mxtorch in place of torch's; returns the layers."""
     made = []
     construct = nn.Layer._construct
     with monkeypatch.context() as patch:
@@ -203,7 +207,7 @@ def test_drop_in(make, batch, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_quantisation_and_tracing_take_them_for_torchs():
+def test_quantisation_and_tracing_treat_them_as_torchs():
     quantization = pytest.importorskip("torch.ao.quantization")
     fx = pytest.importorskip("torch.ao.quantization.quantize_fx")
     net = nn.Sequential(
@@ -230,7 +234,7 @@ def test_everything_else_of_torch_nn_is_here():
     assert nn.Conv2d is not torch_nn.Conv2d
 
 
-def test_a_subclass_elsewhere_stays_itself():
+def test_a_subclass_of_the_user_keeps_its_class():
     class Scaled(nn.Linear):
         def forward(self, input):
             return 2 * super().forward(input)
@@ -249,7 +253,7 @@ def test_a_subclass_elsewhere_stays_itself():
     assert layer.weight.unique().item() == 1
 
 
-def test_parameters_that_were_not_asked_for_have_torchs_values():
+def test_parameters_without_an_initialiser_have_torchs_values():
     torch.manual_seed(0)
     layer = nn.Conv2d(3, 4, 3, bias_init="ones")
     torch.manual_seed(0)
@@ -287,7 +291,7 @@ def test_parameters_that_were_not_asked_for_have_torchs_values():
         (lambda: nn.Linear(3, 2, activation="rely"), ValueError, "activation: got 'rely'; did you mean 'relu'"),
         (lambda: nn.Linear(3, 2, activation=3), TypeError, "activation: got 3"),
         (lambda: nn.Linear(3, 2, activation=torch.relu), TypeError, "can't be called without arguments.*nn.ReLU"),
-        (lambda: nn.Linear(3, 2, activation=dict), TypeError, "made a dict"),
+        (lambda: nn.Linear(3, 2, activation=dict), TypeError, "returned a dict"),
     ],
 )
 def test_bad_arguments(make, error, says):

@@ -40,7 +40,7 @@ def run(layer, batch):
 
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("how", ["run", "copy", "pickle", "save", "load", "deferred load"])
-def test_a_lazy_layer_becomes_the_one_with_sizes(name, how):
+def test_a_lazy_layer_becomes_the_layer_with_sizes(name, how):
     if how in ("pickle", "save") and name == "Conv2d":
         pytest.skip("torch's pickles of parameters without a size forget the dtype")
     make, shape = LAYERS[name]
@@ -84,10 +84,10 @@ def test_moving_and_casting_before_the_first_batch():
     assert layer(torch.randn(2, 3, dtype=torch.float64)).dtype == torch.float64
 
 
-def test_loaded_values_that_do_not_suit_the_first_batch():
+def test_loaded_values_that_do_not_fit_the_first_batch():
     layer = nn.Linear(None, 4)
     layer.load_state_dict(nn.Linear(5, 4).state_dict())
-    with pytest.raises(ValueError, match=r"weight: what was loaded has the shape \(4, 5\).*needs \(4, 3\)"):
+    with pytest.raises(ValueError, match=r"weight: the loaded tensor has the shape \(4, 5\).*needs \(4, 3\)"):
         layer(torch.randn(2, 3))
     assert layer(torch.randn(2, 5)).shape == (2, 4)
 

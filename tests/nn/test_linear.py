@@ -40,7 +40,7 @@ def test_orders_compile_and_export(order):
     )
 
 
-def test_dense_is_gluons():
+def test_dense_takes_the_arguments_of_gluon():
     layer = nn.Dense(10, "relu", weight_init="xavier")
     assert layer(torch.randn(2, 3, 4, 5)).shape == (2, 10)
     assert layer.in_features == 60
@@ -60,6 +60,6 @@ def test_bilinear_infers_both_sizes_and_activates():
     assert torch.equal(output, F.bilinear(first, second, layer.weight, layer.bias).relu())
 
 
-def test_an_instance_norm_makes_no_sense():
-    with pytest.raises(ValueError, match="'instance' has nothing to average over"):
+def test_an_instance_norm_is_refused():
+    with pytest.raises(ValueError, match="'instance', which has no positions to average over"):
         nn.Linear(3, 4, norm="instance")

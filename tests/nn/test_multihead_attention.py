@@ -5,7 +5,7 @@ from mxtorch import init, nn
 
 
 @pytest.mark.parametrize("sizes", [{}, {"kdim": 6, "vdim": 5}])
-def test_each_projection_is_a_matrix_of_its_own(sizes):
+def test_each_projection_is_a_separate_matrix(sizes):
     layer = nn.MultiheadAttention(8, 2, weight_init="orthogonal", bias_init=init.Constant(2), **sizes)
     names = ["q_proj_weight", "k_proj_weight", "v_proj_weight"]
     projections = [getattr(layer, name) for name in names] if sizes else layer.in_proj_weight.chunk(3)
@@ -66,12 +66,16 @@ def test_initialize_waits_for_the_first_batch_and_gives_the_same():
     ("sizes", "features", "says"),
     [
         ({}, (7, 7, 7), "query: got 7 features for 2 heads"),
-        ({}, (8, 6, 8), "kdim: left out, it is the query's, but got 8 features of the query beside 6; give 6"),
-        ({"kdim": 6}, (8, 6, 4), "vdim: left out"),
-        ({"kdim": 8}, (8, 8, 8), "query: got 8 features, as many as key and value; leave kdim and vdim out"),
+        (
+            {},
+            (8, 6, 8),
+            "kdim: got None, which means the 8 features of the query, and an input with 6 features; give 6",
+        ),
+        ({"kdim": 6}, (8, 6, 4), "vdim: got None"),
+        ({"kdim": 8}, (8, 8, 8), "query: got 8 features, as for key and value; leave kdim and vdim out"),
     ],
 )
-def test_a_first_batch_that_does_not_suit_changes_nothing(sizes, features, says):
+def test_a_wrong_first_batch_changes_nothing(sizes, features, says):
     layer = nn.MultiheadAttention(None, 2, **sizes)
     with pytest.raises(ValueError, match=says):
         layer(*(torch.randn(3, 2, size) for size in features))
@@ -80,5 +84,5 @@ def test_a_first_batch_that_does_not_suit_changes_nothing(sizes, features, says)
 
 def test_the_output_projection_alone_before_the_first_batch():
     layer = nn.MultiheadAttention(None, 2)
-    with pytest.raises(ValueError, match="it has no sizes before a batch went through its layer"):
+    with pytest.raises(ValueError, match="has no sizes yet; call the layer that contains it"):
         layer.out_proj(torch.randn(3, 8))

@@ -25,7 +25,7 @@ def test_scale_shift_and_activation(make, shape):
     assert (activated.weight.unique().item(), activated.bias.unique().item()) == (2, 1)
 
 
-def test_a_reset_starts_the_statistics_anew():
+def test_a_reset_resets_the_statistics():
     for norm in (nn.BatchNorm2d(4, weight_init="zeros"), nn.BatchNorm2d(4, weight_init="zeros", activation="relu")):
         norm(torch.randn(3, 4, 2, 2) + 5)
         norm.reset_parameters()
@@ -42,7 +42,7 @@ def test_channel_norm_is_a_layer_norm_of_the_channels():
     assert torch.allclose(norm(batch[0]), expected[0], atol=1e-6)
 
 
-def test_a_shift_can_be_left_out_where_torch_can():
+def test_a_layer_without_shift_where_torch_allows_it():
     try:
         torch.nn.BatchNorm2d(4, bias=False)
     except TypeError:

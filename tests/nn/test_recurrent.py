@@ -20,7 +20,7 @@ def test_input_recurrent_and_bias_apart_and_gate_by_gate(make, gates):
             assert parameter.unique().numel() == parameter.numel()
 
 
-def test_weight_init_is_for_what_has_none_of_its_own():
+def test_weight_init_is_for_weights_without_a_separate_initialiser():
     layer = nn.LSTM(5, 6, proj_size=2, weight_init="ones", recurrent_init="zeros", bias_init="lstm_bias")
     assert layer.weight_ih_l0.unique().item() == layer.weight_hr_l0.unique().item() == 1
     assert not layer.weight_hh_l0.any()
@@ -32,7 +32,7 @@ def test_fans_are_those_of_one_gate():
     assert layer.weight_hh_l0.std().item() == pytest.approx((2 / 200) ** 0.5, rel=0.03)
 
 
-def test_what_was_not_given_is_torchs():
+def test_without_initialisers_the_values_are_torchs():
     layer = nn.GRU(100, 100, recurrent_init="orthogonal")
     assert layer.weight_ih_l0.abs().max().item() == pytest.approx(0.1, rel=0.01)
     report = init.initialize(layer, "zeros", "zeros")
@@ -83,7 +83,7 @@ def test_an_activation_of_packed_sequences(make, size):
     assert output.batch_sizes is plain.batch_sizes
 
 
-def test_the_gates_do_not_take_the_gain_of_the_activation_behind_them():
+def test_the_gates_do_not_use_the_gain_of_the_activation():
     torch.manual_seed(0)
     plain = nn.LSTM(3, 4, weight_init="xavier_normal")
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Layers take the arguments of torch's classes, and say so."""
+"""Layers take the arguments of torch's classes and have the matching signatures."""
 
 import inspect
 import pickle
@@ -42,7 +42,7 @@ def test_recurrent_layers_take_the_arguments_of_torchs_base(name):
     assert all(map(torch.equal, layer.parameters(), expected.parameters()))
 
 
-def test_a_constructor_elsewhere_has_its_own_signature():
+def test_a_constructor_of_the_user_keeps_its_signature():
     class Head(nn.Linear):
         def __init__(self, classes):
             super().__init__(None, classes)
