@@ -48,6 +48,7 @@ MOST_OBJECTS = 200_000
 Trail = tuple[Any, Any, bool]
 
 _LIBRARIES = sys.stdlib_module_names | {"torch", "numpy", "torchvision", "torchmetrics", "torchdata", "mxtorch"}
+_LIBRARIES |= {"fastai", "fastcore"}
 # Objects of these modules belong to the machinery around a training, or hold data that are never changed in place.
 _NOT_ENTERED = (
     *("mxtorch.training.", "mxtorch.callbacks.", "mxtorch.engines.", "mxtorch.checkpointing.", "mxtorch.lr_finder."),
@@ -55,6 +56,7 @@ _NOT_ENTERED = (
     *("inspect", "logging", "typing", "ast", "importlib", "pathlib", "datetime", "decimal", "fractions", "uuid", "abc"),
     *("_thread", "threading", "multiprocessing", "warnings", "contextlib", "_pytest", "pytest", "unittest", "tqdm"),
     *("pandas", "pyarrow", "PIL", "matplotlib", "IPython", "ipykernel"),
+    *("lightning.pytorch.trainer", "pytorch_lightning.trainer"),
 )
 _ENTERED_ALL_THE_SAME = ("multiprocessing.sharedctypes", "torch.autograd.variable")
 # Objects of these modules have a state outside of Python, which nobody can put back.
