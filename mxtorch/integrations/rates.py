@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from mxtorch import schedules
 from mxtorch._checks import positive_rate
 from mxtorch.lr_finder.without_trainer import Schedule
 from mxtorch.optim.schedule_free import chain_of
@@ -35,7 +36,7 @@ def schedule_in_force(optimizer: Optimizer, schedulers: Sequence[Any]) -> Schedu
         return "constant"
     if len(schedulers) == 1 and isinstance(schedulers[0], LambdaLR):
         function: Any = schedulers[0].lr_lambdas[0]
-        return lambda step: float(function(step))
+        return function if isinstance(function, schedules.Schedule) else lambda step: float(function(step))
     names = ", ".join(type(scheduler).__name__ for scheduler in schedulers)
     raise ValueError(
         f"schedule: the training has {names}, which do not tell their multipliers; say what the rate is for, as "
