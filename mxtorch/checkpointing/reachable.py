@@ -49,6 +49,7 @@ MOST_OBJECTS = 200_000
 Trail = tuple[Any, Any, bool]
 
 _LIBRARIES = sys.stdlib_module_names | {"torch", "numpy", "torchvision", "torchmetrics", "torchdata", "mxtorch"}
+_LIBRARIES |= {"fastai", "fastcore"}
 # Objects of these modules belong to the machinery around a training, or hold data that do not change in place.
 _NOT_ENTERED = (
     *("mxtorch.training.", "mxtorch.callbacks.", "mxtorch.engines.", "mxtorch.checkpointing.", "mxtorch.lr_finder."),
@@ -56,6 +57,7 @@ _NOT_ENTERED = (
     *("inspect", "logging", "typing", "ast", "importlib", "pathlib", "datetime", "decimal", "fractions", "uuid", "abc"),
     *("_thread", "threading", "multiprocessing", "warnings", "contextlib", "_pytest", "pytest", "unittest", "tqdm"),
     *("pandas", "pyarrow", "PIL", "matplotlib", "IPython", "ipykernel"),
+    *("lightning.pytorch.trainer", "pytorch_lightning.trainer"),
 )
 # Exceptions: objects of these modules are entered.
 _ENTERED = ("multiprocessing.sharedctypes", "torch.autograd.variable")

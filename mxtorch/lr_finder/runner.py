@@ -105,6 +105,7 @@ class SearchRunner:
         self.windows = data.windows
         self.note = data.note
         if self._held_out:
+            self.begin()
             with torch.no_grad(), self._evaluating():
                 why_not = self.trainable.why_not_judged(self._held_out[0])
             if why_not:

@@ -42,12 +42,14 @@ class StepFunction:
 
     Args:
         step: `step(batch) -> loss`: forward, backward and the optimizer's step; None for a batch that has no loss.
+            Where several batches make a step, it is called with a list of them.
         optimizer: Whose rate is searched.
         state: The modules, and what else `step` changes.
         evaluate: `evaluate(batch) -> loss`, or a `StepOutput`; None where held-out samples can't be judged.
         loss: `loss(outputs, targets)`, for what `evaluate` returns; or None.
-        accumulate: Calls of `step` to an optimizer step.
+        accumulate: Batches to an optimizer step.
         usual_lr: The rate around which others are tried; None for the usual one of the optimizer's kind.
+        begin: Called before each training; or None.
     """
 
     step_name = "step"
@@ -61,6 +63,7 @@ class StepFunction:
         loss: Callable[..., Tensor] | None,
         accumulate: int,
         usual_lr: float | None,
+        begin: Callable[[], Any] | None,
     ) -> None:
         self.modules = [part for part in state if isinstance(part, nn.Module)]
         self.accumulate = accumulate
@@ -68,7 +71,7 @@ class StepFunction:
         self.read_lag = 0 if first.device.type == "cpu" else 2
         self.may_skip_steps = any(isinstance(part, torch.amp.GradScaler) for part in state)
         self.is_compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in self.modules)
-        self._step, self._evaluate, self._loss = step, evaluate, loss
+        self._step, self._evaluate, self._loss, self._begin = step, evaluate, loss, begin
         self._given = optimizer
         self._chain: list[Optimizer] = chain_of(optimizer) if isinstance(optimizer, Optimizer) else []
         self._groups = optimizer.param_groups
@@ -106,7 +109,7 @@ class StepFunction:
 
         Gradients are copied by value, since a loop may clear them where it likes and how it likes.
         """
-        others = {"optimizer": self._given, "step": self._step, "evaluate": self._evaluate}
+        others = {"optimizer": self._given, "step": self._step, "evaluate": self._evaluate, "begin": self._begin}
         others["state"] = [part for part in self._state if not isinstance(part, nn.Module)]
         others = {name: part for name, part in others.items() if part is not None}
         return TrainingState(self.modules, None, loader=data, others=others)
@@ -118,6 +121,8 @@ class StepFunction:
                 module.train()
         set_training_point(self._chain[:1])
         self._rates = None
+        if self._begin is not None:
+            self._begin()
 
     def rate_setter(self) -> RateSetter:
         """A function that sets the rates; the schedule of a `ScheduledOptim` is set aside."""
@@ -137,23 +142,11 @@ class StepFunction:
         return set_rate
 
     def step(self, window: Window) -> tuple[Tensor | None, bool]:
-        """One optimizer step: the mean loss, None where no batch has one; and whether the step was taken."""
+        """One optimizer step: the loss, None where no batch has one; and whether the step was taken."""
         steps_before = self._steps
-        losses: list[Tensor] = []
-        sizes: list[int] = []
-        for batch, size in zip(window.batches, window.sizes, strict=True):
-            loss = self._step(batch)
-            if loss is not None:
-                losses.append(_scalar(loss, "step"))
-                sizes.append(size)
-        if not losses:
-            return None, False
-        if len(losses) == 1:
-            mean = losses[0]
-        else:
-            weights = torch.tensor(sizes, dtype=losses[0].dtype, device=losses[0].device)
-            mean = (torch.stack(losses) * weights).sum() / weights.sum()
-        return mean, self._steps > steps_before or not self._chain
+        loss = self._step(window.batches if self.accumulate > 1 else window.batches[0])
+        taken = self._steps > steps_before or not self._chain
+        return (None, False) if loss is None else (_scalar(loss, "step"), taken)
 
     def move(self, batch: Any) -> Any:
         """The batch as it is: the functions move it themselves."""

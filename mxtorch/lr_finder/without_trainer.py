@@ -148,6 +148,7 @@ def find(
     schedule: Schedule = "constant",
     accumulate: int = 1,
     usual_lr: float | None = None,
+    begin: Callable[[], Any] | None = None,
     **options: Unpack[SearchOptions],
 ) -> LRFinderResult:
     """Find a learning rate for any loop, given as the function that takes one of its steps.
@@ -174,10 +175,12 @@ def find(
         loss: `loss(outputs, targets)`. With it, and outputs and targets in what `evaluate` returns, a network that has
             learnt everything already is told.
         schedule: What the rate is for: a schedule, its name, or a function of the step that gives a multiplier.
-        accumulate: Calls of `step` to an optimizer step; `step` must then know when to take it, as one of Accelerate
-            does.
+        accumulate: Batches to an optimizer step. Above 1 `step` is called with a list of so many batches, which is
+            shorter at the end of a pass, adds up their gradients, and returns their mean loss.
         usual_lr: The rate around which others are tried, from a hundredth of it to a thousand times it. Left out, the
             usual one of the optimizer's kind: 1e-3 for Adam's, 1e-2 for SGD's, three times that for a peak.
+        begin: Called before each training, after everything is put back, for what a loop does before its first step.
+            A model that is wholly in evaluation mode has been put into training mode by then.
         **options: As for `mxtorch.find_lr`.
 
     Returns:
@@ -205,9 +208,9 @@ def find(
         >>> find(step, optimizer, batches, state=net, evaluate=evaluate, epochs=5, num_steps=600).status
         'ok'
     """
-    for name, function in {"step": step, "evaluate": evaluate or step}.items():
+    for name, function in {"step": step, "evaluate": evaluate or step, "begin": begin or step}.items():
         if not callable(function):
-            raise TypeError(f"{name}: got {function!r}; give a function of a batch that returns the loss")
+            raise TypeError(f"{name}: got {function!r}; give a function")
     check_data(batches, "batches", passes=2)
     if val_data is not None:
         check_data(val_data, "val_data", passes=2)
@@ -219,7 +222,7 @@ def find(
     if isinstance(optimizer, Optimizer):
         check_layer_scales(optimizer)
         warn_of_sweep(optimizer)
-    trainable = StepFunction(step, optimizer, parts, evaluate, loss, accumulate, usual_lr)
+    trainable = StepFunction(step, optimizer, parts, evaluate, loss, accumulate, usual_lr, begin)
     with trainable.watched():
         return search(trainable, batches, val_data, request, progress=progress)
 

@@ -299,7 +299,7 @@ def test_the_schedule_of_a_wrapper(given_as):
 
 
 def test_accumulation():
-    """Two calls of step to a step of the optimizer: the same as batches of twice the size."""
+    """Two batches to a step of the optimizer are the same as batches of twice the size."""
     loop, twice = Loop(network=SmallTransformer), Loop(network=SmallTransformer)
     twice.train_data = [
         tuple(map(torch.cat, zip(*pair, strict=True))) for pair in zip(*[iter(list(loop.train_data))] * 2, strict=True)
@@ -309,23 +309,39 @@ def test_accumulation():
     ]
     for one in (loop, twice):
         one.net.encode.eval()  # no dropout
-    calls = 0
 
-    def step(batch):
-        nonlocal calls
-        loss = loop.loss(batch)
-        (loss / 2).backward()
-        calls += 1
-        if calls % 2 == 0:
-            loop.optimizer.step()
-            loop.optimizer.zero_grad()
-        return loss
+    def step(batches):
+        SEEN.add(len(batches))
+        loop.optimizer.zero_grad()
+        losses = [loop.loss(batch) / len(batches) for batch in batches]
+        for loss in losses:
+            loss.backward()
+        loop.optimizer.step()
+        return sum(losses)
 
     found = loop.find(step, accumulate=2, val_data=None, evaluate=None)
+    assert {2} == SEEN
     expected = twice.find(val_data=None, evaluate=None)
     assert [trial.rate for trial in found.trials] == [trial.rate for trial in expected.trials]
     losses = [trial.loss for trial in expected.trials]
     assert [trial.loss for trial in found.trials] == pytest.approx(losses, rel=1e-3)
+
+
+def test_what_a_loop_does_before_its_first_step():
+    loop = Loop()
+    noise = [0.0]
+
+    def begin():
+        assert noise == [0.0]
+        noise[0] = 0.5
+        SEEN.add(loop.net.training)
+
+    def step(batch):
+        return loop.step([batch[0] * noise[0], batch[1]])
+
+    assert loop.find(step, begin=begin).suggestion is not None
+    assert {True} == SEEN
+    assert noise == [0.0]
 
 
 def test_a_frozen_teacher_stays_in_evaluation_mode():
@@ -426,6 +442,7 @@ def test_an_optimizer_of_another_library():
         ({"val_data": []}, ValueError, "val_data"),
         ({"step": 5}, TypeError, "step: got 5"),
         ({"schedule": "one_cicle"}, ValueError, "one_cycle"),
+        ({"begin": 5}, TypeError, "begin: got 5"),
     ],
 )
 def test_wrong_arguments(options, error, message):
