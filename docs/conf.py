@@ -93,7 +93,7 @@ sphinx_gallery_conf = {
     "image_scrapers": ("matplotlib",),
     "reset_modules": (),
     "plot_gallery": "True",
-    "parallel": int(os.environ.get("MXTORCH_DOCS_JOBS", "1")) if os.environ.get("MXTORCH_DOCS_JOBS") else False,
+    "parallel": True,  # in as many processes as `-j` says
 }
 
 # ---------------------------------------------------------------- looks

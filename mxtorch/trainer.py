@@ -359,10 +359,10 @@ class Trainer(SupervisedSteps):
 
         Each short training begins from the same state, sees the same batches and runs the schedule that is asked for,
         squeezed into its steps; the best rates go on to longer ones (docs/explanation/lr-finder.md). Give the same
-        `schedule` and `epochs` as to `fit`. By default a search takes 20% of the training's steps or about 20 seconds, whichever is
-        more, so that a training of seconds is tried whole. Afterwards, also after an error or Ctrl-C, everything is bit
-        for bit what it was: parameters, buffers, gradients, optimizer, scaler, random generators, modes, the loader's
-        order. No file is written, except to `log_dir`.
+        `schedule` and `epochs` as to `fit`. By default a search takes 20% of the training's steps or about 20 seconds,
+        whichever is more, so that a training of seconds is tried whole. Afterwards, also after an error or Ctrl-C,
+        everything is bit for bit what it was: parameters, buffers, gradients, optimizer, scaler, random generators,
+        modes, the loader's order. No file is written, except to `log_dir`.
 
         Args:
             train_data: What `fit` will be given. A loader shorter than a short training is begun again.
