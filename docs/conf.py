@@ -37,7 +37,7 @@ extensions = [
     "house",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "_templates", "gallery/*.ipynb", "gallery/*.py", "**sg_execution_times.rst"]
+exclude_patterns = ["_build", "_templates", "jupyter_execute", "gallery/*.ipynb", "gallery/*.py", "**sg_execution_times.rst"]
 # A class has two names, `mxtorch.Trainer` and that of its room, so some short names in docstrings fit two places.
 suppress_warnings = ["ref.python", "config.cache", "mystnb.unknown_mime_type"]
 nitpicky = False
@@ -93,7 +93,7 @@ sphinx_gallery_conf = {
     "image_scrapers": ("matplotlib",),
     "reset_modules": (),
     "plot_gallery": "True",
-    "parallel": int(os.environ.get("MXTORCH_DOCS_JOBS", "1")) if os.environ.get("MXTORCH_DOCS_JOBS") else False,
+    "parallel": True,  # in as many processes as `-j` says
 }
 
 # ---------------------------------------------------------------- looks

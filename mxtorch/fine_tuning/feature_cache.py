@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mxtorch._checks import check_integer
-from mxtorch.callbacks.progress import progress_bar
+from mxtorch.callbacks.bars import progress_bar
 from mxtorch.checkpointing.snapshot import TrainingState
 from mxtorch.fine_tuning import dataset_fingerprint, storage
 from mxtorch.fine_tuning.cut import Cut

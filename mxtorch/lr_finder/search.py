@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mxtorch import schedules
 from mxtorch._checks import closest, positive_rate
-from mxtorch.callbacks.progress import progress_bar
+from mxtorch.callbacks.bars import progress_bar
 from mxtorch.lr_finder import budget as budgets
 from mxtorch.lr_finder.numbers import NUMBERS
 from mxtorch.lr_finder.range_test import geometric_rates, range_test

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+import os
+import signal
 import sys
-import types
 
 import pytest
 from torchmetrics.classification import MulticlassAccuracy
 
-from mxtorch.callbacks import ProgressBar
-from mxtorch.callbacks.progress import progress_bar, summary
+from mxtorch.callbacks import Callback, ProgressBar
+from mxtorch.callbacks.progress import fitted, summary
 
 
 def test_a_line_for_each_epoch_where_there_is_no_terminal(make, net, loader, capsys):
@@ -22,6 +23,7 @@ def test_a_line_for_each_epoch_where_there_is_no_terminal(make, net, loader, cap
 
 def test_a_bar_with_loss_metrics_rate_and_speed(make, net, loader, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)  # capsys's own
+    monkeypatch.setenv("COLUMNS", "160")
     shown = []
 
     class Watched(ProgressBar):
@@ -44,14 +46,38 @@ def test_nothing_is_printed_when_not_wanted(make, net, loader, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(("notebook", "shown"), [(True, True), (False, False)])
-def test_in_a_notebook_there_is_a_bar(notebook, shown, monkeypatch):
-    if notebook:
-        monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
-    else:
-        monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
-    with progress_bar(3, "work") as bar:
-        assert bar.disable is not shown
+class StopAfterTwo(Callback):
+    def on_epoch_complete(self, trainer, row):
+        if row["epoch"] == 2:
+            trainer.stop()
+
+
+def test_a_run_that_ends_early_says_so(make, net, loader, capsys):
+    make(net, progress=True, callbacks=[StopAfterTwo()]).fit(loader, epochs=5)
+    assert "ended early: a callback stopped the run after epoch 2 of 5" in capsys.readouterr().out
+    make(net, progress=True).fit(loader, epochs=2)
+    assert "ended" not in capsys.readouterr().out
+
+
+class InterruptAtStep(Callback):
+    def on_step(self, trainer):
+        if trainer.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_interrupted_run_says_where(make, net, loader, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        make(net, progress=True, callbacks=[InterruptAtStep()]).fit(loader, epochs=2)
+    assert "interrupted in epoch 1 of 2, after step 3" in capsys.readouterr().out
+
+
+def test_the_last_figures_are_left_out_where_there_is_no_room():
+    figures = ["train/loss 0.3123", "lr 1.2e-03", "val/loss 0.5", "812 samples/s"]
+    assert fitted(figures, 200) == figures
+    assert fitted(figures, 30) == figures[:2]
+    assert fitted(figures, 29) == figures[:2]
+    assert fitted(figures, 28) == figures[:1]
+    assert fitted(figures, 3) == figures[:1]
 
 
 def test_figures_in_one_line():

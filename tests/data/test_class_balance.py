@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import ConcatDataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 from torchvision.datasets import FakeData
 
 from mxtorch import balance, data
@@ -82,3 +82,8 @@ def test_concatenated_data_sets():
     first, second = (TensorDataset(torch.zeros(3, 1), torch.tensor(labels)) for labels in ([0, 1, 1], [2, 0, 2]))
     assert labels_of(ConcatDataset([first, Subset(second, [0, 2])])).tolist() == [0, 1, 1, 2, 2]
     assert labels_of(Subset(ConcatDataset([first, second]), [4, 0])).tolist() == [0, 0]
+
+
+def test_labels_of_a_loader_are_those_of_its_data():
+    data = TensorDataset(torch.zeros(4, 2), torch.tensor([0, 0, 0, 1]))
+    assert class_weights(DataLoader(data, 2)).tolist() == class_weights(data).tolist()
