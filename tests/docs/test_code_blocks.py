@@ -50,7 +50,15 @@ def test_every_block_is_of_a_kind_that_is_checked(page):
             )
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(block.kind == "python" for block in blocks(page))])
+# Those of other libraries are run by tests/integrations, with all that imports such a library in one process.
+WITH_CODE = [
+    page
+    for page in PAGES
+    if not page.startswith("docs/integrations/") and any(block.kind == "python" for block in blocks(page))
+]
+
+
+@pytest.mark.parametrize("page", WITH_CODE)
 def test_python(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_BY_NAME", dict(registry._BY_NAME))
