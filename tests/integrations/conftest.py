@@ -70,12 +70,15 @@ class Task:
 
     Attributes:
         name: `"cnn"` or `"transformer"`.
+        schedule: Of 30 steps, two epochs.
         data: The training samples; the validation samples are the first of them.
         held_out: The validation samples.
     """
 
     loss = nn.CrossEntropyLoss()
     options = OPTIONS
+    # Torch's LambdaLR, which it is compared with, does not cycle momentum.
+    schedule = schedules.OneCycle(30, cycle_momentum=False)
 
     def __init__(self, name):
         self.name = name
@@ -90,7 +93,7 @@ class Task:
         return torch.optim.AdamW(network.parameters(), lr=lr)
 
     def scheduled(self, network, lr=1e-3):
-        return ScheduledOptim(self.optimizer(network, lr), schedules.OneCycle(30))
+        return ScheduledOptim(self.optimizer(network, lr), self.schedule)
 
     def train_loader(self, shuffle=False):
         return DataLoader(self.data, BATCH, shuffle=shuffle)

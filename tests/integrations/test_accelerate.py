@@ -7,7 +7,6 @@ pytest.importorskip("accelerate")
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from mxtorch import schedules
 from mxtorch.integrations import accelerate
 from mxtorch.integrations.accelerate import find_lr
 
@@ -68,7 +67,7 @@ def test_scheduled_optim_trains_as_the_optimizer_it_wraps(cnn, numbers_of, same)
         accelerator = Accelerator(cpu=True)
         parts = prepare(cnn, accelerator, getattr(cnn, kind), shuffle=True)
         if kind == "optimizer":
-            scheduler = torch.optim.lr_scheduler.LambdaLR(parts[1].optimizer, schedules.OneCycle(30))
+            scheduler = torch.optim.lr_scheduler.LambdaLR(parts[1].optimizer, cnn.schedule)
             step = parts[1].step
             parts[1].step = lambda step=step, scheduler=scheduler: (step(), scheduler.step())
         train(cnn, accelerator, parts)

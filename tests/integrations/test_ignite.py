@@ -9,7 +9,6 @@ from torch import nn
 pytest.importorskip("ignite")
 from ignite.engine import Engine, Events, create_supervised_trainer
 
-from mxtorch import schedules
 from mxtorch.integrations import ignite
 from mxtorch.integrations.ignite import find_lr
 
@@ -87,7 +86,7 @@ def test_scheduled_optim_trains_as_the_optimizer_it_wraps(cnn, numbers_of, same)
     for kind in ("optimizer", "scheduled"):
         trainer, to_save = make(cnn, getattr(cnn, kind))
         if kind == "optimizer":
-            scheduler = torch.optim.lr_scheduler.LambdaLR(to_save["optimizer"], schedules.OneCycle(30))
+            scheduler = torch.optim.lr_scheduler.LambdaLR(to_save["optimizer"], cnn.schedule)
             trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine, scheduler=scheduler: scheduler.step())
         trainer.run(cnn.train_loader(shuffle=True), max_epochs=2)
         numbers.append(numbers_of(to_save["model"]))

@@ -13,7 +13,6 @@ with warnings.catch_warnings():
     from mxtorch.integrations import lightning
     from mxtorch.integrations.lightning import LearningRateFinder, find_lr
 
-from mxtorch import schedules
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -107,7 +106,7 @@ def test_no_trace_and_the_rate_of_the_callback(cnn, numbers_of, same, options):
 def test_scheduled_optim_trains_as_the_optimizer_it_wraps(cnn, numbers_of, same):
     def with_scheduler(net):
         optimizer = cnn.optimizer(net)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedules.OneCycle(30))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, cnn.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     modules = [Module(cnn, cnn.scheduled), Module(cnn, with_scheduler)]

@@ -75,11 +75,13 @@ def test_no_trace(cnn, numbers_of, same, warm, callbacks):
 
 
 def scheduled(parameters, lr):
-    return ScheduledOptim(torch.optim.AdamW(parameters, lr=lr), schedules.OneCycle(30))
+    return ScheduledOptim(torch.optim.AdamW(parameters, lr=lr), schedules.OneCycle(30, cycle_momentum=False))
 
 
 def test_scheduled_optim_trains_as_the_optimizer_it_wraps(cnn, numbers_of, same):
-    callback = LRScheduler(torch.optim.lr_scheduler.LambdaLR, step_every="batch", lr_lambda=schedules.OneCycle(30))
+    callback = LRScheduler(
+        torch.optim.lr_scheduler.LambdaLR, step_every="batch", lr_lambda=schedules.OneCycle(30, cycle_momentum=False)
+    )
     numbers = []
     for options in ({"optimizer": scheduled}, {"callbacks": [callback]}):
         net = make(cnn, **options)

@@ -13,7 +13,7 @@ with warnings.catch_warnings():
     from mxtorch.integrations import transformers
     from mxtorch.integrations.transformers import LearningRateFinder, find_lr
 
-from mxtorch import Trainer, schedules
+from mxtorch import Trainer
 
 
 class WithLoss(nn.Module):
@@ -105,7 +105,7 @@ def test_scheduled_optim_trains_as_the_optimizer_it_wraps(cnn, make, numbers_of,
     for kind in ("optimizer", "scheduled"):
         trainer = make(cnn, optimizer=getattr(cnn, kind), lr_scheduler_type="constant")
         if kind == "optimizer":
-            trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(trainer.optimizer, schedules.OneCycle(30))
+            trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(trainer.optimizer, cnn.schedule)
         trainer.train()
         numbers.append(numbers_of(trainer.model))
     assert same(*numbers)
