@@ -72,7 +72,7 @@ _NOT_RESTORABLE = (
 )
 # Other special methods are usually made by decorators, such as `dataclass`, and hold nothing that changes.
 _SEARCHED_METHODS = ("__call__", "__getitem__", "__getitems__", "__iter__", "__len__", "__next__")
-# Roots of other classes are entered, whatever their module.
+# The walk has handlers for roots of these classes. It enters roots of all other classes, whatever their module.
 _WITH_HANDLERS = (dict, list, set, deque, types.FunctionType, functools.partial)
 _PLAIN_DICTS = (dict, OrderedDict, defaultdict, Counter)
 ATOMS: frozenset[type] = frozenset(

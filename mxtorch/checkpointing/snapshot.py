@@ -63,7 +63,7 @@ class TrainingState:
             (`Engine.capture`).
         loader: The source of the batches; a tuple for several loaders.
         owner: An object whose attributes a step may set (the trainer).
-        others: Further objects, by the names that warnings call them, as functions with their closures.
+        others: Further objects by name, for example functions with closures. Warnings use these names.
         before_first_step: Leave out what only `optimizer.step()` changes, which are parameters and optimizer state.
             Such a copy is cheap, and is enough to undo a first step that failed before it called the optimizer.
 
