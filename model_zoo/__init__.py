@@ -1,8 +1,8 @@
-"""Pretrained networks with one interface for all of them. The zoo builds networks and does not train them.
+"""Pretrained networks with one interface. The zoo builds networks and does not train them.
 
-Every model of the list has a function of its own name. The function takes `pretrained` (True, or the tag of a set of
-weights), `num_classes`, `in_channels` and `weights` (a file); see `create`, which also builds any model of timm by the
-name `timm/<name>`. torchvision and timm are imported when a network is built.
+For every model of the list there is a function with the name of the model. The function takes `pretrained` (True, or
+the tag of a set of weights), `num_classes`, `in_channels` and `weights` (a file); see `create`. `create` also builds
+any model of timm by the name `timm/<name>`. torchvision and timm are imported when a network is built.
 
     >>> import torch
     >>> from mxtorch import model_zoo

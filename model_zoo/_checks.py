@@ -11,10 +11,10 @@ from torch import nn
 
 
 def positive_integer(name: str, value: Any) -> int:
-    """A number that must be an integer of at least 1; NumPy's integers are taken too, a bool is not.
+    """The value of an argument that must be an integer of at least 1. NumPy's integers are accepted, a bool is not.
 
     Raises:
-        ValueError: It is something else; the message names the argument.
+        ValueError: The value is something else. The message names the argument.
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name}: got {value!r}; give an integer of at least 1")
@@ -34,6 +34,6 @@ def name_of(net: nn.Module) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str], most: int = 3) -> str:
-    """A question with the known names closest to a wrong one; an empty string if none is close."""
+    """A question with the known names that are closest to a wrong name; an empty string if none is close."""
     near = difflib.get_close_matches(name, list(known), n=most, cutoff=0.5)
     return f"did you mean {' or '.join(repr(match) for match in near)}? " if near else ""

@@ -24,30 +24,31 @@ def create(
     in_channels: int = 3,
     weights: str | Path | None = None,
 ) -> nn.Module:
-    """Build a network. On every model the classifier is `net.fc`, which can be read and assigned.
+    """Build a network. The classifier of every model is `net.fc`, which can be read and assigned.
 
     Args:
-        name: One of `list_models()`, or `timm/` and the name of any model of timm, with or without a tag.
+        name: A name of `list_models()`, or `timm/` and the name of any model of timm, with or without a tag.
         pretrained: True for the default weights, or the tag of a pinned set of weights (see `info(name).weights`).
-        num_classes: Number of outputs. If it differs from the 1000 classes of the weights, the classifier has random
-            values and everything else has those of the weights.
-        in_channels: Number of channels of the images. With weights, the kernels of the first convolution are summed
-            for one channel, and repeated and rescaled for more than three. Some models of timm have several first
-            convolutions, of which all are fitted; where its first layer can't be fitted, weights are refused.
+        num_classes: The number of outputs. If it differs from the 1000 classes of the weights, the classifier has
+            random values, and all other layers have the values of the weights.
+        in_channels: The number of channels of the images. With weights, the kernels of the first convolution are summed
+            for one channel, and repeated and rescaled for more than three channels. In models of timm with several
+            first convolutions, all of them are fitted. If the first layer can't be fitted, weights are refused.
         weights: A file with a state_dict of this network, in place of `pretrained`: `.safetensors`, or torch's format
-            without pickled code. Files of pretrained-models.pytorch fit as well. A bare file name is also looked for
-            in the caches.
+            without pickled code. Files of pretrained-models.pytorch fit, too. A file name without a folder is also
+            searched in the caches.
 
     Returns:
         A torchvision or timm module in training mode: images [N, in_channels, H, W] in, logits [N, num_classes] out.
-        It has three more attributes: `zoo_name`, `zoo_weights` (the tag, or None) and `classes` (the names of the
-        outputs if they are ImageNet's, else None). Assigning `fc` sets `classes` to None; you may assign `classes`.
+        It has three additional attributes: `zoo_name`, `zoo_weights` (the tag, or None) and `classes` (the names of the
+        outputs if they are those of ImageNet, else None). Assigning `fc` sets `classes` to None; you may assign
+        `classes`.
 
     Raises:
         TypeError: `name` or `pretrained` has a wrong type.
         ValueError: The name or tag is unknown; a number is not a positive integer; the model has no classifier or
-            several; the weights can't be fitted to the number of channels; or the file is for another model or class
-            count, or can only be read by unpickling.
+            several; the weights can't be fitted to the number of channels; or the file is for another model or another
+            number of classes, or can only be read by unpickling.
         FileNotFoundError: The file does not exist.
         WeightsError: The weights are in no cache and could not be downloaded.
         ModuleNotFoundError: The model needs the extra `cadene`.
@@ -65,7 +66,7 @@ def create(
     num_classes = positive_integer("num_classes", num_classes)
     in_channels = positive_integer("in_channels", in_channels)
     if weights is not None and pretrained is not False:
-        raise ValueError("weights: give either a file here or pretrained, not both")
+        raise ValueError("weights: got a file together with pretrained; give only one of the two")
     chosen = lookup.pinned(entry, pretrained)
     path = None if weights is None else weight_files.named_file(weights)
     if chosen is not None:
@@ -107,7 +108,7 @@ def _of_the_list(
     with_head = False
     if state is not None and path is not None:
         if builders.channels_of(net, state) == in_channels:
-            builders.set_in_channels(net, in_channels)  # before loading: the file's network had these channels too
+            builders.set_in_channels(net, in_channels)  # before loading, because the file has the same channels
         with_head = checkpoints.load_state(net, state, entry.family, path)
     builders.set_in_channels(net, in_channels)
     return net, with_head
@@ -127,14 +128,14 @@ def _any_of_timm(
     model = entry.builder.split(":")[1]
     card = timm.get_pretrained_cfg(model)
     if in_channels != builders.COLOURS and (card is None or not card.first_conv):
-        raise ValueError(f"in_channels: got {in_channels}; {entry.name} takes images with 3 channels only")
+        raise ValueError(f"in_channels: got {in_channels}; {entry.name} takes only images with 3 channels, so give 3")
     options: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_channels}
     if chosen is None or state is None:
         net: Any = timm.create_model(model, pretrained=False, **options)
     else:
-        # timm knows how to fit its own files. It is given the tensors, so that it opens neither a file nor a socket.
+        # timm fits its own files. It gets the tensors, so that it opens neither a file nor a connection.
         options["pretrained_cfg_overlay"] = {"state_dict": state}
-        if in_channels != builders.COLOURS:  # timm would go on with random values where it can't fit the first layer
+        if in_channels != builders.COLOURS:  # timm would leave random values in a first layer that it can't fit
             random = timm.create_model(model, pretrained=False, **options)
             builders.check_first_layers(random, entry.name, in_channels)
         net = timm.create_model(f"{model}.{chosen.tag}", pretrained=True, **options)
@@ -148,19 +149,19 @@ def _classifier_of(net: Any, name: str) -> str:
     """The path of the classifier of a network of timm.
 
     Raises:
-        ValueError: It has none, or several.
+        ValueError: The network has no classifier, or several.
     """
     head = net.pretrained_cfg.get("classifier")
     if isinstance(head, str):
         try:
             classifier = net.get_submodule(head)
-        except AttributeError:  # an encoder, which has the card of the whole network
+        except AttributeError:  # the network is an encoder, but timm's card describes the whole network
             head = None
         else:
             if not isinstance(classifier, nn.Identity):
                 return head
             head = None
     raise ValueError(
-        f"model: {name} has {'several classifiers' if head else 'no classifier'}; the zoo needs one that it can call "
-        "fc, so build this model with timm itself"
+        f"model: {name} has {'several classifiers' if head else 'no classifier'}, but the zoo needs exactly one as "
+        "net.fc; build this model with timm itself"
     )

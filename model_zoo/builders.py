@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-COLOURS = 3  # the channels that all published weights are for
+COLOURS = 3  # the number of channels for which all weights are published
 
 
 def build(builder: str, num_classes: int) -> nn.Module:
@@ -21,7 +21,7 @@ def build(builder: str, num_classes: int) -> nn.Module:
         num_classes: Number of outputs.
 
     Raises:
-        ModuleNotFoundError: The library that defines it is not installed; the message says what to install.
+        ModuleNotFoundError: The library that defines the network is not installed. The message says what to install.
     """
     source, name = builder.split(":")
     if source == "torchvision":
@@ -35,10 +35,10 @@ def build(builder: str, num_classes: int) -> nn.Module:
 
 
 def set_in_channels(net: nn.Module, in_channels: int) -> None:
-    """Change the number of channels that the first convolution takes, and keep what it has learnt.
+    """Change the number of input channels of the first convolution, and keep its weights as far as possible.
 
-    For one channel the kernels of the three colours are summed, so that a grey image gives the same output as before.
-    For more channels they are repeated in turn and scaled by 3 / in_channels, so that outputs keep their scale.
+    For one channel, the kernels of the three colours are summed, so that a grey image gives the same output as before.
+    For more channels, the kernels are repeated and scaled by 3 / in_channels, so that outputs keep their scale.
     """
     first = net.get_submodule(_first_convolution(net))
     assert isinstance(first, nn.Conv2d)
@@ -56,21 +56,21 @@ def set_in_channels(net: nn.Module, in_channels: int) -> None:
 
 
 def channels_of(net: nn.Module, state: dict[str, Tensor]) -> int | None:
-    """The number of input channels of the network that a state_dict is from; None if its names are not `net`'s."""
+    """The number of input channels of the network of a state_dict; None if its names are not those of `net`."""
     weight = state.get(f"{_first_convolution(net)}.weight")
     return None if weight is None or weight.ndim != 4 else weight.shape[1]
 
 
 def check_first_layers(net: Any, name: str, in_channels: int) -> None:
-    """Raise unless weights for three channels can be fitted to a network of timm that takes another number.
+    """Raise unless weights for three channels can be fitted to a network of timm with another number of channels.
 
     Raises:
-        ValueError: They can't; timm would leave random values there.
+        ValueError: The weights can't be fitted, so timm would leave random values in the first layer.
     """
     if in_channels == COLOURS:
         return
     layers = [net.get_submodule(layer) for layer in first_layer_names(net)]
-    # A stem that takes blocks of pixels for channels has more channels than the image; timm can sum its groups only.
+    # If a stem treats blocks of pixels as channels, it has more channels than the image. timm can only sum them.
     unfit = [
         layer
         for layer in layers
@@ -78,16 +78,16 @@ def check_first_layers(net: Any, name: str, in_channels: int) -> None:
     ]
     if unfit:
         raise ValueError(
-            f"in_channels: got {in_channels}; the first layer of {name} is {unfit[0]}, to which weights for {COLOURS} "
-            "channels can't be fitted. Give pretrained=False, or images with 3 channels"
+            f"in_channels: got {in_channels}, but weights for {COLOURS} channels can't be fitted to the first layer of "
+            f"{name}, {unfit[0]}; give pretrained=False, or images with 3 channels"
         )
 
 
 def fit_first_layers(net: Any, state: dict[str, Tensor], name: str, in_channels: int) -> dict[str, Tensor]:
-    """The tensors of a file with those of the first layers fitted to the number of channels of a network of timm.
+    """The tensors of a file. Those of the first layers are fitted to the number of channels of a network of timm.
 
     Raises:
-        ValueError: They can't be fitted.
+        ValueError: The tensors can't be fitted.
     """
     from timm.models import adapt_input_conv
 
@@ -104,13 +104,13 @@ def fit_first_layers(net: Any, state: dict[str, Tensor], name: str, in_channels:
 
 
 def first_layer_names(net: Any) -> tuple[str, ...]:
-    """The layers that take the image, as timm has them in a model's card; it may be several, or unknown."""
+    """The layers that take the image, from timm's card of the model. There may be several; empty if unknown."""
     names = net.pretrained_cfg.get("first_conv") or ()
     return (names,) if isinstance(names, str) else tuple(names)
 
 
 class AveragePoolWithoutPadding(nn.Module):
-    """Average pooling that leaves the padding out of its means, as the original NASNet does."""
+    """Average pooling that does not count the padding, as in the original NASNet."""
 
     def __init__(self, pool: nn.Module) -> None:
         super().__init__()
@@ -118,13 +118,13 @@ class AveragePoolWithoutPadding(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Pool [N, C, H, W]."""
-        share: Tensor = self.pool(torch.ones_like(maps[:1, :1]))  # the part of each window that is not padding
+        share: Tensor = self.pool(torch.ones_like(maps[:1, :1]))  # the part of each window that is no padding
         pooled: Tensor = self.pool(maps)
         return pooled / share
 
 
 def exclude_padding(net: nn.Module) -> nn.Module:
-    """Replace the pools of timm's NASNet that count padding as pixels, which the original does not."""
+    """Replace the pools of timm's NASNet, which count the padding as pixels. The original NASNet does not."""
     from timm.layers.pool2d_same import AvgPool2dSame
 
     for parent in list(net.modules()):
@@ -142,9 +142,9 @@ def _first_convolution(net: nn.Module) -> str:
 def _of_torchvision(name: str, num_classes: int) -> nn.Module:
     import torchvision
 
-    # Without its auxiliary classifier Inception v3 returns one tensor in training mode too.
+    # Without its auxiliary classifier, Inception v3 also returns one tensor in training mode.
     options: dict[str, Any] = {"aux_logits": False, "init_weights": True} if name == "inception_v3" else {}
-    device = torch.empty(0).device  # get_default_device of torch 2.6 does not see a device that is a context
+    device = torch.empty(0).device  # get_default_device of torch 2.6 ignores a device that is set by a context
     # RegNet computes its widths with tensors, which have no values on the meta device.
     on_cpu = name.startswith("regnet") and device.type == "meta"
     with torch.device("cpu") if on_cpu else contextlib.nullcontext():
@@ -154,17 +154,17 @@ def _of_torchvision(name: str, num_classes: int) -> nn.Module:
 
 def _of_cadene(name: str, num_classes: int) -> nn.Module:
     try:
-        with warnings.catch_warnings(), torch.device("cpu"):  # its import builds some networks
-            warnings.simplefilter("ignore")  # deprecations in a library of 2018, which the user can't mend
+        with warnings.catch_warnings(), torch.device("cpu"):  # importing this package builds some networks
+            warnings.simplefilter("ignore")  # deprecations in a package of 2018, which the user can't fix
             models = importlib.import_module("pretrainedmodels")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"{name} is defined by the package pretrainedmodels, and the module {error.name!r} is missing: "
+            f"{name} is defined by the package pretrainedmodels, but the module {error.name!r} is missing; "
             'pip install "mxtorch[cadene]"',
             name=error.name,
         ) from error
     net: nn.Module = getattr(models, name)(num_classes=num_classes, pretrained=None)
-    # The pools before the classifier fit feature maps of the original input size only; these fit any size.
+    # The original pools before the classifier fit only one input size. Adaptive pools fit any size.
     for pool in ("avgpool", "avg_pool", "global_pool"):
         if hasattr(net, pool):
             setattr(net, pool, nn.AdaptiveAvgPool2d(1))

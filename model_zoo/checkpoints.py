@@ -1,4 +1,4 @@
-"""Loading a file of weights into a network: no code from the file runs, and every name and shape must fit."""
+"""Loading a file of weights into a network. No code from the file runs, and every name and shape must fit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _IN_ORDER = {Path(file.name).name for file in PACKAGED.values()}
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name; nothing but tensors is unpickled, and nothing larger than the file is built.
+    """The tensors of a file by name. Only tensors are unpickled, and nothing larger than the file is built.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -44,11 +44,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # torch's reader raises many types on damaged files
+    except Exception as error:  # torch's reader raises many types for damaged files
         raise ValueError(
-            f"weights: {path} can't be read as plain tensors ({type(error).__name__}: {_first_line(error)}). It is "
-            "damaged or forged, or it can only be read by unpickling, which can run any code and is refused: open it "
-            "with the program that made it, and save its state_dict with torch.save or safetensors"
+            f"weights: {path} can't be read as plain tensors ({type(error).__name__}: {_first_line(error)}). The file "
+            "is damaged or forged, or it needs unpickling, which can run any code and is refused; open it with the "
+            "program that made it, and save its state_dict with torch.save or safetensors"
         ) from error
     return _tensors(state, path)
 
@@ -57,29 +57,29 @@ def load_state(net: nn.Module, state: dict[str, Tensor], family: str, path: Path
     """Load tensors into a network of the zoo. If a name or shape does not fit, the network is not changed.
 
     Names of pretrained-models.pytorch are replaced by those of the network. Networks from TensorFlow have a background
-    class before the 1000 classes; its row is left out. If the file's classifier has 1000 classes and the network's has
-    another number, the network keeps its own classifier.
+    class before the 1000 classes; its row is left out. If the file's classifier has 1000 classes and the network's
+    classifier has another number, the network keeps its own classifier.
 
     Args:
-        net: The network; its number of classes is the wanted one.
-        state: Tensors by name.
+        net: The network, with the number of classes that the user wants.
+        state: The tensors by name.
         family: The network's family, a key of `families.FAMILIES`, or an empty string.
-        path: The file they were read from, for messages.
+        path: The file of the tensors, for messages.
 
     Returns:
-        Whether the classifier was loaded as well.
+        Whether the classifier was loaded, too.
 
     Raises:
         ValueError: Tensors have other names or shapes, or the classifier has another number of classes.
     """
     expected = net.state_dict()
     if path.name in _IN_ORDER and len(state) == len(expected):
-        # The names in this file are another library's, but the tensors are in the order of timm's.
+        # The names in this file are those of another library, but the tensors are in timm's order.
         state = dict(zip(expected, state.values(), strict=True))
     state = rename(state, family, expected)
     for name, tensor in expected.items():
         if name not in state and name.endswith("num_batches_tracked"):
-            state[name] = tensor  # files of torch before 0.4.1 lack this counter
+            state[name] = tensor  # files of torch before 0.4.1 do not have this counter
     state, with_head = _fit_head(net, state, path)
     wrong = [name for name in expected if name not in state or state[name].shape != expected[name].shape]
     unexpected = [name for name in state if name not in expected]
@@ -125,8 +125,8 @@ def _fit_head(net: nn.Module, state: dict[str, Tensor], path: Path) -> tuple[dic
     if rows == IMAGENET_CLASSES:
         return {**state, **own}, False
     raise ValueError(
-        f"weights: the classifier in {path} has {rows} classes, num_classes is {wanted}: give num_classes={rows}, and "
-        "assign net.fc afterwards for another number"
+        f"weights: the classifier in {path} has {rows} classes, but num_classes is {wanted}; give num_classes={rows}, "
+        "and assign net.fc afterwards for another number"
     )
 
 

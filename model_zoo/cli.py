@@ -1,6 +1,6 @@
 """The command line: `python -m mxtorch.model_zoo list | info NAME | fetch NAME | verify [NAME]`.
 
-`python -m model_zoo` is the same where no other module of that name comes first on `sys.path`.
+`python -m model_zoo` is the same, unless another module of that name comes first on `sys.path`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The arguments after the name of the program; by default those of the process.
 
     Returns:
-        The exit status: 0; 1 if weights could not be downloaded or are damaged; 2 for a wrong name.
+        The exit status: 0; 1 if weights could not be downloaded or are damaged; 2 for a wrong argument.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -42,20 +42,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True)
 
-    listing = commands.add_parser("list", help="list the models, one in each line")
+    listing = commands.add_parser("list", help="list the models, one on each line")
     listing.add_argument("pattern", nargs="?", default="*", help="a shell pattern, such as 'resnext*' or 'timm/vit*'")
     listing.add_argument("--pretrained", action="store_true", help="only models that have weights")
     listing.add_argument(
         "--licence", help="'commercial', or the name of the licence that the default weights must have"
     )
-    listing.add_argument("--markdown", action="store_true", help="as the rows of the table in docs/how-to/model-zoo.md")
+    table = "print the rows of the table in docs/how-to/model-zoo.md"
+    listing.add_argument("--markdown", action="store_true", help=table)
     listing.set_defaults(run=_list)
 
     card = commands.add_parser("info", help="show the card of a model")
     card.add_argument("name")
     card.set_defaults(run=_info)
 
-    fetch = commands.add_parser("fetch", help="download the weights of a model, if they are not on this machine")
+    fetch = commands.add_parser("fetch", help="download the weights of a model, unless they are on this machine")
     fetch.add_argument("name")
     fetch.add_argument("--tag", help="which set of weights (default: the first on the card)")
     fetch.set_defaults(run=_fetch)

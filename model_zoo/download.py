@@ -1,4 +1,4 @@
-"""Download of a file: it appears under its name whole and verified, or not at all, within limits of time and size."""
+"""Download of a file, within limits of time and size. A file gets its name only when it is complete and verified."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .cards import WeightFile
 from .first_seen import FirstSeen, WeightsError, lock_path
 from .paced import Pace, handlers
 
-REACH_SECONDS = 2.0  # for all servers together, so that without a network the error comes within 3 s
+REACH_SECONDS = 2.0  # for all servers together, so that the error comes within 3 s if there is no network
 ATTEMPTS = 4
 LARGEST_FILE = 32 << 30
 LOCK_SECONDS = 6 * 3600.0  # another process may be downloading the same file
@@ -34,25 +34,25 @@ __all__ = ["WeightsError", "download", "unreachable", "verified"]
 
 
 def download(url: str, file: WeightFile, folder: Path, most_bytes: int = LARGEST_FILE) -> Path:
-    """Download a file into a folder; it appears there whole and verified, or not at all.
+    """Download a file into a folder. The file gets its name only when it is complete and verified.
 
-    If several processes want the same file, the others wait for the first one. A download that broke off is resumed
-    where it stopped if a hash is pinned, because only then can the joined parts be checked. A file without a whole
-    pinned hash must have the hash that it had when it was first seen, and that the server announces; a new one is
-    recorded: see `first_seen`.
+    If several processes want the same file, one downloads it, and the others wait. An interrupted download is continued
+    if a hash is pinned, because only then can the joined parts be verified. A file without a whole pinned hash must
+    have the hash that the server announces, and the hash that was recorded at its first use; the hash of a new file is
+    recorded (see `first_seen`).
 
     Args:
         url: An https address; http is allowed for a server on this machine.
         file: The name and hash of the file.
-        folder: The folder in which it is stored.
-        most_bytes: The file is not larger than this.
+        folder: The folder for the file.
+        most_bytes: The largest size of the file, in bytes.
 
     Raises:
-        WeightsError: The server can't be reached, is too slow, or sends too much; the file has another hash or is no
-            file of weights; or the folder can't be written.
+        WeightsError: The server can't be reached, is too slow, or sends too much; the file has another hash or has no
+            weights; or the folder can't be written.
     """
     if not _is_safe(url):
-        raise WeightsError("refused: weights are downloaded over https only")
+        raise WeightsError("refused: weights are downloaded only over https")
     import filelock
 
     target = folder / file.name
@@ -78,46 +78,46 @@ def download(url: str, file: WeightFile, folder: Path, most_bytes: int = LARGEST
 
 
 def verified(path: Path, file: WeightFile, seen: FirstSeen, *, announced: str = "", record: bool = True) -> Path:
-    """The path, if the file has the hash that is known for it.
+    """The path, if the file has the known hash.
 
-    That is the whole pinned hash. Where there is none, it is the published prefix and the hash that the file had when
-    it was first seen; a file that was never seen is recorded, and a warning says so if it has no published prefix
+    The known hash is the whole pinned hash. If there is none, it is the published prefix and the hash that was recorded
+    at the first use of the file. The hash of a new file is recorded, with a warning if the file has no published prefix
     either.
 
     Args:
         path: The file.
-        file: What is known of it.
-        seen: The record of files that were seen.
-        announced: A hash that the place of the file states, as the cache of the Hugging Face Hub does.
-        record: Whether a file that was never seen is recorded.
+        file: The description of the file.
+        seen: The recorded hashes.
+        announced: A hash that the location of the file states, as the cache of the Hugging Face Hub does.
+        record: Whether the hash of a new file is recorded.
 
     Raises:
-        WeightsError: It has another hash.
+        WeightsError: The file has another hash.
     """
     digest = _sha256(path)
     if problem := _mismatch(digest, file, seen, announced):
         raise WeightsError(
-            f"{path} is damaged or another file: its sha256 {problem}; remove it, or put the right file there"
+            f"{path} is damaged or another file: its sha256 {problem}; remove it, or replace it by the right file"
         )
     if record and len(file.sha256) < 64 and seen.of(file.name) is None:
         try:
             seen.add(file.name, digest, str(path))
             outcome = f"It is recorded in {seen.path} and required from now on"
         except OSError as error:
-            outcome = f"It can't be recorded ({error}), so another file would be taken the next time"
+            outcome = f"It can't be recorded ({error}), so another file would be accepted the next time"
         if not file.sha256:
             warnings.warn(
-                f"{path} has no published hash, and it was not downloaded by the zoo: nothing says that it is the "
-                f"right file. Its sha256 is {digest}. {outcome}",
+                f"{path} has no published hash, and the zoo did not download it, so the zoo can't verify that it is "
+                f"the right file. Its sha256 is {digest}. {outcome}",
                 stacklevel=2,
             )
     return path
 
 
 def unreachable(urls: list[str]) -> dict[str, str]:
-    """The addresses whose server, or the proxy in front of it, can't be reached, each with the reason.
+    """The addresses whose server, or whose proxy, can't be reached, each with the reason.
 
-    All are tried at the same time, so that without a network the error comes in seconds and not in minutes.
+    All are tried at the same time, so that the error comes in seconds and not in minutes if there is no network.
     """
     gates: dict[str, tuple[str, int]] = {}
     found: dict[str, str] = {}
@@ -125,7 +125,7 @@ def unreachable(urls: list[str]) -> dict[str, str]:
         with contextlib.suppress(ValueError):
             gates[url] = _gate(url)
         if url not in gates:
-            found[url] = "the address, or that of the proxy, is malformed"
+            found[url] = "the address, or the address of the proxy, is malformed"
     reasons: dict[tuple[str, int], str] = {}
 
     def probe(gate: tuple[str, int]) -> None:
@@ -147,27 +147,27 @@ def unreachable(urls: list[str]) -> dict[str, str]:
 
 
 def _mismatch(digest: str, file: WeightFile, seen: FirstSeen, announced: str) -> str:
-    """How a hash differs from what is known of a file; an empty text if it does not."""
-    expected = [(file.sha256, file.guarantee), (announced, "announced by its place")]
+    """How a hash differs from the known hashes of a file, in words; an empty text if it does not differ."""
+    expected = [(file.sha256, file.guarantee), (announced, "announced by its location")]
     if len(file.sha256) < 64 and (entry := seen.of(file.name)) is not None:
         expected.append((entry.sha256, f"first seen on {entry.date}; remove it from {seen.path} to accept another"))
     wrong = [f"{known} ({why})" for known, why in expected if not digest.startswith(known)]
-    return f"begins {digest[:8]}, expected {wrong[0]}" if wrong else ""
+    return f"starts with {digest[:8]}, expected {wrong[0]}" if wrong else ""
 
 
 def _fetch_verified(url: str, file: WeightFile, target: Path, most_bytes: int) -> None:
-    """Download to a `.part` file until it is whole, check it, write its hash down, and give it its name."""
+    """Download to a `.part` file until it is complete, verify it, record its hash, and give the file its name."""
     part = target.with_name(target.name + ".part")
     seen = FirstSeen(target.parent)
     if not file.sha256 or not _is_own(part):
-        part.unlink(missing_ok=True)  # without a pinned hash, the rest of an earlier attempt can't be checked
+        part.unlink(missing_ok=True)  # without a pinned hash, a part of an earlier attempt can't be verified
     pace = Pace(most_bytes)
     for attempt in range(1, ATTEMPTS + 1):
-        begun = part.stat().st_size if part.is_file() else 0
+        start = part.stat().st_size if part.is_file() else 0
         try:
             announced = _fetch(url, part, pace)
-        except _BrokeOffError as error:
-            if attempt == ATTEMPTS or not part.is_file() or part.stat().st_size <= begun:
+        except _IncompleteError as error:
+            if attempt == ATTEMPTS or not part.is_file() or part.stat().st_size <= start:
                 raise WeightsError(f"{error}; the part is kept, call again to resume") from error
             continue
         except OSError as error:
@@ -182,18 +182,18 @@ def _fetch_verified(url: str, file: WeightFile, target: Path, most_bytes: int) -
             problem = f": the sha256 of what it sent {problem}"
         if problem:
             part.unlink()
-            if begun:  # the part from an earlier attempt may have been of another file: try again from the start
+            if start:  # the part of an earlier attempt may belong to another file, so download all of it again
                 continue
             raise WeightsError(f"the server did not send the file{problem}")
         if len(file.sha256) < 64:
             seen.add(file.name, digest, url + (", with the hash that the server announced" if announced else ""))
         os.replace(part, target)
         return
-    raise WeightsError(f"it broke off {ATTEMPTS} times; the part is kept, call again to resume")
+    raise WeightsError(f"the download failed {ATTEMPTS} times; the part is kept, call again to resume")
 
 
 def _not_weights(part: Path, file: WeightFile) -> str:
-    """What was sent if it can't be weights, as an HTML page that says why there are none; else an empty text."""
+    """A part of an error message if the server sent no weights, such as an HTML page; otherwise an empty text."""
     with part.open("rb") as stream:
         head = stream.read(_HEAD)
     if head.lstrip().lower().startswith((b"<html", b"<!doc", b"<?xml", b"<head")):
@@ -202,15 +202,15 @@ def _not_weights(part: Path, file: WeightFile) -> str:
         return " but nothing"
     is_safetensors = head[8:9] == b"{" and int.from_bytes(head[:8], "little") < LARGEST_FILE
     is_weights = is_safetensors if file.name.endswith(".safetensors") else head.startswith((b"PK\x03\x04", b"\x80"))
-    return "" if is_weights or len(file.sha256) == 64 else f" but something that begins {head[:16]!r}"
+    return "" if is_weights or len(file.sha256) == 64 else f" but data that start with {head[:16]!r}"
 
 
-class _BrokeOffError(Exception):
+class _IncompleteError(Exception):
     """The connection ended before the end of the file."""
 
 
 def _is_own(part: Path) -> bool:
-    """Whether a path is free, or an ordinary file with no other name: nothing that someone planted is written to."""
+    """Whether a path is free, or an ordinary file with one name. A link that someone has planted is not written to."""
     try:
         found = part.lstat()
     except FileNotFoundError:
@@ -219,16 +219,16 @@ def _is_own(part: Path) -> bool:
 
 
 def _not_through_links(path: str, flags: int) -> int:
-    """An opener for `open` that refuses a symlink at the path, which someone else may have planted."""
+    """An opener for `open` that refuses a symlink at the path, which someone may have planted."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _fetch(url: str, part: Path, pace: Pace) -> str:
-    """Download the missing rest of a file; return the hash that the server announces for it, or an empty string."""
-    begun = part.stat().st_size if part.is_file() else 0
+    """Download the rest of a file. Return the hash that the server announces, or an empty string."""
+    present = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "mxtorch", "Accept-Encoding": "identity"})
-    if begun:
-        request.add_header("Range", f"bytes={begun}-")
+    if present:
+        request.add_header("Range", f"bytes={present}-")
     redirects = _Redirects()
     pace.begin()
     try:
@@ -236,16 +236,17 @@ def _fetch(url: str, part: Path, pace: Pace) -> str:
         response = opener.open(request, timeout=pace.stall_seconds)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416 and begun:  # the part is whole, or of another file; the check of its hash decides
+        if error.code == 416 and present:  # the part is complete, or belongs to another file; its hash decides
             return ""
         raise WeightsError(f"the server answers {error.code} {error.reason}"[:300]) from error
     except http.client.HTTPException as error:
         raise WeightsError(f"the server's answer is not valid HTTP ({type(error).__name__})") from error
     with response:
         resumed = response.status == 206
-        if resumed and not str(response.headers.get("Content-Range", f"bytes {begun}-")).startswith(f"bytes {begun}-"):
-            raise WeightsError("the server sends another part of the file than the one that was asked for")
-        start = begun if resumed else 0
+        rest = f"bytes {present}-"
+        if resumed and not str(response.headers.get("Content-Range", rest)).startswith(rest):
+            raise WeightsError("the server sends another part of the file than the requested one")
+        start = present if resumed else 0
         total = _length(response.headers, start, pace.most_bytes)
         if total is not None and shutil.disk_usage(part.parent).free < total - start:
             raise OSError(errno.ENOSPC, f"{(total - start) >> 20} MiB are missing")
@@ -255,10 +256,10 @@ def _fetch(url: str, part: Path, pace: Pace) -> str:
 
 
 def _length(headers: Any, start: int, most_bytes: int) -> int | None:
-    """The bytes of the whole file, as far as the server says.
+    """The size of the whole file in bytes, which the server announces; None if it announces none.
 
     Raises:
-        WeightsError: It says something that is no number, or too many.
+        WeightsError: The announcement is no number, or is too large.
     """
     length = headers.get("Content-Length")
     if length is None:
@@ -271,7 +272,7 @@ def _length(headers: Any, start: int, most_bytes: int) -> int | None:
 
 
 def _copy(response: Any, file: BinaryIO, start: int, total: int | None, most_bytes: int, name: str) -> None:
-    """Write the body of an answer to a file, and wait until the disk has it."""
+    """Write the body of a response to a file, and sync the file."""
     from tqdm.auto import tqdm
 
     with tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name, disable=None) as bar:
@@ -284,15 +285,15 @@ def _copy(response: Any, file: BinaryIO, start: int, total: int | None, most_byt
         except WeightsError:
             raise
         except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
-            raise _BrokeOffError(f"the connection broke off after {file.tell()} bytes") from error
+            raise _IncompleteError(f"the connection ended after {file.tell()} bytes") from error
     if total is not None and file.tell() < total:
-        raise _BrokeOffError(f"the connection broke off after {file.tell()} of {total} bytes")
+        raise _IncompleteError(f"the connection ended after {file.tell()} of {total} bytes")
     file.flush()
     os.fsync(file.fileno())
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to https only, and keeps the hash that the Hugging Face Hub announces in a redirect."""
+    """Follows only redirects to https, and keeps the hash that the Hugging Face Hub announces in a redirect."""
 
     announced = ""
 
@@ -311,7 +312,7 @@ def _announced(headers: Any) -> str:
 
 
 def _matches(path: Path, file: WeightFile, seen: FirstSeen) -> bool:
-    """Whether a file has the known hash; where none is known, it is fetched."""
+    """Whether a file has the known hash. If no hash is known, the answer is no, so that the file is downloaded."""
     if len(file.sha256) < 64 and seen.of(file.name) is None:
         return False
     with contextlib.suppress(WeightsError):
@@ -328,7 +329,7 @@ def _sha256(path: Path) -> str:
 
 
 def _gate(url: str) -> tuple[str, int]:
-    """Host and port that a request is sent to: those of the proxy if there is one, else of the server."""
+    """The host and port to which a request is sent: those of the proxy if there is one, else of the server."""
     parts = urllib.parse.urlsplit(url)
     proxy = urllib.request.getproxies().get(parts.scheme)
     if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):

@@ -1,7 +1,7 @@
-"""The layout of the networks of a family: the path of the head, and the modules of each layer group.
+"""The layout of the networks of a family: the path of the classifier, and the modules of each layer group.
 
-The groups follow the resolution: `stem` is the first layers, `low` ends at a stride of 8, `mid` at 16, `high` at 32 and
-includes all layers before the classifier, `head` is the classifier.
+The groups follow the resolution: `stem` has the first layers, `low` ends at a stride of 8, `mid` at 16, `high` at 32.
+`high` also has all remaining layers before the classifier. `head` is the classifier.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ class Family:
     """The layout of a family.
 
     Attributes:
-        title: The name that its authors give it.
-        paper: Where it was published.
-        head: Path of the classifier.
-        stem: Paths of the modules of this group. `blocks.[0:3]` stands for `blocks.0` to `blocks.2`; a path that ends
-            in a star stands for all paths with that beginning.
-        low: Likewise.
-        mid: Likewise.
-        high: Likewise.
-        taps: Paths of the modules whose outputs are the feature maps after stem, low, mid and high. Of the modules that
-            a star stands for, the last one counts; `<` before a path means the module's input in place of its output.
+        title: The name that its authors use.
+        paper: The publication.
+        head: The path of the classifier.
+        stem: The paths of the modules of this group. `blocks.[0:3]` means `blocks.0` to `blocks.2`. A path that ends
+            with a star means all paths that start with the text before the star.
+        low: The paths of this group, in the same form.
+        mid: The paths of this group, in the same form.
+        high: The paths of this group, in the same form.
+        taps: The paths of the modules whose outputs are the feature maps after stem, low, mid and high. If a path has a
+            star, the last of its modules counts. `<` before a path means the input of the module, not the output.
         map: The layout of these outputs: `NCHW`, `NHWC`, or `tokens` [N, prefix tokens + patches, C].
     """
 
@@ -46,7 +46,7 @@ class Family:
         """The group of a parameter or module, by its full name.
 
         Raises:
-            KeyError: It is in no group.
+            KeyError: The name is in no group.
         """
         if covers(self.head, name):
             return "head"
@@ -57,7 +57,7 @@ class Family:
 
 
 def covers(path: str, name: str) -> bool:
-    """Whether the path of a module is that name, or contains it."""
+    """Whether the module at a path is that of the name, or contains it."""
     if path.endswith("*"):
         return name.startswith(path[:-1])
     return name == path or name.startswith(path + ".")
@@ -65,7 +65,7 @@ def covers(path: str, name: str) -> bool:
 
 @functools.cache
 def expand(paths: tuple[str, ...]) -> list[str]:
-    """The paths, each range replaced by the paths that it stands for."""
+    """The paths. Each range is replaced by its paths."""
     found = []
     for path in paths:
         match = re.fullmatch(r"(.*)\[(\d+):(\d+)\]", path)

@@ -1,7 +1,8 @@
-"""The features that go into a network's classifier, and its feature maps at several scales."""
+"""The input of a network's classifier (its features), and its feature maps at several scales."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -14,17 +15,17 @@ from .heads import head_of
 
 
 def features(net: nn.Module) -> Features:
-    """A module that gives the input of the classifier: images [N, C, H, W] in, features [N, k] out.
+    """A module that returns the input of the classifier: images [N, C, H, W] in, features [N, k] out.
 
-    `k` is `net.fc.in_features`. The module shares the network and does not copy it: it has the network's weights, mode
-    and gradients, and it gives the same features whatever is assigned to `net.fc`. To extract features from a data set,
-    call `eval()` first.
+    `k` is `net.fc.in_features`. The module shares the network and does not copy it, so it has the network's weights,
+    mode and gradients. The features do not depend on `net.fc`. To extract features from a data set, call `eval()`
+    first.
 
     Args:
         net: A network of the zoo.
 
     Raises:
-        ValueError: The network was not built by the zoo.
+        ValueError: The zoo did not build the network.
 
     Example:
         >>> import torch
@@ -38,17 +39,17 @@ def features(net: nn.Module) -> Features:
 
 
 def taps(net: nn.Module) -> Taps:
-    """A module that gives feature maps: images [N, C, H, W] in, a dictionary of four maps [N, c, h, w] out.
+    """A module that returns feature maps: images [N, C, H, W] in, a dictionary of four maps [N, c, h, w] out.
 
-    The maps are the outputs of the groups `stem`, `low`, `mid` and `high` (see `groups`). For most networks they have
-    strides of 2 or 4, 8, 16 and 32; a ViT has one scale, and its class token is left out. The module shares the network
+    The maps are the outputs of the groups `stem`, `low`, `mid` and `high` (see `groups`). For most networks, they have
+    strides of 2 or 4, 8, 16 and 32. A ViT has one scale, and its class token is left out. The module shares the network
     and does not copy it.
 
     Args:
         net: A network of the zoo.
 
     Raises:
-        ValueError: The network was not built by the zoo, or timm does not declare where its feature maps are.
+        ValueError: The zoo did not build the network, or timm does not say where its feature maps are.
 
     Example:
         >>> import torch
@@ -60,7 +61,7 @@ def taps(net: nn.Module) -> Taps:
     name = name_of(net)
     if name not in ENTRIES and not hasattr(net, "forward_intermediates"):
         raise ValueError(
-            f"net: timm does not declare where the feature maps of {name} are; use features(net), or forward hooks"
+            f"net: timm does not say where the feature maps of {name} are; use features(net), or forward hooks"
         )
     return Taps(net)
 
@@ -98,7 +99,7 @@ class Taps(nn.Module):
 
 
 def _find(net: nn.Module, path: str) -> tuple[str, nn.Module]:
-    """The module that a path of `Family.taps` means, and whether to keep its input (`<`) or its output (`>`)."""
+    """The module of a path of `Family.taps`, and whether its input (`<`) or its output (`>`) is the feature map."""
     side, path = ("<", path[1:]) if path.startswith("<") else (">", path)
     if path.endswith("*"):
         depth = path.count(".")
@@ -108,30 +109,24 @@ def _find(net: nn.Module, path: str) -> tuple[str, nn.Module]:
 
 
 def _run(net: nn.Module, images: Tensor, where: dict[str, tuple[str, nn.Module]]) -> dict[str, Any]:
-    """Run the network and keep the inputs (`<`) or outputs (`>`) of some modules."""
+    """Run the network and return the inputs (`<`) or outputs (`>`) of some modules, by name."""
     seen: dict[str, Any] = {}
 
     def keep(name: str, value: Any) -> None:
         if isinstance(value, tuple):  # the two paths of a dual path network
             value = torch.cat(value, 1)
-        seen[name] = value.clone()  # the modules after it may work in place
+        seen[name] = value.clone()  # later modules may change the value in place
 
-    handles = []
-    try:
+    with contextlib.ExitStack() as hooks:
         for name, (side, module) in where.items():
             if side == "<":
-                handles.append(
-                    module.register_forward_pre_hook(
-                        lambda _, inputs, name=name: keep(name, inputs[0]),
-                        prepend=True,
-                    )
+                hook = module.register_forward_pre_hook(
+                    lambda _, inputs, name=name: keep(name, inputs[0]), prepend=True
                 )
             else:
-                handles.append(module.register_forward_hook(lambda _, __, output, name=name: keep(name, output)))
+                hook = module.register_forward_hook(lambda _, __, output, name=name: keep(name, output))
+            hooks.enter_context(hook)
         net(images)
-    finally:
-        for handle in handles:
-            handle.remove()
     return seen
 
 

@@ -1,7 +1,7 @@
-"""Trust on first use: the hashes that files of weights had when the zoo first used them.
+"""Trust on first use: a record of the hash of each file of weights at its first use.
 
-They are in `first-seen.json` in the folder of downloads. A file without a whole pinned hash must have the recorded hash
-from then on. To accept another file, remove its entry.
+The record is `first-seen.json` in the folder of downloads. A file without a whole pinned hash must have the recorded
+hash at every later use. To accept another file, remove its entry.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 
 class WeightsError(OSError):
-    """Weights could not be downloaded, or a file is not the one that is expected."""
+    """Weights could not be downloaded, or a file is not the expected one."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A file as it was when it was first used.
+    """A file at its first use.
 
     Attributes:
         sha256: All 64 digits of its hash.
-        date: The day, as `2026-01-31`.
-        source: Where it came from: an address, or a path on this machine.
+        date: The day, in the form `2026-01-31`.
+        source: The origin of the file: an address, or a path on this machine.
     """
 
     sha256: str
@@ -42,10 +42,10 @@ class Seen:
 
 
 class FirstSeen:
-    """The record in a folder; it need not exist.
+    """The record in a folder.
 
     Args:
-        folder: The folder of downloads.
+        folder: The folder of downloads; it may be missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -53,7 +53,7 @@ class FirstSeen:
         self.path = folder / NAME
 
     def of(self, name: str) -> Seen | None:
-        """The entry of a file; None if it was never seen.
+        """The entry of a file; None if there is none.
 
         Raises:
             WeightsError: The record is damaged.
@@ -61,7 +61,7 @@ class FirstSeen:
         return self._read().get(name)
 
     def add(self, name: str, sha256: str, source: str) -> None:
-        """Record a file, unless it is recorded already. The record is replaced in one step, and not through a link.
+        """Record a file, unless it is recorded already. The record is replaced atomically, and not through a link.
 
         Raises:
             OSError: The folder can't be written.
@@ -75,7 +75,7 @@ class FirstSeen:
                 return
             entries[name] = Seen(sha256, datetime.date.today().isoformat(), source)
             content = {"version": VERSION, "files": {key: asdict(entry) for key, entry in sorted(entries.items())}}
-            for left in self.folder.glob(f".{NAME}.*.tmp"):  # nobody else writes: these are of killed processes
+            for left in self.folder.glob(f".{NAME}.*.tmp"):  # this process has the lock, so killed processes left these
                 left.unlink(missing_ok=True)
             temporary = self.folder / f".{NAME}.{secrets.token_hex(8)}.tmp"
             try:
@@ -103,15 +103,15 @@ class FirstSeen:
             return {}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise WeightsError(
-                f"{self.path} is damaged ({type(error).__name__}: {error}). It records the hashes of files that have "
-                "no pinned one; restore it, or remove it to trust the files that are there now"
+                f"{self.path} is damaged ({type(error).__name__}: {error}). It records the hashes of files without a "
+                "pinned hash; restore it, or remove it to trust the present files"
             ) from error
         return entries
 
 
 def lock_path(path: Path) -> str:
-    """The file that locks another one; a link or anything else that someone planted there is removed."""
+    """The lock file of a file. A link or another object that someone has planted at its path is removed."""
     lock = path.with_name(f"{path.name}.lock")
-    if lock.is_symlink() or (lock.exists() and not lock.is_file()):  # it is opened for writing
+    if lock.is_symlink() or (lock.exists() and not lock.is_file()):  # the lock is opened for writing
         lock.unlink()
     return str(lock)

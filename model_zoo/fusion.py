@@ -1,4 +1,4 @@
-"""Batch normalisation folded into the convolutions before it: the same outputs in evaluation, in less time."""
+"""Folding of batch normalisation into the convolutions before it: the same outputs in evaluation, in less time."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def fuse(net: nn.Module, *, size: int | None = None) -> nn.Module:
 
     The network is run once on the meta device, where nothing is computed. The run shows which normalisation follows
     which convolution, and that nothing else uses the tensor between them. The outputs of the copy differ from those of
-    the network by rounding only.
+    the network only by rounding.
 
     Args:
         net: A network of the zoo; it is not changed.
-        size: Side of the images in pixels; None for the model's own.
+        size: The side of the images in pixels; None means the model's own size.
 
     Returns:
-        A copy in evaluation mode. It is for inference only, because training it is not the same as training `net`.
+        A copy in evaluation mode. It is only for inference, because training the copy differs from training `net`.
 
     Raises:
-        ValueError: The network was not built by the zoo, or the size is not a positive integer.
+        ValueError: The zoo did not build the network, or the size is not a positive integer.
 
     Example:
         >>> import torch
@@ -55,7 +55,7 @@ class _Trace(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.kept: list[Tensor] = []  # kept alive, because Python gives the id of a dead object to a new one
+        self.kept: list[Tensor] = []  # kept alive, because Python gives the id of a deleted object to a new one
         self.made_by: dict[int, list[int]] = {}  # id of a convolution's weight -> ids of its outputs
         self.uses: dict[int, int] = {}  # id of a tensor -> number of calls that take it and return tensors
         self.normalised: dict[int, list[int]] = {}  # id of a running mean -> ids of tensors normalised by it
@@ -71,7 +71,7 @@ class _Trace(TorchFunctionMode):
         given = _tensors((args, kwargs))
         output = func(*args, **kwargs)
         if not _tensors(output):
-            return output  # a question, such as for the shape
+            return output  # a query, for example of the shape
         for tensor in given:
             self.uses[id(tensor)] = self.uses.get(id(tensor), 0) + 1
         self.kept += given
@@ -86,7 +86,7 @@ class _Trace(TorchFunctionMode):
 
 
 def _pairs(net: nn.Module, size: int, in_channels: int) -> list[tuple[str, str]]:
-    """Names of convolutions, each with the name of the normalisation that is the only user of its output."""
+    """The names of convolutions, each with the name of the normalisation that alone uses its output."""
     tensors = {
         name: tensor.detach().to("meta")
         for name, tensor in (*net.named_parameters(remove_duplicate=False), *net.named_buffers(remove_duplicate=False))
@@ -116,7 +116,7 @@ def _fold(net: nn.Module, convolution: str, norm: str) -> None:
     assert isinstance(old, nn.BatchNorm2d)
     kernel: Any = net.get_submodule(convolution)
     kind = kernel.weight.dtype
-    # Statistics may be in another precision than the kernels, and folding in half precision would round twice.
+    # Statistics may have another precision than the kernels, and folding in half precision would round twice.
     precise = torch.promote_types(kind, torch.float32)
     _replace(net, convolution, fuse_conv_bn_eval(kernel.to(precise), old.to(precise)).to(kind))
     # timm's normalisation layers contain the activation.

@@ -1,4 +1,4 @@
-"""Five groups of layers, to freeze them and to give each its own learning rate."""
+"""Five groups of layers, which can be frozen and can have their own learning rates."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Literal
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from ._checks import name_of
 from .catalogue import ENTRIES
 from .families import FAMILIES, GROUPS, covers
 
@@ -16,9 +17,9 @@ GroupName = Literal["stem", "low", "mid", "high", "head"]
 def groups(net: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
     """The parameters by layer group, from the input to the output.
 
-    `stem` has the first layers, `low` reaches to a stride of 8, `mid` to 16, `high` to 32 and holds everything else
-    before the classifier, `head` is the classifier. Transformers, and networks of timm that are not in the list of the
-    zoo, are cut into thirds by depth between stem and head.
+    `stem` has the first layers, `low` ends at a stride of 8, `mid` at 16, `high` at 32. `high` also has all remaining
+    layers before the classifier. `head` is the classifier. In transformers, and in networks of timm that are not on the
+    list of the zoo, `low`, `mid` and `high` are thirds of the depth.
 
         >>> import model_zoo
         >>> net = model_zoo.resnet18()
@@ -33,7 +34,7 @@ def groups(net: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
         parameter is in exactly one group.
 
     Raises:
-        ValueError: The network is not of the zoo.
+        ValueError: The zoo did not build the network.
     """
     parameters = dict(net.named_parameters())
     found: dict[str, dict[str, nn.Parameter]] = {group: {} for group in GROUPS}
@@ -43,11 +44,10 @@ def groups(net: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
 
 
 def freeze_to(net: nn.Module, group: GroupName) -> nn.Module:
-    """Train a group and those after it; freeze those before it.
+    """Train a group and all later groups; freeze all earlier groups.
 
     Frozen parameters have `requires_grad=False`, the others `requires_grad=True`. Batch normalisation in a frozen group
-    is in evaluation mode from now on, also after `net.train()`, because its running statistics are part of what is
-    frozen.
+    stays in evaluation mode, also after `net.train()`, so that its running statistics do not change.
 
         >>> import model_zoo
         >>> net = model_zoo.freeze_to(model_zoo.resnet18(), "high").train()
@@ -58,14 +58,14 @@ def freeze_to(net: nn.Module, group: GroupName) -> nn.Module:
 
     Args:
         net: A network of the zoo.
-        group: The first group that is trained: `stem` (which is everything), `low`, `mid`, `high` or `head` (the
-            classifier alone).
+        group: The first group that is trained: `stem` (the whole network), `low`, `mid`, `high` or `head` (only the
+            classifier).
 
     Returns:
         The network.
 
     Raises:
-        ValueError: The group is unknown, or the network is not of the zoo. Nothing has changed then.
+        ValueError: The group is unknown, or the zoo did not build the network. Nothing has changed then.
     """
     if group not in GROUPS:
         raise ValueError(f"group: got {group!r}; give one of {', '.join(GROUPS)}")
@@ -82,20 +82,20 @@ def freeze_to(net: nn.Module, group: GroupName) -> nn.Module:
 
 
 def freeze(net: nn.Module) -> nn.Module:
-    """Train the classifier alone: `freeze_to(net, "head")`."""
+    """Train only the classifier: `freeze_to(net, "head")`."""
     return freeze_to(net, "head")
 
 
 def unfreeze(net: nn.Module) -> nn.Module:
-    """Train everything: `freeze_to(net, "stem")`."""
+    """Train the whole network: `freeze_to(net, "stem")`."""
     return freeze_to(net, "stem")
 
 
 def param_groups(net: nn.Module, lr: float, decay: float = 0.3) -> list[dict[str, Any]]:
-    """Parameter groups for an optimizer; the nearer a layer is to the input, the smaller its rate.
+    """Parameter groups for an optimizer. Layers nearer to the input have smaller rates.
 
-    Early layers are the most general ones and need the least change (Howard and Ruder 2018, arXiv 1801.06146, section
-    3.2).
+    The first layers are the most general ones and need the smallest changes (Howard and Ruder 2018, arXiv 1801.06146,
+    section 3.2).
 
         >>> import torch, model_zoo
         >>> net = model_zoo.freeze_to(model_zoo.resnet18(), "mid")
@@ -106,16 +106,16 @@ def param_groups(net: nn.Module, lr: float, decay: float = 0.3) -> list[dict[str
     Args:
         net: A network of the zoo.
         lr: The rate of the head.
-        decay: The rate of a group divided by that of the next one. With the default of 0.3 the stem has a hundredth of
-            the head's rate.
+        decay: The rate of a group divided by that of the next group. With the default of 0.3, the stem has about a
+            hundredth of the head's rate.
 
     Returns:
-        Up to five dictionaries with `params`, `lr` and `name`, from stem to head: for any `torch.optim.Optimizer`.
-        Frozen parameters are left out, and so are groups that are wholly frozen.
+        Up to five dictionaries with `params`, `lr` and `name`, from stem to head, for any `torch.optim.Optimizer`.
+        Frozen parameters, and groups without trained parameters, are left out.
 
     Raises:
         ValueError: The rate is not positive and finite, the decay is not in (0, 1], every parameter is frozen, or the
-            network is not of the zoo.
+            zoo did not build the network.
     """
     if not 0 < lr < float("inf"):
         raise ValueError(f"lr: got {lr!r}; give a finite number above 0")
@@ -135,21 +135,19 @@ def _group_of_each(net: Any) -> dict[str, str]:
     """The group of every parameter, by the parameter's name.
 
     Raises:
-        ValueError: The network is not of the zoo.
+        ValueError: The zoo did not build the network.
     """
-    name = getattr(net, "zoo_name", None)
-    if name is None:
-        raise ValueError(f"net: got a {type(net).__name__} that was not built by the zoo; build it with create(name)")
+    name = name_of(net)
     if name in ENTRIES:
         family = FAMILIES[ENTRIES[name].family]
         return {parameter: family.group_of(parameter) for parameter, _ in net.named_parameters()}
     if not hasattr(net, "group_matcher"):
-        raise ValueError(f"net: timm does not say how deep the layers of {name} are; group them yourself")
+        raise ValueError(f"net: timm does not say how deep the layers of {name} are; make the groups yourself")
     return _thirds_by_depth(net)
 
 
 def _thirds_by_depth(net: Any) -> dict[str, str]:
-    """The stem, thirds of the depth, and the head, by the depth that timm gives to each layer."""
+    """The group of every parameter: stem, thirds of the depth, and head. timm says how deep each layer is."""
     from timm.models import group_parameters
 
     layers = group_parameters(net, net.group_matcher(coarse=False), reverse=True)

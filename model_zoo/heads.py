@@ -1,4 +1,4 @@
-"""The name `fc` for the classifier of every network, and frozen normalisation that stays frozen in training mode."""
+"""The name `fc` for the classifier of every network; frozen normalisation that stays in evaluation mode."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ class ConvolutionHead(nn.Conv2d):
 
     @property
     def in_features(self) -> int:
-        """Number of input features; the name is that of `nn.Linear`."""
+        """The number of input features, under the name of `nn.Linear`."""
         return self.in_channels
 
     @property
     def out_features(self) -> int:
-        """Number of classes; the name is that of `nn.Linear`."""
+        """The number of classes, under the name of `nn.Linear`."""
         return self.out_channels
 
 
 class _OfTheZoo:
-    """A base class in front of a network's own class: `fc` is the head, whatever the head's real path is.
+    """A base class before a network's own class: `fc` is the head, whatever the real path of the head is.
 
     A property alone is not enough, because `nn.Module.__setattr__` registers a module under the assigned name before
-    it looks at properties.
+    it searches properties.
     """
 
     _head_name: str
@@ -37,7 +37,7 @@ class _OfTheZoo:
             super().__setattr__(name, value)
             return
         if not isinstance(value, nn.Module):
-            raise TypeError(f"fc: got {value!r}; give a torch.nn.Module, as nn.Linear({_features(self)}, 120)")
+            raise TypeError(f"fc: got {value!r}; give a torch.nn.Module, such as nn.Linear({_features(self)}, 120)")
         old = head_of(self)
         if getattr(old, "_forward_pre_hooks", None):
             forget_maps(old)
@@ -51,7 +51,7 @@ class _OfTheZoo:
             super().__setattr__(last, value)
         if isinstance(value, nn.Linear | nn.Conv2d) and "num_classes" in vars(self):
             super().__setattr__("num_classes", getattr(value, "out_features", None) or value.out_channels)
-        super().__setattr__("classes", None)  # they were the names of the old head's outputs
+        super().__setattr__("classes", None)  # these were the names of the old head's outputs
 
     def train(self, mode: bool = True) -> Any:
         """Set training or evaluation mode; normalisation that `freeze_to` froze stays in evaluation mode."""
@@ -65,7 +65,7 @@ class _OfTheZoo:
         return self
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # The class is made at run time, so copies and pickles store its parts and make it again.
+        # The class is made at run time, so copies and pickles hold its parts and make the class again.
         return _blank, (type(self).__mro__[2], self._head_name), vars(self)
 
 
@@ -85,7 +85,7 @@ def head_of(net: Any) -> Any:
 
 
 def see_maps(head: nn.Module) -> nn.Module:
-    """Let a head for vectors, such as `nn.Linear`, take feature maps [N, C, H, W] and classify every position."""
+    """Make a head for vectors, such as `nn.Linear`, take feature maps [N, C, H, W] and classify every position."""
     if not any(isinstance(module, nn.Conv2d) for module in head.modules()):
         head.register_forward_pre_hook(_channels_last)
         head.register_forward_hook(_channels_first)

@@ -1,4 +1,4 @@
-"""Which models the zoo has, and what is known of each."""
+"""The models of the zoo, and the description of each."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def list_models(
     """The names of the models in the zoo.
 
     Args:
-        pattern: A shell pattern, such as `"resnext*"`. One that begins with `timm/` lists timm's models.
-        pretrained: Only models that have weights (with timm: weights that can be downloaded).
+        pattern: A shell pattern, such as `"resnext*"`. A pattern that starts with `timm/` lists timm's models.
+        pretrained: Whether to list only models that have weights (for timm: weights that can be downloaded).
         licence: `"commercial"` for models whose default weights allow commercial use, judged by the name of the
             licence; or the name of a licence that the default weights must have, such as `"Apache-2.0"`.
 
     Raises:
-        ValueError: No model has a licence of that name; the message lists the known ones.
+        ValueError: No model has a licence of this name. The message lists the known names.
 
     Example:
         >>> from mxtorch import model_zoo
@@ -49,7 +49,7 @@ def list_models(
 
         found = [f"{TIMM}{name}" for name in timm.list_models(pattern[len(TIMM) :], pretrained=pretrained)]
         if licence is None:
-            return found  # without the cards, which cost a look-up each
+            return found  # the cards are not needed, and each costs a look-up
         entries = [entry(name) for name in found]
     else:
         entries = [ENTRIES[name] for name in fnmatch.filter(ENTRIES, pattern)]
@@ -63,12 +63,12 @@ def info(name: ModelName | str) -> Entry:
     """The card of a model: parameters, cost, input, and weights with licence and accuracy. `print` shows it.
 
     Args:
-        name: One of `list_models()`, or `timm/` and the name of any model of timm. For the latter, parameters and
-            GMACs are counted when you ask.
+        name: A name of `list_models()`, or `timm/` and the name of any model of timm. For a model of timm, this call
+            counts parameters and GMACs.
 
     Raises:
         TypeError: The name is not a string.
-        ValueError: The name is unknown; the message offers the closest ones.
+        ValueError: The name is unknown. The message has the closest names.
 
     Example:
         >>> from mxtorch import model_zoo
@@ -91,20 +91,20 @@ def info(name: ModelName | str) -> Entry:
 
 
 def preprocess(net: nn.Module | ModelName | str, *, train: bool = False, size: int | None = None) -> Any:
-    """The transforms that a model's weights were trained with.
+    """The transforms with which a model's weights were trained.
 
     Args:
-        net: A network of the zoo, or the name of a model, which stands for its default weights.
-        train: Random crop and horizontal flip in place of resize and centre crop.
-        size: Side of the input in pixels; None for the model's own.
+        net: A network of the zoo, or the name of a model, which means its default weights.
+        train: Whether to use random crop and horizontal flip, in place of resize and centre crop.
+        size: The side of the input in pixels; None means the model's own size.
 
     Returns:
         A `torchvision.transforms.v2.Compose`: PIL image in, normalised float32 tensor [C, size, size] out. C is the
-        number of input channels of the network; for one channel the image is made grey.
+        number of input channels of the network. For one channel, the image becomes grey.
 
     Raises:
-        ValueError: The network was not built by the zoo, it takes neither one nor three channels, or the size is not a
-            positive integer.
+        ValueError: The zoo did not build the network, the network takes neither one nor three channels, or the size is
+            not a positive integer.
 
     Example:
         >>> from PIL import Image
@@ -117,7 +117,9 @@ def preprocess(net: nn.Module | ModelName | str, *, train: bool = False, size: i
     tag, channels = getattr(net, "zoo_weights", None), getattr(net, "zoo_in_channels", 3)
     made_for = next((weights.preprocessing for weights in card.weights if weights.tag == tag), card.preprocessing)
     if channels not in (1, 3):
-        raise ValueError(f"net: it takes {channels} channels; images have 1 or 3, so write its transforms yourself")
+        raise ValueError(
+            f"net: got a network of {channels} channels, but images have 1 or 3; write the transforms yourself"
+        )
     if size is not None:
         size = positive_integer("size", size)
         made_for = dataclasses.replace(made_for, size=size, resize=round(size * made_for.resize / made_for.size))
@@ -125,24 +127,24 @@ def preprocess(net: nn.Module | ModelName | str, *, train: bool = False, size: i
 
 
 def entry(name: ModelName | str) -> Entry:
-    """The same as `info`, but nothing is counted."""
+    """The same as `info`, without counting anything."""
     if not isinstance(name, str):
-        raise TypeError(f"model: got {name!r}; give a name, such as 'resnet50'")
+        raise TypeError(f"model: got {name!r}; give a name such as 'resnet50'")
     if name in ENTRIES:
         return ENTRIES[name]
     if name.startswith(TIMM):
         return _of_timm(name)
     raise ValueError(
-        f"model: got {name!r}; {did_you_mean(name, ENTRIES)}list_models() gives the {len(ENTRIES)} names of the list, "
-        "and timm/<name> is any model of timm"
+        f"model: got {name!r}; {did_you_mean(name, ENTRIES)}Give one of the {len(ENTRIES)} names of list_models(), or "
+        "timm/<name> for any model of timm"
     )
 
 
 def pinned(card: Entry, pretrained: bool | WeightTag | str) -> Weights | None:
-    """The set of weights that `pretrained` stands for.
+    """The set of weights for the value of an argument `pretrained`; None for False.
 
     Raises:
-        TypeError: It is neither a bool nor a string.
+        TypeError: The value is neither a bool nor a string.
         ValueError: The model has no such set.
     """
     if not isinstance(pretrained, bool | str):
@@ -161,7 +163,7 @@ def pinned(card: Entry, pretrained: bool | WeightTag | str) -> Weights | None:
 
 
 def count(net: nn.Module, size: int, in_channels: int = 3) -> tuple[int, float]:
-    """Number of parameters, and GMACs for one image, of a network on the meta device, where nothing is computed."""
+    """The number of parameters of a network on the meta device, and the GMACs for one image; nothing is computed."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -19,7 +19,7 @@ def functions(build: Callable[Concatenate[str, P], nn.Module]) -> Iterator[Calla
     """A function for each model, in the order of `ModelName`.
 
     Args:
-        build: Takes the name of a model first; the functions take what comes after it.
+        build: Takes the name of a model as its first argument. The functions take the other arguments.
     """
     for name in get_args(ModelName):
         yield _function(build, name)

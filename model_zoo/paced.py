@@ -1,4 +1,4 @@
-"""HTTP connections that end within limits: every byte is counted, of headers too, and slow servers are given up."""
+"""HTTP connections with limits: every byte is counted, including those of headers, and a slow server is an error."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from typing import Any
 
 from .first_seen import WeightsError
 
-STALL_SECONDS = 20.0  # a server that sends nothing for this long has broken off
-WINDOW_SECONDS = 30.0  # in each such time a server must have sent so many bytes a second on average
-SLOWEST = 16 << 10
-HEADER_BYTES = 1 << 20  # what answers and redirects may take besides the file, all of them together
+STALL_SECONDS = 20.0  # if a server sends nothing for this time, the connection has failed
+WINDOW_SECONDS = 30.0  # the time over which the rate of a server is measured
+SLOWEST = 16 << 10  # the lowest rate, in bytes per second
+HEADER_BYTES = 1 << 20  # the largest size of all headers and redirects together
 _BUFFER = 64 << 10
 
 
 class Pace:
     """The limits of one download, shared by its attempts and redirects.
 
-    A server must keep up a rate, so a download ends after `most_bytes` at that rate at the latest.
+    A server must keep up a rate, so a download takes at most the time for `most_bytes` at that rate.
 
     Args:
-        most_bytes: The file is not larger than this.
+        most_bytes: The largest size of the file, in bytes.
     """
 
     def __init__(self, most_bytes: int) -> None:
@@ -39,14 +39,14 @@ class Pace:
         self._read_before = 0
 
     def begin(self) -> None:
-        """Measure the rate from now on: a connection is about to be made."""
+        """Start to measure the rate. Call this before a connection is made."""
         self._window, self._read_before = time.monotonic(), self._read
 
     def wait(self) -> float:
-        """How long the next bytes may take, in seconds.
+        """The time that the next bytes may take, in seconds.
 
         Raises:
-            WeightsError: The server is too slow, or the time is over.
+            WeightsError: The server is too slow, or the time for the file is over.
         """
         now = time.monotonic()
         if now - self._window > WINDOW_SECONDS:
@@ -62,15 +62,15 @@ class Pace:
         """Count bytes that were read.
 
         Raises:
-            OSError: With EFBIG: there are too many.
+            OSError: There were too many bytes (EFBIG).
         """
         self._read += size
-        if self._read > 2 * self.most_bytes + HEADER_BYTES:  # a file may be sent again from its start
+        if self._read > 2 * self.most_bytes + HEADER_BYTES:  # the server may send the file a second time
             raise OSError(errno.EFBIG, f"the server sends more than {self.most_bytes} bytes")
 
 
 def handlers(pace: Pace) -> list[urllib.request.BaseHandler]:
-    """Handlers for `urllib.request.build_opener`, whose connections keep to the limits."""
+    """Handlers for `urllib.request.build_opener` whose connections have these limits."""
     return [_Http(pace), _Https(pace)]
 
 

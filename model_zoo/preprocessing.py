@@ -12,26 +12,26 @@ from torch import Tensor, nn
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# The least share of an image's area that a random crop for training keeps. torchvision's recipes go down to 0.08; in
-# fine-tuning on few images such a crop too often leaves the object out.
+# The smallest part of an image's area that a random crop for training keeps. torchvision's recipes use 0.08, but in
+# fine-tuning on few images, such a small crop often does not contain the object.
 SMALLEST_TRAINING_CROP = 0.35
-DEEP_MODES = ("I", "F")  # of PIL: I and F with 32 bits a pixel, I;16 and its kin
+DEEP_MODES = ("I", "F")  # the first letters of PIL's modes with 16 or 32 bits for each pixel: I, F, I;16, I;16B, ...
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the input that a set of weights was trained on.
+    """How an image becomes an input, as in the training of a set of weights.
 
     Attributes:
-        size: Side of the input in evaluation, in pixels.
-        resize: Length of the shorter side of the image before the centre crop, in pixels.
+        size: The side of the input in evaluation, in pixels.
+        resize: The length of the image's shorter side before the centre crop, in pixels.
         interpolation: `bilinear` or `bicubic`.
-        mean: Mean of each channel, for pixels from 0 to 1, in the order that `channels` gives.
-        std: Standard deviation of each channel, likewise.
-        channels: `RGB`, or `BGR` for networks that come from Caffe.
-        crop_mode: What happens to an image that is not square. `center` keeps its shape, and the crop leaves out what
-            is beside it. `squash` scales both sides to `resize`, so that nothing is left out. `border` scales the
-            longer side to `resize`, and fills what is missing with the mean colour.
+        mean: The mean of each channel, for pixels from 0 to 1, in the order of `channels`.
+        std: The standard deviation of each channel, in the same form.
+        channels: `RGB`, or `BGR` for networks from Caffe.
+        crop_mode: How an image that is not square is treated. `center` keeps the shape of the image, and the crop cuts
+            off the ends of the longer side. `squash` scales both sides to `resize`, so that nothing is cut off.
+            `border` scales the longer side to `resize`, and fills the rest with the mean colour.
     """
 
     size: int = 224
@@ -43,16 +43,16 @@ class Preprocessing:
     crop_mode: str = "center"
 
     def transforms(self, *, train: bool = False, channels: int = 3) -> Any:
-        """The transforms that this description stands for.
+        """The transforms of this description.
 
         Args:
-            train: Random crop and horizontal flip in place of resize and centre crop.
+            train: Whether to use random crop and horizontal flip, in place of resize and centre crop.
             channels: 3, or 1 for grey images.
 
         Returns:
             A `torchvision.transforms.v2.Compose`: PIL image in, normalised float32 tensor [channels, size, size] out.
-            Images of another mode (grey, palette, with transparency, CMYK) become RGB first. Pillow can't do so with
-            16 or 32 bits a pixel, for which the transforms raise a ValueError.
+            An image of another mode (grey, palette, with transparency, CMYK) becomes RGB first. Pillow can't convert
+            images with 16 or 32 bits for each pixel, so the transforms raise a ValueError for these.
 
         Example:
             >>> from PIL import Image
@@ -100,20 +100,21 @@ class Preprocessing:
 
 
 def in_mode(picture: Any, mode: str = "RGB") -> Any:
-    """A picture of PIL in a mode, as data sets of torchvision and timm open files; anything else as it is.
+    """A PIL picture, converted to a mode as the data sets of torchvision and timm do. Any other object is returned.
 
     Transparency is dropped, not blended. The orientation in the EXIF data is not applied.
 
     Raises:
-        ValueError: It has more than 8 bits a channel: Pillow would clip all values at 255 and so make it white.
+        ValueError: The picture has more than 8 bits for each channel. Pillow would clip all values at 255, which makes
+            the picture white.
     """
     given = getattr(picture, "mode", None)
     if not isinstance(given, str) or given == mode:
         return picture
     if given.startswith(DEEP_MODES):
         raise ValueError(
-            f"picture: got mode {given!r}, which has more than 8 bits a pixel; Pillow clips it at 255 instead of "
-            "scaling it. Scale it to 8 bits yourself, as the training data were"
+            f"picture: got mode {given!r}, which has more than 8 bits a pixel and which Pillow clips at 255; scale the "
+            "picture to 8 bits yourself, in the same way as the training data"
         )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Palette images with Transparency")
@@ -121,14 +122,14 @@ def in_mode(picture: Any, mode: str = "RGB") -> Any:
 
 
 def _of_pictures(steps: list[Any]) -> Any:
-    """A `Compose` of torchvision whose pictures become RGB first."""
+    """A `Compose` of torchvision that first converts pictures to RGB."""
     return compose_of_pictures()(steps)
 
 
 @functools.cache
 def compose_of_pictures() -> Any:
     """The class of the transforms that `Preprocessing.transforms` returns."""
-    from torchvision.transforms import v2  # imported on first use, like everything that takes long
+    from torchvision.transforms import v2  # imported on first use, because the import takes time
 
     return type("PictureCompose", (_FirstAsRGB, v2.Compose), {"__module__": __name__})
 
@@ -137,7 +138,7 @@ class _FirstAsRGB:
     def forward(self, *inputs: Any) -> Any:
         return super().forward(in_mode(inputs[0]), *inputs[1:])  # type: ignore[misc]
 
-    def __reduce__(self) -> Any:  # the class is made at run time
+    def __reduce__(self) -> Any:  # needed because the class is made at run time
         return _of_pictures, (list(self.transforms),)  # type: ignore[attr-defined]
 
 

@@ -1,4 +1,4 @@
-"""Names of tensors in files of pretrained-models.pytorch and of older libraries, and what they are called here."""
+"""Names of tensors in files of pretrained-models.pytorch and older libraries, and the names of these tensors here."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _RESNEXT_BLOCK = {
     r"1\.1": "downsample.1",
 }
 
-# For each family: regular expressions and their replacements, applied in this order.
+# For each family: regular expressions with their replacements, in the order in which they are applied.
 RENAMES: dict[str, Rules] = {
     "alexnet": (
         _FEATURES,
@@ -39,7 +39,7 @@ RENAMES: dict[str, Rules] = {
     **{f"vgg{layers}{norm}": _VGG for layers in (11, 13, 16, 19) for norm in ("", "_bn")},
     "squeezenet1_0": _SQUEEZENET,
     "squeezenet1_1": _SQUEEZENET,
-    # torchvision's own files are older than torch's rule that the names of modules have no dots.
+    # torchvision's own files have dots in the names of modules, which torch does not allow any more.
     "densenet": ((r"\.(norm|conv)\.([12])\.", r".\1\2."), (r"^last_linear\.", "classifier.")),
     "inception_v3": ((r"^last_linear\.", "fc."),),
     "inceptionresnetv2": ((r"^last_linear\.", "classif."),),
@@ -58,12 +58,12 @@ RENAMES: dict[str, Rules] = {
     ),
 }
 
-# For each family: tensors that a file may have and the network has not, such as an auxiliary classifier for training.
+# For each family: tensors that a file may have and the network does not, such as an auxiliary classifier for training.
 DROPPED = {"inception_v3": ("AuxLogits.",)}
 
 
 def rename(state: dict[str, Tensor], family: str, expected: Iterable[str]) -> dict[str, Tensor]:
-    """Give tensors the names that a network expects. A name that the network has is not changed.
+    """Give tensors the names that a network expects. A name that the network already has is not changed.
 
     Args:
         state: Tensors by their names in a file.

@@ -1,7 +1,7 @@
-"""Checks of files that may be forged: what they ask for is compared with what they hold, before anything is built.
+"""Checks of files that may be forged. The sizes that a file states are compared with its bytes before it is read.
 
 A file of torch or of safetensors can describe tensors that are larger than the file, and a pickle of a few bytes can
-describe millions of objects. What passes these checks needs memory in proportion to the bytes of the file.
+describe millions of objects. Reading a file that passes these checks needs memory in proportion to its bytes.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
 import torch
 
-# A file may need so many times its bytes, and so much besides.
+# A file of n bytes may need MOST_TIMES * n + ALLOWANCE bytes of memory.
 MOST_TIMES = 4
 ALLOWANCE = 64 << 20
-# The largest networks of timm have some thousand tensors; a tensor costs about 1 kB, whatever its size.
+# The largest networks of timm have several thousand tensors. A tensor costs about 1 kB, whatever its size.
 MOST_TENSORS = 20_000
 MOST_RECORDS = 50_000
-# The names, shapes and places of 20 000 tensors take 3 MB. Parsed, a forged header takes 18 times its bytes.
+# The names, shapes and places of 20,000 tensors take 3 MB. A parsed header of a forged file takes 18 times its bytes.
 LARGEST_HEADER = 4 << 20
 DEEPEST = 64
 
-# What objects cost in bytes, by the instruction of a pickle that makes them; others cost their argument and a slot.
+# The memory of an object in bytes, by the pickle instruction that makes it. Others take a slot and their argument.
 _COSTS = {
     "EMPTY_LIST": 80,
     "EMPTY_DICT": 80,
@@ -47,7 +48,7 @@ _COSTS = {
     "GLOBAL": 100,
 }
 _SLOT = 40
-_STORAGES = {  # bytes of an item
+_STORAGES = {  # the bytes of one item
     **dict.fromkeys(("DoubleStorage", "LongStorage", "ComplexFloatStorage"), 8),
     **dict.fromkeys(("FloatStorage", "IntStorage", "QInt32Storage"), 4),
     **dict.fromkeys(("HalfStorage", "BFloat16Storage", "ShortStorage"), 2),
@@ -55,39 +56,29 @@ _STORAGES = {  # bytes of an item
     **dict.fromkeys(("QUInt4x2Storage", "QUInt2x4Storage", "UntypedStorage"), 1),
     "ComplexDoubleStorage": 16,
 }
-# The instructions that `torch.load(weights_only=True)` knows, without the one that calls constructors.
+# The instructions that `torch.load(weights_only=True)` knows, except the one that calls constructors.
 _INSTRUCTIONS = frozenset(
     (
         *_COSTS,
-        *(
-            "APPEND",
-            "APPENDS",
-            "SETITEM",
-            "SETITEMS",
-            "NONE",
-            "NEWFALSE",
-            "NEWTRUE",
-            "EMPTY_TUPLE",
-            "BININT",
-            "BININT1",
-        ),
-        *("BININT2", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "BINGET", "LONG_BINGET", "LONG1", "PROTO", "STOP"),
+        *("APPEND", "APPENDS", "SETITEM", "SETITEMS", "NONE", "NEWFALSE", "NEWTRUE", "EMPTY_TUPLE", "BININT"),
+        *("BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "BINGET", "LONG_BINGET", "LONG1"),
+        *("PROTO", "STOP"),
     )
 )
 _KEYS = (str, int, float, bool, bytes, complex, type(None))
-_LARGEST_KEY = 1 << 60  # integers beyond it can be made to have the same hash
+_LARGEST_KEY = 1 << 60  # a file can have many larger integers with the same hash, which makes dictionaries slow
 
 
 def check_torch_file(file: IO[bytes]) -> None:
     """Check that a file of `torch.save` describes nothing larger than the file, and no code.
 
-    Both formats are known: the zip archive, and the older row of pickles.
+    Both formats are checked: the zip archive, and the older format of several pickles.
 
     Args:
-        file: Open for reading, and seekable; it is at its start afterwards.
+        file: A seekable file that is open for reading. Afterwards, it is at its start.
 
     Raises:
-        ValueError: It is forged, damaged, or no such file; the message says what is wrong.
+        ValueError: The file is forged, damaged, or no file of `torch.save`. The message says what is wrong.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -102,24 +93,25 @@ def check_torch_file(file: IO[bytes]) -> None:
             raise ValueError("it is no file of torch.save")
     except (ValueError, OSError, MemoryError):
         raise
-    except Exception as error:  # the readers of pickles and zip archives raise many types on damaged files
+    except Exception as error:  # the readers of pickles and zip archives raise many types for damaged files
         raise ValueError(f"it is damaged ({type(error).__name__})") from error
     finally:
         file.seek(0)
 
 
 def check_safetensors(path: Path) -> None:
-    """Check the size of the header of a safetensors file; safetensors itself compares tensors with the bytes.
+    """Check the size of the header of a safetensors file. The library itself checks the sizes of tensors.
 
     Raises:
-        ValueError: The header is larger than the file or than any real one, or the file is cut short.
+        ValueError: The header is larger than the file, or than the header of any real network, or the file is
+            truncated.
     """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= length <= size - 8:
-            raise ValueError("it is cut short, or no safetensors file")
+            raise ValueError("it is truncated, or no safetensors file")
         if length > LARGEST_HEADER:
             raise ValueError(f"its header has {length} bytes; at most {LARGEST_HEADER} are read")
         tensors = file.read(length).count(b"data_offsets")
@@ -133,30 +125,30 @@ def _check_zip(file: IO[bytes], size: int) -> None:
         entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
         names = [entry.filename for entry in entries]
         if len(set(names)) < len(names):
-            raise ValueError("it has two records of one name")
+            raise ValueError("it has two records with the same name")
         ends = [entry.header_offset for entry in entries[1:]] + [archive.start_dir]
         for entry, end in zip(entries, ends, strict=True):
             if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
-                raise ValueError(f"its record {entry.filename[:80]!r} is packed in a way that torch does not write")
+                raise ValueError(f"its record {entry.filename[:80]!r} is compressed, which torch does not write")
             if entry.header_offset + 30 + entry.file_size > end:
-                raise ValueError(f"its record {entry.filename[:80]!r} is larger than its place in the file")
+                raise ValueError(f"its record {entry.filename[:80]!r} is larger than its space in the file")
         if len({name.partition("/")[0] for name in names}) != 1:
             raise ValueError("its records are not in one folder")
         records = {entry.filename.partition("/")[2]: entry for entry in entries}
         if "data.pkl" not in records or "constants.pkl" in records:
-            raise ValueError("it is no file of tensors that torch.save wrote")
+            raise ValueError("it is no file of tensors from torch.save")
         content = archive.read(records["data.pkl"])
         sizes = {name[5:]: entry.file_size for name, entry in records.items() if name.startswith("data/")}
     _Inspector(io.BytesIO(content), size, len(content), sizes).inspect()
 
 
 def _check_directory(file: IO[bytes], size: int) -> None:
-    """Check that the list of records is where both Python and torch look for it, and that it is no list of millions."""
+    """Check that Python and torch will read the same list of records, and that the list is not too long."""
     end = size - 22
     file.seek(max(0, end))
     fields = struct.unpack("<4s4H2LH", file.read(22)) if end > 0 else (b"",)
     if fields[0] != b"PK\x05\x06" or fields[7]:
-        raise ValueError("it is damaged: it does not end as a file of torch.save")
+        raise ValueError("it is damaged: it does not end like a file of torch.save")
     count, length, start = fields[4:7]
     if end >= 76:
         file.seek(end - 20)
@@ -182,18 +174,18 @@ def _check_legacy(file: IO[bytes], size: int, head: bytes) -> None:
     except tarfile.HeaderError:
         pass
     else:
-        raise ValueError("it is a tar archive, which torch only reads by unpickling")
+        raise ValueError("it is a tar archive, which torch reads only by unpickling")
     for part in ("magic number", "protocol", "system", "content", "keys"):
         inspector = _Inspector(_Clipped(file, size), size, size, None)
         inspector.inspect()
         if part == "content":
             needed = sum(storage.size for storage in inspector.storages.values())
     if needed > size - file.tell():
-        raise ValueError(f"it describes {needed} bytes of tensors, and has {size - file.tell()}")
+        raise ValueError(f"it describes {needed} bytes of tensors, but has {size - file.tell()}")
 
 
 class _Clipped(io.RawIOBase):
-    """A file that is never asked for more bytes than it has: room for them would be taken before they are read."""
+    """A file whose `read` never requests more bytes than it has, because Python allocates them before it reads."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self._file, self._bytes = file, size
@@ -212,36 +204,37 @@ class _Clipped(io.RawIOBase):
         return self._file.seek(place, whence)
 
 
+@dataclass(eq=False)
 class _Storage:
-    """What a file says of a storage: bytes in all, and of an item."""
+    """The description of a storage in a file: the bytes of all items, and of one item."""
 
-    def __init__(self, size: int, item: int) -> None:
-        self.size, self.item = size, item
+    size: int
+    item: int
 
 
+@dataclass(eq=False)
 class _StorageType:
-    def __init__(self, item: int) -> None:
-        self.item = item
+    item: int
 
 
+@dataclass(eq=False)
 class _Tensor:
-    """What a file says of a tensor: its bytes."""
+    """The description of a tensor in a file: its bytes."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    size: int
 
 
 class _Inspector(pickle._Unpickler):
-    """Reads one pickle of a file of torch without building tensors, and without calling anything that it names.
+    """Reads one pickle of a file of torch. It builds no tensors, and calls no function that the pickle names.
 
     Args:
-        file: At the start of the pickle.
-        size: Bytes of the whole file.
-        length: At least the bytes of the pickle.
-        records: Bytes of each storage by its key; None in the older format, where storages have no records.
+        file: A file at the start of the pickle.
+        size: The size of the whole file in bytes.
+        length: The size of the pickle in bytes, or more.
+        records: The bytes of each storage by its key; None in the older format, in which storages have no records.
     """
 
-    # Python's own reader takes instructions from a table; torch knows but a part of them.
+    # Python's reader takes the instructions from a table. Here it is a copy, with three instructions replaced.
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
     stack: list[Any]
     pop_mark: Callable[[], list[Any]]
@@ -250,7 +243,7 @@ class _Inspector(pickle._Unpickler):
         super().__init__(file, encoding="utf-8")
         self.storages: dict[Any, _Storage] = {}
         self._source, self._size, self._length, self._records = file, size, length, records
-        self._aside: list[Any] = []  # attributes of containers, as the versions in a state_dict
+        self._aside: list[Any] = []  # attributes of containers, such as the versions in a state_dict
         self._tensors = 0
         self._bytes = 0
         self._measured: dict[int, tuple[int, int]] = {}
@@ -259,7 +252,7 @@ class _Inspector(pickle._Unpickler):
         """Read the pickle and measure it.
 
         Raises:
-            ValueError: It describes more than the file has room for, or something other than tensors and values.
+            ValueError: The pickle describes more than the file can hold, or other things than tensors and values.
         """
         start = self._source.tell()
         self._check_cost()
@@ -267,9 +260,9 @@ class _Inspector(pickle._Unpickler):
         content = [self.load(), self._aside]
         nodes, _ = self._measure(content)
         if nodes > MOST_TIMES * self._length + 10_000:
-            raise ValueError("it holds the same values again and again")
+            raise ValueError("it repeats the same values too often")
         if self._tensors > MOST_TENSORS or self._bytes > MOST_TIMES * self._size + ALLOWANCE:
-            raise ValueError(f"it describes {self._tensors} tensors of {self._bytes} bytes; it has {self._size} bytes")
+            raise ValueError(f"it describes {self._tensors} tensors of {self._bytes} bytes, but has {self._size} bytes")
 
     def _check_cost(self) -> None:
         cost, most = 0, MOST_TIMES * self._size + ALLOWANCE
@@ -280,13 +273,13 @@ class _Inspector(pickle._Unpickler):
             if isinstance(argument, (str, bytes)):
                 cost += 2 * len(argument)
             if cost > most:
-                raise ValueError(f"its objects take more than {most} bytes of memory; it has {self._size} bytes")
+                raise ValueError(f"its objects need more than {most} bytes of memory, but it has {self._size} bytes")
 
     def find_class(self, module: str, name: str) -> Any:
-        """A harmless thing in place of what the file names.
+        """A harmless replacement for the function or class that the file names.
 
         Raises:
-            ValueError: It is nothing that files of tensors have.
+            ValueError: The name does not occur in files of tensors.
         """
         full = f"{'builtins' if module == '__builtin__' else module}.{name}"
         if full in _FUNCTIONS:
@@ -296,18 +289,18 @@ class _Inspector(pickle._Unpickler):
         value = getattr(torch, name, None) if module == "torch" else None
         if isinstance(value, (torch.dtype, torch.qscheme)):
             return value
-        raise ValueError(f"it holds {full[:80]} besides tensors and plain values")
+        raise ValueError(f"it holds {full[:80]}, which is neither a tensor nor a plain value")
 
     def persistent_load(self, pid: Any) -> _Storage:
-        """The size of a storage, compared with the bytes that the file has for it."""
+        """The description of a storage, after its size was compared with the bytes in the file."""
         kind, key, _, count = pid[1:5]
         if not isinstance(kind, _StorageType) or not _is_count(count) or not isinstance(key, (str, int)):
-            raise ValueError("it describes a storage in a way that torch.save does not write")
+            raise _unknown("a storage")
         size = count * kind.item
         known = self.storages.setdefault(key, _Storage(size, kind.item))
         room = self._size if self._records is None else self._records.get(str(key), -1)
         if size > room or known.size != size:
-            raise ValueError(f"its storage {str(key)[:40]!r} is described with {size} bytes, and has {max(room, 0)}")
+            raise ValueError(f"its storage {str(key)[:40]!r} is described with {size} bytes, but has {max(room, 0)}")
         if self._records is None and len(pid) > 5 and pid[5] is not None:
             _, offset, view = pid[5]
             if not _is_count(offset) or not _is_count(view) or (offset + view) * kind.item > size:
@@ -315,7 +308,7 @@ class _Inspector(pickle._Unpickler):
             return _Storage(view * kind.item, kind.item)
         return _Storage(size, kind.item)
 
-    # ------------------------------------------------ what stands for the functions that a file names
+    # ------------------------------------------------ replacements for the functions that a file names
 
     def _tensor(self, storage: Any, offset: Any, shape: Any, stride: Any, *more: Any) -> _Tensor:
         dtypes = [each for each in more if isinstance(each, torch.dtype)]
@@ -325,13 +318,13 @@ class _Inspector(pickle._Unpickler):
             or len(shape) != len(stride)
             or len(shape) > DEEPEST
         ):
-            raise ValueError("it describes a tensor in a way that torch.save does not write")
+            raise _unknown("a tensor")
         item, count, last = dtypes[0].itemsize if dtypes else storage.item, 1, offset
         for length, step in zip(shape, stride, strict=True):
             count *= length
             last += (length - 1) * step
         if count and ((last + 1) * item > storage.size or count * item > storage.size):
-            raise ValueError(f"it describes a tensor {list(shape)[:8]}; its storage has {storage.size} bytes")
+            raise ValueError(f"it describes a tensor {list(shape)[:8]}, but its storage has {storage.size} bytes")
         self._keep(more)
         return _Tensor(count * item)
 
@@ -341,7 +334,7 @@ class _Inspector(pickle._Unpickler):
 
     def _typed(self, function: Callable[..., Any], kind: Any, arguments: Any, state: Any) -> Any:
         if getattr(function, "__self__", None) is not self:
-            raise ValueError("it describes a tensor in a way that torch.save does not write")
+            raise _unknown("a tensor")
         self._keep(state)
         return function(*arguments)
 
@@ -355,7 +348,7 @@ class _Inspector(pickle._Unpickler):
 
     def _collection(self, items: Any = ()) -> list[Any]:
         if not isinstance(items, (list, tuple)):
-            raise ValueError("it describes a collection in a way that torch.save does not write")
+            raise _unknown("a collection")
         for item in items:
             _check_key(item)
         return list(items)
@@ -365,12 +358,12 @@ class _Inspector(pickle._Unpickler):
 
     def _bytes_of(self, text: Any = b"", *_: Any) -> bytes:
         if not isinstance(text, (str, bytes)):
-            raise ValueError("it describes bytes in a way that torch.save does not write")
+            raise _unknown("bytes")
         return text.encode("latin1") if isinstance(text, str) else text
 
     def _value(self, *values: Any) -> tuple[Any, ...]:
         if not all(isinstance(value, _KEYS) for value in values):
-            raise ValueError("it describes a value in a way that torch.save does not write")
+            raise _unknown("a value")
         return values
 
     def _kind(self, *_: Any) -> None:
@@ -384,12 +377,11 @@ class _Inspector(pickle._Unpickler):
     def _build(self) -> None:
         state = self.stack.pop()
         if not isinstance(self.stack[-1], dict):
-            raise ValueError("it describes an object in a way that torch.save does not write")
+            raise _unknown("an object")
         self._keep(state)
 
     def _set_items(self) -> None:
-        items = self.pop_mark()
-        self._put(items)
+        self._put(self.pop_mark())
 
     def _set_item(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
@@ -398,7 +390,7 @@ class _Inspector(pickle._Unpickler):
     def _put(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, dict) or len(items) % 2:
-            raise ValueError("it describes a dictionary in a way that torch.save does not write")
+            raise _unknown("a dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
             _check_key(key)
             target[key] = value
@@ -408,7 +400,7 @@ class _Inspector(pickle._Unpickler):
     dispatch[pickle.SETITEM[0]] = _set_item
 
     def _measure(self, value: Any) -> tuple[int, int]:
-        """How many values a value holds, each counted as often as it is reached, and how deep it is."""
+        """The number of values in a value, with each repetition counted, and the depth of the value."""
         if isinstance(value, _Tensor):
             if id(value) not in self._measured:
                 self._measured[id(value)] = (1, 0)
@@ -419,7 +411,7 @@ class _Inspector(pickle._Unpickler):
             return 1, 0
         known = self._measured.get(id(value))
         if known is None:
-            self._measured[id(value)] = (0, DEEPEST)  # reached again from inside, it is too deep
+            self._measured[id(value)] = (0, DEEPEST)  # a value that contains itself is too deep
             inner = [self._measure(item) for item in (value.values() if isinstance(value, dict) else value)]
             known = 1 + sum(count for count, _ in inner), 1 + max((depth for _, depth in inner), default=0)
             self._measured[id(value)] = known
@@ -450,14 +442,18 @@ _FUNCTIONS = {
 }
 
 
+def _unknown(what: str) -> ValueError:
+    return ValueError(f"it describes {what} in a way that torch.save does not write")
+
+
 def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 62
 
 
 def _check_key(key: Any, depth: int = 0) -> None:
-    """Refuse keys whose hashes take long: tuples of tuples, and integers that all have the same hash."""
+    """Refuse keys that make dictionaries slow: nested tuples, and large integers with the same hash."""
     if isinstance(key, tuple) and len(key) <= 16 and depth < 4:
         for item in key:
             _check_key(item, depth + 1)
     elif not isinstance(key, (*_KEYS, torch.dtype)) or (type(key) is int and abs(key) > _LARGEST_KEY):
-        raise ValueError(f"it has a key of a kind that is not read: {type(key).__name__}")
+        raise ValueError(f"it has a dictionary key that is not allowed: a {type(key).__name__}")

@@ -1,4 +1,4 @@
-"""Where the files of weights are looked for, and the error if they are nowhere."""
+"""The search for the files of weights, and the error if they are not found."""
 
 from __future__ import annotations
 
@@ -18,29 +18,28 @@ MIRROR_VARIABLE = "MXTORCH_WEIGHTS_MIRROR"
 OFFLINE_VARIABLE = "MXTORCH_OFFLINE"
 HOME_VARIABLE = "MXTORCH_HOME"
 
-
 _ON, _OFF = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
-# A file may have so many bytes for each parameter of its model (four are its values), and so many besides: state of
-# normalisation, classifiers for training, the 1001st class.
+# The largest size of a file: 6 bytes for each parameter of its model (4 of them are the value), and 32 MiB for state of
+# normalisation, auxiliary classifiers, and the 1001st class.
 _BYTES_OF_A_PARAMETER = 6
-_BYTES_BESIDES = 32 << 20
+_MORE_BYTES = 32 << 20
 
 
 def cache_folder() -> Path:
-    """The folder of downloads: `$MXTORCH_HOME/weights`, by default `~/.cache/mxtorch/weights`."""
+    """The folder of downloads: `$MXTORCH_HOME/weights`, or by default `~/.cache/mxtorch/weights`."""
     return Path(os.environ.get(HOME_VARIABLE) or "~/.cache/mxtorch").expanduser() / "weights"
 
 
 def first_seen() -> FirstSeen:
-    """The hashes that files without a whole pinned one had when they were first seen."""
+    """The record of the hashes of files without a whole pinned hash, at their first use."""
     return FirstSeen(cache_folder())
 
 
 def is_offline() -> bool:
-    """Whether `MXTORCH_OFFLINE` forbids downloads: 1, true, yes or on; 0, false, no, off or nothing allow them.
+    """Whether `MXTORCH_OFFLINE` forbids downloads. 1, true, yes and on forbid them; 0, false, no, off and empty do not.
 
     Raises:
-        ValueError: It has another value.
+        ValueError: The variable has another value.
     """
     value = os.environ.get(OFFLINE_VARIABLE, "").strip().lower()
     if value not in _ON + _OFF:
@@ -49,16 +48,16 @@ def is_offline() -> bool:
 
 
 def locate(entry: Entry, weights: Weights) -> Path:
-    """The verified file of a set of weights; it is downloaded if it is not on this machine.
+    """The verified file of a set of weights. If it is not on this machine, it is downloaded.
 
-    It is looked for in this order: the folder that `MXTORCH_WEIGHTS_MIRROR` names, the cache of the zoo, that of torch,
-    that of the Hugging Face Hub, an installed package that carries it; then the address that `MXTORCH_WEIGHTS_MIRROR`
-    is, and the addresses where it is published. A file with a wrong hash is skipped. With `MXTORCH_OFFLINE=1` no socket
-    is opened.
+    The search has this order: the folder in `MXTORCH_WEIGHTS_MIRROR`, the cache of the zoo, the cache of torch, the
+    cache of the Hugging Face Hub, and an installed package with the weights; then the address in
+    `MXTORCH_WEIGHTS_MIRROR`, and the published addresses. A file with a wrong hash is skipped. With
+    `MXTORCH_OFFLINE=1`, no connection is opened.
 
     Raises:
-        WeightsError: It was not found and could not be downloaded; the message says what was tried, and what to do by
-            hand.
+        WeightsError: The file was not found and could not be downloaded. The message says what was tried, and what the
+            user can do.
     """
     tried: list[str] = []
     path = find_here(weights, tried) or _fetch(entry, weights, tried)
@@ -68,7 +67,7 @@ def locate(entry: Entry, weights: Weights) -> Path:
 
 
 def find_here(weights: Weights, tried: list[str]) -> Path | None:
-    """The verified file of a set of weights on this machine, or None; what was tried is appended to `tried`."""
+    """The verified file of a set of weights on this machine, or None. Every failed attempt is appended to `tried`."""
     for path, _, problem in check_here(weights):
         if not problem:
             return path
@@ -80,26 +79,23 @@ def find_here(weights: Weights, tried: list[str]) -> Path | None:
 
 
 def check_here(weights: Weights, *, record: bool = True) -> Iterator[tuple[Path, WeightFile, str]]:
-    """The files of a set of weights on this machine, each with what is wrong with it; empty text if nothing is.
+    """The files of a set of weights on this machine, each with the problem of its hash; empty if there is none.
 
     Args:
         weights: The set.
-        record: Whether the hash of a file that was never seen is recorded.
+        record: Whether the hash of a new file is recorded.
     """
     for path, file, announced in _here(weights):
-        yield path, file, _problem(path, file, announced, record)
-
-
-def _problem(path: Path, file: WeightFile, announced: str, record: bool) -> str:
-    try:
-        verified(path, file, first_seen(), announced=announced, record=record)
-    except WeightsError as error:
-        return str(error)
-    return ""
+        problem = ""
+        try:
+            verified(path, file, first_seen(), announced=announced, record=record)
+        except WeightsError as error:
+            problem = str(error)
+        yield path, file, problem
 
 
 def guarantees(weights: Weights) -> Iterator[tuple[str, str]]:
-    """The name of each file of a set of weights, and what its check is worth: pinned, prefix only, first seen when."""
+    """The name of each file of a set of weights, and the guarantee of its hash: pinned, prefix only, or first seen."""
     for file in (*weights.files, *([PACKAGED[weights.package]] if weights.package else [])):
         seen = first_seen().of(file.name)
         when = f"first seen on {seen.date}, from {seen.source}" if seen else "never seen before"
@@ -107,10 +103,10 @@ def guarantees(weights: Weights) -> Iterator[tuple[str, str]]:
 
 
 def _here(weights: Weights) -> list[tuple[Path, WeightFile, str]]:
-    """The files of a set that are on this machine, and the hash that their place states."""
+    """The files of a set on this machine, each with the hash that its location states."""
     found = [(folder / file.name, file, "") for folder in _folders() for file in weights.files]
     for file in weights.files:
-        for path in _in_hub_cache(file):  # it names files by their hashes, and those under git by shorter ones
+        for path in _in_hub_cache(file):  # this cache names large files by their sha256, and others by shorter hashes
             blob = path.resolve().name if path.is_symlink() else ""
             found.append((path, file, blob if len(blob) == 64 else ""))
     found += [(path, file, "") for path, file in _in_package(weights)]
@@ -118,7 +114,7 @@ def _here(weights: Weights) -> list[tuple[Path, WeightFile, str]]:
 
 
 def warn_of_licence(entry: Entry, weights: Weights) -> None:
-    """Warn if the licence of weights does not allow commercial use, or is unknown."""
+    """Warn if the licence of the weights does not allow commercial use, or is unknown."""
     if not weights.commercial:
         what = "an unknown licence" if weights.licence == "unknown" else f"the licence {weights.licence}"
         warnings.warn(
@@ -127,13 +123,13 @@ def warn_of_licence(entry: Entry, weights: Weights) -> None:
 
 
 def named_file(weights: str | Path) -> Path:
-    """The file that a user gives: a path, or the bare name of a file in one of the caches or the mirror.
+    """The file of an argument `weights`: a path, or the name of a file in one of the caches or the mirror.
 
     If the name is that of a file of the zoo, the file must have the hash of that file.
 
     Raises:
         FileNotFoundError: The file does not exist.
-        WeightsError: It has the name of a file of the zoo and another content.
+        WeightsError: The file has the name of a file of the zoo, and another content.
     """
     path = Path(weights).expanduser()
     if not path.is_file() and path.name == str(weights):
@@ -154,7 +150,7 @@ def _folders() -> list[Path]:
 
 
 def _in_hub_cache(file: WeightFile) -> list[Path]:
-    """The copies of a file in the cache of the Hugging Face Hub, which keeps one for each revision."""
+    """The copies of a file in the cache of the Hugging Face Hub, which keeps one copy for each revision."""
     if not file.hub:
         return []
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
@@ -196,7 +192,7 @@ def _fetch(entry: Entry, weights: Weights, tried: list[str]) -> Path | None:
 
 
 def _most_bytes(entry: Entry) -> int:
-    return entry.parameters * _BYTES_OF_A_PARAMETER + _BYTES_BESIDES if entry.parameters else LARGEST_FILE
+    return entry.parameters * _BYTES_OF_A_PARAMETER + _MORE_BYTES if entry.parameters else LARGEST_FILE
 
 
 def _missing(entry: Entry, weights: Weights, tried: list[str]) -> str:

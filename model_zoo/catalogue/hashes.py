@@ -1,9 +1,9 @@
-"""The whole sha256 of published files, as far as they are published and can be checked by a reader.
+"""The whole sha256 of published files, if it is published and a reader can verify it.
 
-torchvision, timm and pretrained-models.pytorch publish the first eight or nine digits, in the names of files; the whole
-hash stands in public repositories of users. A hash is here only if it begins with the published digits (where there are
-any), and at least two public sources that are not copies of each other state the same 64 digits, or the publisher's own
-issue tracker does. To check one, search for its digits in the public code on GitHub; sources that state several are:
+torchvision, timm and pretrained-models.pytorch publish the first eight or nine digits in the names of files. The whole
+hash is in public repositories of users. This table has a hash only if it starts with the published digits (if there are
+any), and if at least two independent public sources, or the publisher's own issue tracker, state the same 64 digits. To
+verify a hash, search for its digits in the public code on GitHub. Sources with several hashes are:
 
 - torchvision's own tracker, pytorch/vision number 7744: EfficientNet-B0, B2, B3 and B4, as computed by `torch.hub`;
 - the provenance pages of LibreYOLO/libreyolo: VGG-16, VGG-19, both with batch normalisation, ViT-S/16 and ViT-B/16.

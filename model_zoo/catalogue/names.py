@@ -1,4 +1,4 @@
-"""The names of the models and of their weights as types, so that an editor completes them."""
+"""The names of the models and of their weights as types, so that an editor can complete them."""
 
 from __future__ import annotations
 

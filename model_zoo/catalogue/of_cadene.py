@@ -1,4 +1,4 @@
-"""Models that only pretrainedmodels defines; the facts are those of its README and its settings."""
+"""Models that only the package pretrainedmodels defines. The facts are those of its README and its settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that timm defines; accuracies are those of its `results-imagenet.csv`."""
+"""Models that timm defines. The accuracies are those of its `results-imagenet.csv`."""
 
 from __future__ import annotations
 

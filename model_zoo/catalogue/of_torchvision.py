@@ -1,4 +1,4 @@
-"""Models that torchvision defines; accuracies are those in the `meta` of its weights."""
+"""Models that torchvision defines. The accuracies are those in the `meta` of its weights."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ MODELS = (
     _model("densenet161", "densenet", 28681000, 7.728, ("densenet161-8d451a50.pth", 77.138, PLAIN)),
     _model("densenet169", "densenet", 14149480, 3.36, ("densenet169-b2777c0a.pth", 75.6, PLAIN)),
     _model("densenet201", "densenet", 20013928, 4.291, ("densenet201-c1103571.pth", 76.896, PLAIN)),
-    # These weights expect pixels from -1 to 1; in torchvision the network itself converts the usual ones.
+    # These weights expect pixels from -1 to 1. In torchvision, the network itself converts normalised pixels to these.
     _model(
         "inception_v3", "inception_v3", 23834568, 5.713,
         ("inception_v3_google-0cc3c7bd.pth", 77.294, Preprocessing(299, 342, mean=HALF, std=HALF)),

@@ -1,4 +1,4 @@
-"""Where weight files are published, and helpers that write entries of the catalogue briefly.
+"""The addresses of published weights, and functions that shorten the entries of the catalogue.
 
 The eight or nine hexadecimal digits at the end of a file's name are the first digits of its sha256.
 """
@@ -34,7 +34,7 @@ def bicubic(size: int, resize: int) -> Preprocessing:
 
 
 def from_folder(folder: str, name: str) -> WeightFile:
-    """A file whose name ends in the first digits of its sha256."""
+    """A file whose name ends with the first digits of its sha256."""
     return WeightFile(name, folder + name, WHOLE.get(name) or name.removesuffix(".pth").rsplit("-", 1)[-1])
 
 

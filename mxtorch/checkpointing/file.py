@@ -239,7 +239,7 @@ def read(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str
             # EINVAL: a damaged file has made a reader seek before the start of the file.
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
                 raise
-            raise CheckpointError(f"{path} is damaged or not a checkpoint: {_first_line(error)}") from error
+            raise CheckpointError(f"{path} is damaged or not a checkpoint: {first_line(error)}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint written by mxtorch")
     version = content.get("format_version")
@@ -386,5 +386,6 @@ def _shape(value: Any) -> Any:
     return list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The type of an error and the first line of its message, at most 300 characters, for another error message."""
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no details'}"[:300]

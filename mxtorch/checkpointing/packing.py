@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from mxtorch.checkpointing.random_state import is_generator, packed_generator
-from mxtorch.checkpointing.reachable import bytes_of, is_plain_object, slots_of
+from mxtorch.checkpointing.reachable import ABSENT, bytes_of, content_of, is_plain_object, slots_of
 
 Packed = dict[str, Any]
 
@@ -244,7 +244,7 @@ def attributes_of(part: Any) -> dict[str, Any]:
     """What an object holds in `__dict__` and `__slots__`, or a function in its closure."""
     if isinstance(part, types.FunctionType):
         cells = zip(part.__code__.co_freevars, part.__closure__ or (), strict=True)
-        return {name: cell.cell_contents for name, cell in cells if _is_filled(cell)}
+        return {name: content for name, cell in cells if (content := content_of(cell)) is not ABSENT}
     held = {name: getattr(part, name) for name in slots_of(type(part)) if hasattr(part, name)}
     return held | (object.__getattribute__(part, "__dict__") if type(part).__dictoffset__ else {})
 
@@ -293,11 +293,3 @@ def _equal(a: Any, b: Any) -> bool:
         first, second = [*a, *a.values()], [*b, *b.values()]
         return first == second and list(map(type, first)) == list(map(type, second))
     return isinstance(a, set) or list(map(type, a)) == list(map(type, b))
-
-
-def _is_filled(cell: types.CellType) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018 - reading an empty cell raises
-    except ValueError:
-        return False
-    return True

@@ -45,6 +45,9 @@ SELECTED_ELEMENTS = 256
 # About a second of work. If there are more objects, the walk reports this.
 MOST_OBJECTS = 200_000
 
+# This object represents a variable or an attribute without a value.
+ABSENT = object()
+
 # The place of an object: the trail of its holder, a name or key in the holder, and whether this is an attribute name.
 Trail = tuple[Any, Any, bool]
 
@@ -69,7 +72,7 @@ _NOT_RESTORABLE = (
 )
 # Other special methods are usually made by decorators, such as `dataclass`, and hold nothing that changes.
 _SEARCHED_METHODS = ("__call__", "__getitem__", "__getitems__", "__iter__", "__len__", "__next__")
-# Roots of other classes are entered, whatever their module.
+# The walk has handlers for roots of these classes. It enters roots of all other classes, whatever their module.
 _WITH_HANDLERS = (dict, list, set, deque, types.FunctionType, functools.partial)
 _PLAIN_DICTS = (dict, OrderedDict, defaultdict, Counter)
 ATOMS: frozenset[type] = frozenset(
@@ -276,11 +279,8 @@ class Walk:
 
     def _cell(self, cell: types.CellType, trail: Trail) -> None:
         self.cells.append(cell)
-        try:
-            content = cell.cell_contents
-        except ValueError:  # a variable that has no value yet
-            return
-        self._push(content, trail)
+        if (content := content_of(cell)) is not ABSENT:
+            self._push(content, trail)
 
     def _method(self, method: Any, trail: Trail) -> None:
         """A bound method. The class may be written in C, as that of `random.Random(0).random`."""
@@ -407,6 +407,14 @@ def bytes_of(value: Any) -> int:
     if isinstance(value, Tensor):
         return value.nbytes if value.layout is torch.strided else 0
     return value.nbytes if isinstance(value, np.ndarray) else 0
+
+
+def content_of(cell: types.CellType) -> Any:
+    """The value of a variable of a closure; `ABSENT` if the variable has no value yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return ABSENT
 
 
 def slots_of(kind: type) -> tuple[str, ...]:

@@ -183,7 +183,7 @@ def compare(now: dict[str, Any], saved: dict[str, Any]) -> list[str]:
 
 def _hyperparameters(group: dict[str, Any]) -> dict[str, Any]:
     cycled: tuple[str, ...] = ("momentum", "betas") if OWN_MOMENTUM in group else ()
-    if "max_momentum" in group:  # CyclicLR and OneCycleLR change it, and leave it where they end
+    if "max_momentum" in group:  # CyclicLR and OneCycleLR change these values and do not restore them
         cycled = ("momentum", "betas", OWN_MOMENTUM)
     return {name: frozen(value) for name, value in group.items() if name not in (*_CHANGING, *cycled)}
 

@@ -32,7 +32,7 @@ from mxtorch.checkpointing.random_state import (
     set_generator_state,
     set_raw_random_state,
 )
-from mxtorch.checkpointing.reachable import Trail, Walk, bytes_of, is_of_data, name_of, slots_of
+from mxtorch.checkpointing.reachable import ABSENT, Trail, Walk, bytes_of, content_of, is_of_data, name_of, slots_of
 
 # The largest tensor or array of a loader that is copied, and the largest sum of their sizes, in bytes: orders of
 # samplers, counts, small data. Larger ones are data; `restore` warns if they have changed.
@@ -40,7 +40,6 @@ LARGEST_COPIED_OF_DATA = 2**24
 MOST_COPIED_OF_DATA = 2**26
 _FINGERPRINT_ELEMENTS = 4096
 _DATA = (DataLoader, Dataset, Sampler)
-_ABSENT = object()
 
 
 class TrainingState:
@@ -64,7 +63,7 @@ class TrainingState:
             (`Engine.capture`).
         loader: The source of the batches; a tuple for several loaders.
         owner: An object whose attributes a step may set (the trainer).
-        others: Further objects, by the names that warnings call them, as functions with their closures.
+        others: Further objects by name, for example functions with closures. Warnings use these names.
         before_first_step: Leave out what only `optimizer.step()` changes, which are parameters and optimizer state.
             Such a copy is cheap, and is enough to undo a first step that failed before it called the optimizer.
 
@@ -95,8 +94,7 @@ class TrainingState:
         self._containers: list[tuple[Callable[[Any, Any], None], Any, Any]] = []
         self._tensors: list[tuple[Tensor, Tensor]] = []
         self._arrays: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
-        self._gradients: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
-        self._trained: list[tuple[Tensor, bool]] = []
+        self._gradients: list[tuple[Tensor, bool, Tensor | None, Tensor | None]] = []
         self._generators: list[tuple[Any, Any]] = []
         self._not_copied: list[tuple[Any, Any, Trail]] = []
         self._bytes_left = MOST_COPIED_OF_DATA
@@ -183,10 +181,9 @@ class TrainingState:
             _write(tensor, values)
         for array, saved_array in self._arrays:
             array[...] = saved_array
-        for tensor, trained in self._trained:
+        for tensor, trained, gradient, gradient_values in self._gradients:
             if tensor.requires_grad != trained:
                 tensor.requires_grad_(trained)
-        for tensor, gradient, gradient_values in self._gradients:
             tensor.grad = gradient
             if gradient is not None and gradient_values is not None:
                 gradient.copy_(gradient_values)
@@ -202,8 +199,7 @@ class TrainingState:
         gradient = tensor.grad
         if isinstance(tensor, nn.Parameter) or gradient is not None:
             values = None if by_reference or gradient is None else gradient.detach().clone()
-            self._gradients.append((tensor, gradient, values))
-            self._trained.append((tensor, tensor.requires_grad))
+            self._gradients.append((tensor, tensor.requires_grad, gradient, values))
 
     def _keep_data(self, value: Any, trail: Trail) -> None:
         """Copy the values of a tensor or array of a loader; of a large one, only a fingerprint."""
@@ -270,9 +266,9 @@ def _copies(walk: Walk) -> list[tuple[Callable[[Any, Any], None], Any, Any]]:
     found += [(_put_back_list, live, list(live)) for live in walk.lists]
     found += [(_put_back_set, live, set(live)) for live in walk.sets]
     found += [(_put_back_deque, live, list(live)) for live in walk.deques]
-    found += [(_put_back_cell, live, _content(live)) for live in walk.cells]
+    found += [(_put_back_cell, live, content_of(live)) for live in walk.cells]
     found += [
-        (_put_back_slots, live, {name: getattr(live, name, _ABSENT) for name in slots_of(type(live))})
+        (_put_back_slots, live, {name: getattr(live, name, ABSENT) for name in slots_of(type(live))})
         for live in walk.slotted
     ]
     found += [(_put_back_class, live, dict(vars(live))) for live in walk.classes]
@@ -308,23 +304,16 @@ def _put_back_deque(live: deque[Any], saved: list[Any]) -> None:
     deque.extend(live, saved)
 
 
-def _content(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return _ABSENT
-
-
 def _put_back_cell(live: types.CellType, saved: Any) -> None:
-    if saved is not _ABSENT:
+    if saved is not ABSENT:
         live.cell_contents = saved
-    elif _content(live) is not _ABSENT:
+    elif content_of(live) is not ABSENT:
         del live.cell_contents
 
 
 def _put_back_slots(live: Any, saved: dict[str, Any]) -> None:
     for name, value in saved.items():
-        if value is not _ABSENT:
+        if value is not ABSENT:
             object.__setattr__(live, name, value)
         elif hasattr(live, name):
             object.__delattr__(live, name)
@@ -335,7 +324,7 @@ def _put_back_class(live: type, saved: dict[str, Any]) -> None:
     for name in now.keys() - saved.keys():
         delattr(live, name)
     for name, value in saved.items():
-        if now.get(name, _ABSENT) is not value:
+        if now.get(name, ABSENT) is not value:
             setattr(live, name, value)
 
 

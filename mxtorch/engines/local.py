@@ -307,13 +307,13 @@ def _nothing() -> None:
 
 
 def read_later(value: Tensor) -> Callable[[], float]:
-    """Begin to read a scalar tensor of any device; see `Engine.read_later`."""
+    """Start to read a scalar tensor of any device; see `Engine.read_later`."""
     if value.device.type != "cuda":
         return value.item
     host = torch.empty((), dtype=value.dtype, pin_memory=True)
     host.copy_(value.detach(), non_blocking=True)
     copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    # The stream of the value's device, which need not be the current device of the process.
+    # The current device of the process may be another one, so the stream is that of the value's device.
     copied.record(torch.cuda.current_stream(value.device))
 
     def read() -> float:

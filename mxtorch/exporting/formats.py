@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mxtorch._checks import closest
-from mxtorch.checkpointing.file import atomic_file
+from mxtorch.checkpointing.file import atomic_file, first_line
 from mxtorch.exporting.facts import FORMAT, KEY, Facts, plain_state, unwrapped
 from mxtorch.exporting.limits import remember
 
@@ -109,7 +109,7 @@ def _onnx(model: nn.Module, file: BinaryIO, facts: Facts, example: Tensor | None
         import onnxruntime  # noqa: F401 - to load the file
         import onnxscript  # noqa: F401 - torch.onnx needs it, and would fail later
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f'{error.name} is missing; pip install "mxtorch[onnx]"') from error
+        raise ModuleNotFoundError(f'{error.name} is not installed; pip install "mxtorch[onnx]"') from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside torch.onnx
         program = torch.onnx.export(
@@ -131,8 +131,7 @@ def _exported(model: nn.Module, example: Tensor | None) -> torch.export.Exported
             warnings.simplefilter("ignore")  # deprecations inside torch
             return torch.export.export(model, (inputs,), dynamic_shapes=open_batch, strict=False)
     except Exception as error:  # tracing runs the user's code, which may raise any type
-        line = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        raise ValueError(f"the model can't be exported: {type(error).__name__}: {line}") from error
+        raise ValueError(f"the model can't be exported: {first_line(error)}") from error
 
 
 _WRITERS: dict[str, Callable[[nn.Module, BinaryIO, Facts, Tensor | None], None]] = {

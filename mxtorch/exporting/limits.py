@@ -105,7 +105,7 @@ def check_onnx(path: Path) -> None:
     try:
         import onnx
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('onnx is missing; pip install "mxtorch[onnx]"') from error
+        raise ModuleNotFoundError('onnx is not installed; pip install "mxtorch[onnx]"') from error
     content = path.read_bytes()
     most = MOST_TIMES * len(content) + ALLOWANCE
     cost = 0

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mxtorch import model_zoo
 from mxtorch._checks import closest
 from mxtorch._structure import describe
+from mxtorch.checkpointing.file import first_line
 from mxtorch.exporting.facts import KEY, Facts
 from mxtorch.exporting.limits import check_onnx, read_facts, was_written_here
 from mxtorch.exporting.outputs import is_multi_label, probabilities
@@ -203,8 +204,7 @@ def read(path: Path, suffix: str, model: nn.Module | None = None) -> Predictor:
     except (ValueError, OSError, ModuleNotFoundError, MemoryError):
         raise
     except Exception as error:  # a forged file can make the readers raise any type
-        line = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:200]
-        raise ValueError(f"{path} is damaged, or does not fit the network: {line}") from error
+        raise ValueError(f"{path} is damaged, or does not fit the network: {first_line(error)}") from error
 
 
 def _safetensors(path: Path, model: nn.Module | None) -> Predictor:
@@ -287,7 +287,7 @@ def _onnx(path: Path, model: nn.Module | None) -> Predictor:
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('onnxruntime is missing; pip install "mxtorch[onnx]"') from error
+        raise ModuleNotFoundError('onnxruntime is not installed; pip install "mxtorch[onnx]"') from error
     try:
         check_onnx(path)
         # Constant folding would compute parts of the graph when the file is opened, and these may need any memory.

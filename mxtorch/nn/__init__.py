@@ -13,14 +13,7 @@ from torch import nn as _torch_nn
 
 from mxtorch.nn.activation import ActivationName
 from mxtorch.nn.composition import Order
-from mxtorch.nn.convolution import (
-    Conv1d,
-    Conv2d,
-    Conv3d,
-    ConvTranspose1d,
-    ConvTranspose2d,
-    ConvTranspose3d,
-)
+from mxtorch.nn.convolution import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from mxtorch.nn.embedding import Embedding
 from mxtorch.nn.layer import Layer
 from mxtorch.nn.linear import Bilinear, Dense, Linear

@@ -29,7 +29,7 @@ class _TransposedConvolution(_Convolution):
         output = input
         for stage in self._stages:
             operation = super(Layer, self).forward
-            output = operation(output, output_size) if stage == "C" else self._beside(stage, output)
+            output = operation(output, output_size) if stage == "C" else self._run_part(stage, output)
         return output
 
 

@@ -96,7 +96,7 @@ class Layer(torch_nn.Module, metaclass=_LayerClass):
         """Run operation, norm and activation in their order."""
         output = input
         for stage in self._stages:
-            output = super().forward(output) if stage == "C" else self._beside(stage, output)
+            output = super().forward(output) if stage == "C" else self._run_part(stage, output)
         return output
 
     def reset_parameters(self) -> None:
@@ -157,14 +157,14 @@ class Layer(torch_nn.Module, metaclass=_LayerClass):
             order: The order of operation (C), norm (N) and activation (A).
         """
         initializers = {name: init.get(value, name) for name, value in own.items() if value is not None}
-        beside = {"norm": norm, "activation": self._take_activation(activation, arguments)}
+        parts = {"norm": norm, "activation": self._take_activation(activation, arguments)}
         if initializers:
             self._under_construction = True  # torch's constructors would initialise before the activation is known
         self._construct_operation(arguments, initializers)
-        for name, module in beside.items():
+        for name, module in parts.items():
             if module is not None:
                 self.add_module(name, module)
-                self._stages = "".join(s for s in order if s == "C" or beside[_SUBMODULES[s]] is not None)
+                self._stages = "".join(s for s in order if s == "C" or parts[_SUBMODULES[s]] is not None)
         if initializers:
             del self._under_construction
             self.own_initializers = self._by_parameter(initializers)
@@ -206,7 +206,7 @@ class Layer(torch_nn.Module, metaclass=_LayerClass):
             self.__dict__["reset_parameters"] = functools.partial(init.reset, self)
         self.__class__ = lazy_class(ordinary, self.torch_class) if is_lazy else self.torch_class
 
-    def _beside(self, stage: str, input: Tensor) -> Any:
+    def _run_part(self, stage: str, input: Tensor) -> Any:
         return self._normalise(input) if stage == "N" else self.activation(input)
 
     def _normalise(self, input: Tensor) -> Any:

@@ -1,4 +1,4 @@
-"""Caches of its own for each test, and a server of weights on this machine."""
+"""Separate caches for each test, and a server of weights on this machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _own_caches(tmp_path, monkeypatch):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves files of a folder, in parts if asked, and does what the test wants instead."""
+    """Serves the files of a folder, in parts if requested; a test can change its answers."""
 
     def do_GET(self):
         served = self.server.served
@@ -64,12 +64,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Served:
-    """A folder served by http, and what is asked of it."""
+    """A folder that is served by http, and a list of the requests."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.requests: list[tuple[str, str | None]] = []
-        self.breaks: list[int] = []  # after how many bytes the next connections end
+        self.breaks: list[int] = []  # the numbers of bytes after which the next connections end
         self.ranges = True
         self.redirects: dict[str, str] = {}
         self.announced = ""
@@ -97,7 +97,7 @@ def hash_of(path: Path) -> str:
 
 @pytest.fixture
 def pin(monkeypatch):
-    """Let the default weights of a model be some files."""
+    """Replace the default weights of a model by some files."""
 
     def pin_files(name, *files, **changes):
         entry = catalogue.ENTRIES[name]
@@ -110,7 +110,7 @@ def pin(monkeypatch):
 
 @pytest.fixture
 def published(server, pin):
-    """ResNet-10t whose weights the server has: the server, and the network they are of."""
+    """The server with weights of ResNet-10t, and the network of these weights."""
     torch.manual_seed(1)
     net = model_zoo.resnet10t()
     path = server.folder / "resnet10t-test.pth"

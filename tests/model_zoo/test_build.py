@@ -12,7 +12,7 @@ import model_zoo
 from model_zoo import builders
 
 
-def test_the_package_brings_real_weights(monkeypatch):
+def test_the_package_has_real_weights(monkeypatch):
     monkeypatch.setenv("MXTORCH_OFFLINE", "1")
     net = model_zoo.efficientnet_lite0(pretrained=True).eval()
     assert net.zoo_weights == "in1k"
@@ -22,7 +22,7 @@ def test_the_package_brings_real_weights(monkeypatch):
     assert torch.equal(small.conv_stem.weight, net.conv_stem.weight)
 
 
-def test_channels_keep_what_was_learnt():
+def test_other_channels_keep_the_weights():
     colour = model_zoo.efficientnet_lite0(pretrained=True).eval()
     grey = model_zoo.efficientnet_lite0(pretrained=True, in_channels=1).eval()
     six = model_zoo.efficientnet_lite0(pretrained=True, in_channels=6).eval()
@@ -89,7 +89,7 @@ def test_wrong_arguments(tmp_path):
             model_zoo.resnet18(num_classes=wrong)
         with pytest.raises(ValueError, match="in_channels: got"):
             model_zoo.resnet18(in_channels=wrong)
-    with pytest.raises(ValueError, match="not both"):
+    with pytest.raises(ValueError, match="give only one of the two"):
         model_zoo.resnet18(pretrained=True, weights="a.pth")
     with pytest.raises(ValueError, match="several classifiers"):
         model_zoo.create("timm/deit_tiny_distilled_patch16_224")
@@ -101,13 +101,13 @@ def test_integers_of_numpy():
     assert model_zoo.preprocess(net, size=np.uint8(64)).transforms[1].size == (64, 64)
 
 
-def test_without_the_extra_the_error_says_how_to_get_it(monkeypatch):
+def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pretrainedmodels", None)
     with pytest.raises(ModuleNotFoundError, match=r'pip install "mxtorch\[cadene\]"'):
         model_zoo.polynet()
 
 
-def test_padding_is_no_part_of_the_mean():
+def test_padding_is_not_counted_in_the_mean():
     from timm.layers import AvgPool2dSame
 
     maps = torch.rand(1, 2, 7, 7)
@@ -118,7 +118,7 @@ def test_padding_is_no_part_of_the_mean():
 
 
 def test_the_import_is_light():
-    """What takes long is imported when it is needed."""
+    """Large libraries are imported when they are needed."""
     script = """
 import torch, sys
 before = set(sys.modules)
@@ -130,7 +130,7 @@ print(*sorted(new & {"torchvision", "timm", "safetensors", "huggingface_hub", "t
     assert result.stdout.split() == []
 
 
-def test_building_warns_of_nothing():
+def test_building_gives_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in ("inception_v3", "squeezenet1_0", "nasnetamobile"):

@@ -1,4 +1,4 @@
-"""The facts are those of the installed libraries."""
+"""The facts of the catalogue equal those of the installed libraries."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_torchvision(name):
         transforms, ours = theirs.transforms(), weights.preprocessing
         assert ([ours.size], [ours.resize]) == (transforms.crop_size, transforms.resize_size)
         assert ours.interpolation == transforms.interpolation.value
-        if name != "inception_v3":  # whose own transform, inside the network, is replaced by these numbers
+        if name != "inception_v3":  # torchvision's network has its own transform inside, which these numbers replace
             assert (list(ours.mean), list(ours.std)) == (transforms.mean, transforms.std)
             assert entry.parameters == theirs.meta["num_params"]
         assert entry.gmacs == pytest.approx(theirs.meta["_ops"], abs=1e-3)
@@ -82,7 +82,7 @@ def test_pretrainedmodels():
     assert checked >= len(OF_CADENE)
 
 
-def test_names_that_an_editor_completes_are_those_of_the_catalogue():
+def test_the_names_for_editors_equal_those_of_the_catalogue():
     assert get_args(ModelName) == tuple(ENTRIES)
     assert set(get_args(WeightTag)) == {weights.tag for entry in ENTRIES.values() for weights in entry.weights}
     assert set(ENTRIES) <= set(model_zoo.__all__)
@@ -90,7 +90,7 @@ def test_names_that_an_editor_completes_are_those_of_the_catalogue():
         assert getattr(model_zoo, name).__name__ == name
 
 
-def test_every_file_can_be_had_and_most_can_be_checked():
+def test_every_file_has_an_address_and_most_have_a_hash():
     for entry in ENTRIES.values():
         assert entry.family in FAMILIES
         tags = [weights.tag for weights in entry.weights]
@@ -107,7 +107,7 @@ def test_every_file_can_be_had_and_most_can_be_checked():
                 assert len(file.sha256) in (0, 8, 9, 64)
 
 
-def test_the_documents_say_how_many_hashes_are_whole():
+def test_the_documents_have_the_numbers_of_hashes():
     files = {
         file.name: file for entry in ENTRIES.values() for weights in entry.weights for file in weights.files
     }.values()

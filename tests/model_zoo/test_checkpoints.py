@@ -10,7 +10,7 @@ from torch import nn
 
 import model_zoo
 
-# The original's name, ours, the side of the pictures, the rows of the original's classifier.
+# The original name, the zoo's name, the side of the pictures, the rows of the original classifier.
 ORIGINALS = [
     ("alexnet", "alexnet", 224, 1000),
     ("vgg16", "vgg16", 224, 1000),
@@ -38,7 +38,7 @@ ORIGINALS = [
 
 
 def original(name, rows):
-    """A network of pretrainedmodels with statistics unlike those of a fresh one, which would hide mistakes."""
+    """A network of pretrainedmodels with unusual statistics, because those of a new network would hide errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import pretrainedmodels
@@ -66,7 +66,7 @@ def test_the_same_function_as_the_original(theirs, ours, side, rows, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_files_of_ones_own(tmp_path, monkeypatch, agree, suffix):
+def test_files_of_the_user(tmp_path, monkeypatch, agree, suffix):
     monkeypatch.chdir(tmp_path)
     net = model_zoo.resnet10t(num_classes=4, in_channels=2)
     if suffix == ".pth":
@@ -91,9 +91,9 @@ def test_torchvisions_own_files_of_densenet(tmp_path, agree):
 def test_class_counts(tmp_path):
     path = tmp_path / "mine.pth"
     torch.save(model_zoo.resnet10t(num_classes=5).state_dict(), path)
-    with pytest.raises(ValueError, match="has 5 classes, num_classes is 7: give num_classes=5"):
+    with pytest.raises(ValueError, match="has 5 classes, but num_classes is 7; give num_classes=5"):
         model_zoo.resnet10t(num_classes=7, weights=path)
-    with pytest.raises(ValueError, match="num_classes is 1000: give num_classes=5"):
+    with pytest.raises(ValueError, match="num_classes is 1000; give num_classes=5"):
         model_zoo.resnet10t(weights=path)
     thousand = model_zoo.resnet10t()
     torch.save(thousand.state_dict(), path)
@@ -107,7 +107,7 @@ class Planted:
         return os.system, ("touch planted",)
 
 
-def test_what_is_refused(tmp_path, monkeypatch):
+def test_wrong_files_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     net = model_zoo.resnet10t()
     state = net.state_dict()
@@ -121,7 +121,7 @@ def test_what_is_refused(tmp_path, monkeypatch):
         model_zoo.resnet10t(weights="absent.pth")
     for planted in ({"conv1.weight": Planted()}, Planted(), net):
         torch.save(planted, "planted.pth")
-        with pytest.raises(ValueError, match="refused: open it with the program that made it"):
+        with pytest.raises(ValueError, match="refused; open it with the program that made it"):
             model_zoo.resnet10t(weights="planted.pth")
     assert not (tmp_path / "planted").exists()
     torch.save([1, 2], "list.pth")

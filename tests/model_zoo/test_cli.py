@@ -45,7 +45,7 @@ def test_fetch_and_verify(published, capsys):
     assert "resnet10t has c3_in1k" in capsys.readouterr().err
 
 
-def test_what_can_not_be_had(monkeypatch, capsys):
+def test_weights_that_are_not_available(monkeypatch, capsys):
     monkeypatch.setenv("MXTORCH_OFFLINE", "1")
     assert main(["fetch", "resnet18"]) == 1
     assert "By hand: put resnet18-f37072fd.pth" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The examples in docstrings run without a network and give what they show."""
+"""The examples in docstrings run without a connection and give the shown results."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def test_examples(name, monkeypatch):
 @pytest.mark.parametrize(
     "name", ["create", "features", "fuse", "imagenet_classes", "info", "list_models", "preprocess", "taps"]
 )
-def test_what_a_user_calls_has_an_example(name):
+def test_public_functions_have_examples(name):
     assert ">>> " in getattr(model_zoo, name).__doc__

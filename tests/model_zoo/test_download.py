@@ -46,7 +46,7 @@ def test_other_weights_of_the_same_shape(published):
     served, _ = published
     torch.manual_seed(5)
     torch.save(model_zoo.resnet10t().state_dict(), served.folder / "resnet10t-test.pth")
-    with pytest.raises(model_zoo.WeightsError, match="the sha256 of what it sent begins"):
+    with pytest.raises(model_zoo.WeightsError, match="the sha256 of what it sent starts with"):
         model_zoo.resnet10t(pretrained=True)
     assert "resnet10t-test.pth" not in cached()
 
@@ -61,7 +61,7 @@ def test_other_weights_of_the_same_shape(published):
         (b"", "nothing"),
     ],
 )
-def test_what_comes_in_place_of_a_file_is_never_kept(published, pin, sha256, content, kind, digits):
+def test_other_content_in_place_of_a_file_is_not_kept(published, pin, sha256, content, kind, digits):
     served, _ = published
     path = served.folder / "resnet10t-test.pth"
     pin("resnet10t", model_zoo.WeightFile(path.name, f"{served.address}/{path.name}", sha256(path)[:digits]))
@@ -71,7 +71,7 @@ def test_what_comes_in_place_of_a_file_is_never_kept(published, pin, sha256, con
     assert not [name for name in cached() if not name.endswith(".lock")]
 
 
-def test_a_broken_download_goes_on(published, agree):
+def test_an_interrupted_download_continues(published, agree):
     served, net = published
     size = (served.folder / "resnet10t-test.pth").stat().st_size
     served.breaks = [size // 2, size // 4]
@@ -79,10 +79,10 @@ def test_a_broken_download_goes_on(published, agree):
     assert [begin for _, begin in served.requests] == [None, f"bytes={size // 2}-", f"bytes={size // 2 + size // 4}-"]
 
 
-def test_a_download_goes_on_in_another_process(published, agree):
+def test_another_process_continues_a_download(published, agree):
     served, net = published
     served.breaks = [1000, 0]
-    with pytest.raises(model_zoo.WeightsError, match="broke off after 1000 of"):
+    with pytest.raises(model_zoo.WeightsError, match="ended after 1000 of"):
         model_zoo.resnet10t(pretrained=True)
     assert [name for name in cached() if name.endswith(".part")] == ["resnet10t-test.pth.part"]
     assert agree(model_zoo.resnet10t(pretrained=True), net)
@@ -90,7 +90,7 @@ def test_a_download_goes_on_in_another_process(published, agree):
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_the_beginning_of_another_file_is_thrown_away(published, agree, ranges):
+def test_a_part_of_another_file_is_removed(published, agree, ranges):
     served, net = published
     served.ranges = ranges
     cache_folder().mkdir(parents=True)
@@ -98,7 +98,7 @@ def test_the_beginning_of_another_file_is_thrown_away(published, agree, ranges):
     assert agree(model_zoo.resnet10t(pretrained=True), net)
 
 
-def test_a_server_that_sends_nothing_whole(published):
+def test_a_server_that_never_sends_a_complete_file(published):
     served, _ = published
     served.breaks = [10] * 20
     with pytest.raises(model_zoo.WeightsError, match="the part is kept, call again"):
@@ -107,7 +107,7 @@ def test_a_server_that_sends_nothing_whole(published):
     assert "resnet10t-test.pth" not in cached()
 
 
-def test_a_file_that_is_not_there(published):
+def test_a_missing_file(published):
     served, _ = published
     (served.folder / "resnet10t-test.pth").unlink()
     with pytest.raises(model_zoo.WeightsError, match="the server answers 404"):
@@ -115,7 +115,7 @@ def test_a_file_that_is_not_there(published):
 
 
 def test_plain_http_is_refused(tmp_path, published):
-    with pytest.raises(model_zoo.WeightsError, match="over https only"):
+    with pytest.raises(model_zoo.WeightsError, match="only over https"):
         download.download("http://weights.invalid/a.pth", model_zoo.WeightFile("a.pth"), tmp_path)
     served, _ = published
     served.redirects["/resnet10t-test.pth"] = "http://weights.invalid/a.pth"
@@ -133,7 +133,7 @@ def test_a_hash_that_the_server_announces(published, pin, sha256, agree):
         model_zoo.resnet10t(pretrained=True)
     served.announced = sha256(path)
     assert agree(model_zoo.resnet10t(pretrained=True), net)
-    # From now on it is known.
+    # Now the hash is recorded.
     (cache_folder() / "resnet10t.pth").write_bytes(b"something else")
     served.redirects.clear()
     with pytest.raises(model_zoo.WeightsError, match="damaged or another file"):
@@ -169,7 +169,7 @@ def test_a_full_disk(published, monkeypatch):
     assert not [name for name in cached() if not name.endswith(".lock")]
 
 
-def test_a_disk_that_gets_full_on_the_way(published, monkeypatch):
+def test_a_disk_that_becomes_full_during_a_download(published, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -179,7 +179,7 @@ def test_a_disk_that_gets_full_on_the_way(published, monkeypatch):
     assert not [name for name in cached() if not name.endswith(".lock")]
 
 
-def test_a_cache_that_can_only_be_read(published, monkeypatch, agree, tmp_path):
+def test_a_read_only_cache(published, monkeypatch, agree, tmp_path):
     _, net = published
     model_zoo.resnet10t(pretrained=True)
 
@@ -194,7 +194,7 @@ def test_a_cache_that_can_only_be_read(published, monkeypatch, agree, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["refuses", "is silent"])
-def test_without_a_network_the_error_comes_soon(monkeypatch, how):
+def test_without_a_connection_the_error_comes_soon(monkeypatch, how):
     def connect(address, timeout):
         if how == "refuses":
             raise socket.gaierror(-2, "Name or service not known")
@@ -210,7 +210,7 @@ def test_without_a_network_the_error_comes_soon(monkeypatch, how):
     assert "huggingface.co can't be reached" in str(error.value)
 
 
-def test_a_proxy_is_asked_in_place_of_the_server(monkeypatch):
+def test_a_proxy_is_probed_in_place_of_the_server(monkeypatch):
     asked = []
     monkeypatch.setenv("https_proxy", "http://proxy.invalid:3128")
     monkeypatch.delenv("no_proxy", raising=False)

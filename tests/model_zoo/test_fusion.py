@@ -8,7 +8,7 @@ import model_zoo
 
 
 def lively(net):
-    """Statistics unlike those of a fresh network, which would hide mistakes."""
+    """Give a network unusual statistics, because those of a new network would hide errors."""
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
@@ -38,11 +38,11 @@ def test_fused_networks_agree(name, left):
     assert norms(net) > left
 
 
-def test_what_something_else_sees_is_not_folded():
+def test_a_convolution_whose_output_has_another_use_is_not_folded():
     net = lively(model_zoo.resnet18(num_classes=2))
 
     class Peek(nn.Module):
-        """Takes what the first convolution gives, and gives it on."""
+        """Returns the output of the first convolution together with its own output."""
 
         def __init__(self, inner):
             super().__init__()

@@ -12,7 +12,7 @@ def norms(net):
     return {name: module for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)}
 
 
-def test_freezing_holds_through_training_mode():
+def test_frozen_normalisation_stays_in_evaluation_mode():
     net = model_zoo.freeze_to(model_zoo.resnet18(), "mid")
     net.train()
     modes = {name: module.training for name, module in norms(net).items()}
@@ -43,7 +43,7 @@ def test_rates_fall_towards_the_input():
     assert optimizer.learning_rates == pytest.approx([1.25, 2.5, 5.0, 10.0])
 
 
-def test_groups_of_the_rest_of_timm():
+def test_groups_of_other_models_of_timm():
     net = model_zoo.create("timm/vit_tiny_patch16_224", num_classes=3)
     found = model_zoo.groups(net)
     assert list(found["head"]) == ["head.weight", "head.bias"]

@@ -54,7 +54,7 @@ def test_copies_and_compiled_networks_keep_the_head():
         assert torch.allclose(compiled(picture), expected)
 
 
-def test_what_is_no_module_is_refused():
+def test_a_head_that_is_no_module_is_refused():
     net = model_zoo.efficientnet_lite0()
     before = net.fc
     with pytest.raises(TypeError, match=r"nn\.Linear\(1280"):
@@ -62,7 +62,7 @@ def test_what_is_no_module_is_refused():
     assert net.fc is before
 
 
-def test_class_names_go_with_their_head():
+def test_class_names_belong_to_their_head():
     net = model_zoo.efficientnet_lite0(pretrained=True)
     assert (len(net.classes), net.classes[0]) == (1000, "tench")
     net.fc = nn.Linear(1280, 2)

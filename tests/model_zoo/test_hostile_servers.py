@@ -1,4 +1,4 @@
-"""Servers that are slow, endless, malformed or that lie: each is given up in time, and the next address is tried."""
+"""Servers that are slow, endless, malformed or wrong: each raises an error in time, and the next address is tried."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import model_zoo
 from model_zoo import catalogue, download, paced
 from model_zoo import weights as weight_files
 
-SECONDS = 8.0  # for one server, with the limits below
+SECONDS = 8.0  # the time for one server, with the limits below
 CONTENT = b"PK\x03\x04" + bytes(range(256)) * 200
 OTHER = b"PK\x03\x04" + bytes(len(CONTENT) - 4)
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -25,7 +25,7 @@ CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 def drip(start: bytes, piece: bytes = b"x"):
-    """What comes so slowly that no single wait is long."""
+    """Data that arrive slowly although no single wait is long."""
     return itertools.chain([start], (each for _ in iter(int, 1) for each in (0.05, piece)))
 
 
@@ -45,7 +45,7 @@ def body(content, *headers):
     return status(200, b"Content-Length: %d" % len(content), *headers) + content
 
 
-# What a server sends: bytes, or pieces of them with waits between, in seconds.
+# The answers of the servers: bytes, or pieces of bytes with waits between them, in seconds.
 SERVERS = {
     # slow
     "silent": [10.0],
@@ -132,7 +132,7 @@ SERVERS = {
 
 
 class Hostile:
-    """A server on this machine that sends what it is told, whatever it is asked."""
+    """A server on this machine that sends a given answer to every request."""
 
     def __init__(self, answer) -> None:
         self.answer = answer
@@ -201,7 +201,7 @@ def test_the_next_address_is_tried(server, pin, limits, sha256, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["a byte at a time", "an endless body", "garbage", "another file", "half the file"])
-def test_alone_it_is_an_error_and_no_file(pin, limits, sha256, tmp_path, name):
+def test_without_another_address_it_is_an_error_and_no_file(pin, limits, sha256, tmp_path, name):
     hostile = Hostile(SERVERS[name])
     (tmp_path / "content").write_bytes(CONTENT)
     file = model_zoo.WeightFile("weights.pth", f"{hostile.address}/x", sha256(tmp_path / "content"))
@@ -228,7 +228,7 @@ def test_a_reset_connection(server, pin, limits, sha256, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["a link", "a hard link", "a folder", "a pipe"])
-def test_what_is_planted_in_place_of_the_part(server, pin, limits, sha256, tmp_path, kind):
+def test_an_object_planted_in_place_of_the_part(server, pin, limits, sha256, tmp_path, kind):
     import os
 
     folder = weight_files.cache_folder()

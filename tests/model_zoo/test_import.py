@@ -1,4 +1,4 @@
-"""`mxtorch.model_zoo` is the zoo that belongs to mxtorch, whatever else has that name.
+"""`mxtorch.model_zoo` is the zoo of mxtorch, whatever other modules have that name.
 
 Every case runs in a process of its own, whose current folder is a user's and comes first on `sys.path`.
 """
@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# What an installed wheel and an editable install do: both come after the current folder.
+# The path entries of an installed wheel and of an editable install. Both come after the current folder.
 LAYOUTS = {
     "wheel": "sys.path.append(root)",
     "editable": """
@@ -28,7 +28,7 @@ class Finder:
 sys.meta_path.append(Finder)
 """,
 }
-# A user's own module of the name, as files in their folder.
+# A user's own module of that name, as files in a folder.
 THEIRS = {
     "a package": {"model_zoo/__init__.py": "whose = 'theirs'"},
     "a module": {"model_zoo.py": "whose = 'theirs'"},
@@ -37,12 +37,12 @@ THEIRS = {
 
 
 def run(folder: Path, script: str, layout: str = "wheel", arguments: tuple[str, ...] = ()) -> str:
-    """What a script prints, run in a folder in which mxtorch is installed."""
+    """The output of a script, which runs in a folder with an installation of mxtorch."""
     prelude = f"""
 import importlib.util, sys
 
 root = {str(ROOT)!r}
-# An editable install of mxtorch in the environment of the tests would add a second place where it is found.
+# An editable install of mxtorch in the environment of the tests would be found, too.
 sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in getattr(finder, "__module__", "")]
 sys.path[:] = ["", *(path for path in sys.path[1:] if path != root)]
 {LAYOUTS[layout]}
@@ -97,7 +97,7 @@ def test_a_users_module_of_that_name_is_never_taken(tmp_path, kind, layout):
     assert run(tmp_path, OURS, layout).startswith("resnet10t ")
 
 
-def test_a_users_module_may_be_imported_first_and_stays_theirs(tmp_path):
+def test_a_users_module_may_be_imported_first_and_does_not_change(tmp_path):
     write(tmp_path, THEIRS["a package"])
     script = "import model_zoo\ntheirs = model_zoo" + OURS + "assert sys.modules['model_zoo'] is theirs is not zoo"
     run(tmp_path, script)
@@ -106,7 +106,7 @@ def test_a_users_module_may_be_imported_first_and_stays_theirs(tmp_path):
 def test_a_users_module_may_be_imported_afterwards(tmp_path):
     write(tmp_path, {**THEIRS["a module"], "deeper/model_zoo.py": "from mxtorch.model_zoo import resnet10t"})
     run(tmp_path, OURS + "import model_zoo\nassert model_zoo.whose == 'theirs'\nassert zoo is not model_zoo")
-    # Theirs may use ours while it is being imported.
+    # The user's module may use the zoo during its import.
     run(tmp_path / "deeper", "import model_zoo\nassert model_zoo.resnet10t.__module__ == 'mxtorch.model_zoo'")
 
 
@@ -117,7 +117,7 @@ def test_a_module_without_a_file_or_spec(tmp_path):
 @pytest.mark.parametrize(
     ("first", "layout"), [("", "editable"), ("import model_zoo.cli\n", "wheel")], ids=["editable", "wheel, imported"]
 )
-def test_both_names_are_one_module_where_nobody_else_has_it(tmp_path, first, layout):
+def test_both_names_are_one_module_without_another_module_of_the_name(tmp_path, first, layout):
     same = """
 import model_zoo
 import model_zoo.families
@@ -174,7 +174,7 @@ def test_as_a_program(tmp_path):
     assert done.stdout.startswith("swin_tiny"), done.stderr
 
 
-def test_an_installation_without_the_zoo_says_so(tmp_path):
+def test_an_installation_without_the_zoo_is_an_error(tmp_path):
     import shutil
 
     shutil.copytree(ROOT / "mxtorch", tmp_path / "mxtorch", ignore=shutil.ignore_patterns("__pycache__"))

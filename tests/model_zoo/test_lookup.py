@@ -46,7 +46,7 @@ def test_cards():
     assert card.weights[0].measured_by == "torchvision"
 
 
-def test_cards_of_the_rest_of_timm():
+def test_cards_of_other_models_of_timm():
     card = model_zoo.info("timm/resnet26d")
     assert card.parameters == 16_014_408
     assert card.gmacs == pytest.approx(2.58, abs=0.01)

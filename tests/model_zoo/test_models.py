@@ -1,4 +1,4 @@
-"""What holds for every model of the list; most are built on the meta device, where nothing is computed."""
+"""Properties of every model of the list. Most are built on the meta device, where nothing is computed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from model_zoo.families import GROUPS
 
 
 @pytest.mark.parametrize("name", model_zoo.list_models())
-def test_one_way_for_all(name):
+def test_the_interface_of_every_model(name):
     build, card = getattr(model_zoo, name), model_zoo.info(name)
     size = card.preprocessing.size
     with torch.device("meta"):
@@ -56,7 +56,7 @@ def test_one_way_for_all(name):
     assert model_zoo.preprocess(net, size=32) is not None
 
 
-def test_functions_say_what_they_are():
+def test_functions_have_names_docstrings_and_signatures():
     assert (model_zoo.resnet50.__module__, model_zoo.resnet50.__qualname__) == ("model_zoo", "resnet50")
     assert "arXiv 1512.03385" in model_zoo.resnet50.__doc__
     of_create = inspect.signature(model_zoo.create).parameters
@@ -67,7 +67,7 @@ def test_functions_say_what_they_are():
         model_zoo.resnet18(classes=3)
 
 
-# One of each kind of network; `python benchmarks/modes.py` tries them all.
+# One model of each kind; `python benchmarks/modes.py` runs all models.
 MODES = {
     "squeezenet1_1": 64,
     "resnet18": 64,

@@ -11,7 +11,7 @@ from PIL import Image
 import model_zoo
 
 
-def test_a_picture_becomes_what_the_weights_know():
+def test_a_picture_becomes_an_input_of_the_weights():
     picture = Image.new("RGB", (300, 200), (255, 0, 0))
     for name, size in (("inceptionresnetv2", 299), ("resnet50", 224)):
         out = model_zoo.preprocess(name)(picture)
@@ -21,7 +21,7 @@ def test_a_picture_becomes_what_the_weights_know():
     assert model_zoo.preprocess(name, train=True, size=96)(picture).shape == (3, 96, 96)
 
 
-def test_it_follows_the_weights_in_use():
+def test_it_follows_the_weights_of_the_network():
     steps = model_zoo.preprocess("efficientnet_b1").transforms
     assert (steps[0].size, steps[0].interpolation.value, steps[1].size) == ([256], "bicubic", (240, 240))
     net = model_zoo.resnet50()
@@ -45,7 +45,7 @@ def test_one_channel():
 def test_wrong_values():
     with pytest.raises(ValueError, match="not built by the zoo"):
         model_zoo.preprocess(torch.nn.Linear(1, 1))
-    with pytest.raises(ValueError, match="takes 5 channels"):
+    with pytest.raises(ValueError, match="a network of 5 channels"):
         model_zoo.preprocess(model_zoo.resnet10t(in_channels=5))
     for wrong in (0, -3, 1.5, True):
         with pytest.raises(ValueError, match="size: got"):
@@ -64,7 +64,7 @@ def noise(mode="RGB", size=(90, 70)):
 
 @pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
 @pytest.mark.parametrize("size", [(90, 70), (60, 130), (224, 224)])
-def test_every_crop_mode_is_that_of_timm(crop_mode, size):
+def test_every_crop_mode_equals_that_of_timm(crop_mode, size):
     from timm.data import create_transform
 
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.2, 0.3)
@@ -75,7 +75,7 @@ def test_every_crop_mode_is_that_of_timm(crop_mode, size):
     assert torch.allclose(ours(noise(size=size)), theirs(noise(size=size)), atol=1e-5)
 
 
-def test_the_crop_mode_is_that_of_the_weights():
+def test_the_crop_mode_follows_the_weights():
     assert model_zoo.info("timm/tf_efficientnetv2_b3.in21k_ft_in1k").preprocessing.crop_mode == "squash"
     assert model_zoo.info("timm/resnet10t").preprocessing.crop_mode == "center"
     with pytest.raises(ValueError, match="crop_mode: got 'centre'"):
@@ -85,7 +85,7 @@ def test_the_crop_mode_is_that_of_the_weights():
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "PA", "RGBA", "CMYK", "1", "YCbCr", "HSV"])
 @pytest.mark.parametrize("train", [False, True])
 def test_pictures_of_any_mode_become_rgb(mode, train):
-    """As data sets of torchvision and timm open them."""
+    """Pictures are converted as the data sets of torchvision and timm do."""
     transform = model_zoo.preprocess("resnet10t", size=32, train=train)
     for each in (transform, copy.deepcopy(transform), pickle.loads(pickle.dumps(transform))):
         found, expected = [], []

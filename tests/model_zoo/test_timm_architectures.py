@@ -1,4 +1,4 @@
-"""Architectures of timm with one input channel and an `fc` of the user's, on the meta device."""
+"""Architectures of timm with one input channel and a user's `fc`, on the meta device."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import nn
 
 import model_zoo
 
-# One of every kind of first layer and of head: several first convolutions (fastvit, mobileone, repvgg, repghostnet),
-# blocks of pixels as channels (tresnet), patches through a linear layer (naflexvit), heads within heads.
+# One model of every kind of first layer and of head: several first convolutions (fastvit, mobileone, repvgg,
+# repghostnet), blocks of pixels as channels (tresnet), patches through a linear layer (naflexvit), heads within heads.
 WORK = (
     "tresnet_m", "repvgg_a0", "fastvit_t8", "mobileone_s0", "naflexvit_base_patch16_gap", "repghostnet_050",
     "convnext_atto", "vit_tiny_patch16_224", "beit_base_patch16_224", "swin_tiny_patch4_window7_224", "coatnet_0_224",
@@ -23,7 +23,7 @@ REFUSED = (
     ("deit_tiny_distilled_patch16_224", "has several classifiers"),
     ("gemma4_vit_570m_enc", "has no classifier"),
     ("mobilenetv5_300m_enc", "has no classifier"),
-    ("csatv2", "takes images with 3 channels only"),
+    ("csatv2", "takes only images with 3 channels"),
 )
 
 
@@ -39,7 +39,7 @@ def test_one_channel_and_a_new_head(name):
 
 
 @pytest.mark.parametrize(("name", "reason"), REFUSED)
-def test_what_the_zoo_can_not_build_is_refused(name, reason):
+def test_models_that_the_zoo_can_not_build_are_refused(name, reason):
     with torch.device("meta"), pytest.raises(ValueError, match=reason):
         model_zoo.create(f"timm/{name}", in_channels=1)
 
@@ -48,7 +48,7 @@ def test_what_the_zoo_can_not_build_is_refused(name, reason):
 @pytest.mark.parametrize("name", ["resnet10t", "repvgg_a0", "mobileone_s0", "fastvit_t8", "tresnet_m"])
 @pytest.mark.parametrize("source", ["pretrained", "file"])
 def test_weights_for_colours_are_fitted_to_one_channel(name, source, tmp_path, monkeypatch):
-    """A grey picture gives the outputs that it gives as a colour picture."""
+    """A grey picture gives the same outputs as the same picture in RGB."""
     import timm
     from safetensors.torch import save_file
 
@@ -70,10 +70,10 @@ def test_weights_for_colours_are_fitted_to_one_channel(name, source, tmp_path, m
 
 @pytest.mark.parametrize(("name", "channels"), [("tresnet_m", 5), ("naflexvit_base_patch16_gap", 1)])
 def test_weights_that_can_not_be_fitted_are_refused(name, channels):
-    """timm would leave the first layer random."""
+    """timm would leave random values in the first layer."""
     from model_zoo.builders import check_first_layers
 
     with torch.device("meta"):
         net = model_zoo.create(f"timm/{name}", in_channels=channels)
-    with pytest.raises(ValueError, match=r"in_channels: got .; the first layer of .* can't be fitted"):
+    with pytest.raises(ValueError, match=r"in_channels: got ., but weights for 3 channels can't be fitted"):
         check_first_layers(net, name, channels)

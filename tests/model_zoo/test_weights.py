@@ -56,7 +56,7 @@ def test_the_cache_of_the_hub(published, monkeypatch, pin, agree, tmp_path, sha2
     monkeypatch.setenv("MXTORCH_OFFLINE", "1")
     with pytest.warns(UserWarning, match=f"no published hash.*sha256 is {digest}"):
         assert agree(model_zoo.resnet10t(pretrained=True), net)
-    assert agree(model_zoo.resnet10t(pretrained=True), net)  # it is recorded now
+    assert agree(model_zoo.resnet10t(pretrained=True), net)  # now the file is recorded
     (blobs / digest).write_bytes(b"damaged")
     with pytest.raises(model_zoo.WeightsError, match=f"expected {digest}"):
         model_zoo.resnet10t(pretrained=True)
@@ -78,7 +78,7 @@ def test_a_file_with_a_name_of_the_zoo_must_be_that_file(tmp_path):
     model_zoo.resnet18(weights=tmp_path / "resnet18-20250101.pth")
 
 
-def test_offline_no_socket_is_opened_and_the_error_says_what_to_do(monkeypatch):
+def test_offline_no_connection_is_opened_and_the_error_says_what_to_do(monkeypatch):
     def forbidden(*_, **__):
         raise AssertionError("a socket was opened")
 
@@ -129,7 +129,7 @@ def test_other_words_for_offline_are_errors(published, monkeypatch):
         model_zoo.resnet10t(pretrained=True)
 
 
-def test_the_home_folder_may_begin_with_a_tilde(monkeypatch, tmp_path):
+def test_the_home_folder_may_start_with_a_tilde(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("MXTORCH_HOME", "~/zoo")
     assert weight_files.cache_folder() == tmp_path / "zoo" / "weights"
@@ -138,7 +138,7 @@ def test_the_home_folder_may_begin_with_a_tilde(monkeypatch, tmp_path):
 
 
 def planted(net, pin, name="resnet10t.pth"):
-    """Other weights of the right shape, put into the cache by someone."""
+    """Other weights of the right shape, which someone has put into the cache."""
     path = weight_files.cache_folder() / name
     path.parent.mkdir(parents=True)
     torch.save(net.state_dict(), path)
@@ -146,14 +146,14 @@ def planted(net, pin, name="resnet10t.pth"):
     return path
 
 
-def test_a_planted_file_without_a_hash_is_not_taken_without_a_word(published, pin, monkeypatch, sha256, capsys):
+def test_a_planted_file_without_a_hash_causes_a_warning(published, pin, monkeypatch, sha256, capsys):
     from model_zoo.cli import main
 
     monkeypatch.setenv("MXTORCH_OFFLINE", "1")
     path = planted(published[1], pin)
     assert main(["verify", "resnet10t"]) == 0
     assert "no published sha256; never seen before" in capsys.readouterr().out
-    with pytest.warns(UserWarning, match=f"nothing says that it is the right file.*{sha256(path)}.*first-seen.json"):
+    with pytest.warns(UserWarning, match=f"can.t verify that it is the right file.*{sha256(path)}.*first-seen.json"):
         model_zoo.resnet10t(pretrained=True)
     model_zoo.resnet10t(pretrained=True)
     assert main(["verify", "resnet10t"]) == 0
@@ -171,7 +171,7 @@ def test_a_planted_file_without_a_hash_is_not_taken_without_a_word(published, pi
 
 
 def test_a_prefix_is_completed_by_the_first_use(published, pin, monkeypatch, sha256, capsys):
-    """Another file with the same first digits, which can be made in a minute, is not taken later on."""
+    """A later file with the same first digits, which can be forged in a minute, is refused."""
     from model_zoo.cli import main
 
     served, _ = published
