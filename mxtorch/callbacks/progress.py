@@ -38,6 +38,11 @@ class ProgressBar(Callback):
         """Show the newest figures."""
         self._bar.set_postfix_str(summary({**record, **self._metrics}), refresh=False)
 
+    def on_validated(self, trainer: TrainerView, figures: Mapping[str, float]) -> None:
+        """Show the figures of a validation within the epoch."""
+        self._metrics = dict(figures)
+        self._bar.set_postfix_str(summary(figures), refresh=False)
+
     def on_epoch_complete(self, trainer: TrainerView, row: Mapping[str, float]) -> None:
         """Print the epoch's line."""
         self._bar.close()

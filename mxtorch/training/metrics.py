@@ -226,6 +226,11 @@ class LossMeter:
         self.count += 1
         self._next_step += 1
 
+    def leave_out(self, seconds: float) -> None:
+        """Take no account of time in which nothing was trained."""
+        self._started += seconds
+        self._last_read += seconds
+
     @property
     def unread(self) -> bool:
         """Whether steps were added since the last reading."""
