@@ -83,7 +83,9 @@ class Trainer(SupervisedSteps):
         optimizer: A `ScheduledOptim`, or any torch optimizer, which is wrapped in one.
         other_optimizers: Further optimizers by name, for a `training_step` that steps them itself (see
             docs/how-to/several-optimizers.md): they are on the device, in checkpoints and in what `find_lr` puts back.
-        metrics: torchmetrics for validation: a metric, a dict of them by name, or a MetricCollection.
+        metrics: For validation: a metric of torchmetrics, a MetricCollection, or a dict by name of metrics and of plain
+            functions, `{"rmse": f}`, where `f(outputs, targets)` is given all of the validation data. With several
+            outputs, a dict of such dicts by the key of the output.
         train_metrics: The same for training batches. They are computed from the outputs of the training steps, so
             in training mode and while the weights change.
         callbacks: Instances of `mxtorch.callbacks.Callback`, called in order.
