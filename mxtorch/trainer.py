@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -42,14 +43,23 @@ from mxtorch.training.context import Context
 from mxtorch.training.data import Feed, Window
 from mxtorch.training.history import History
 from mxtorch.training.interruption import Interruption
+from mxtorch.training.limits import (
+    Limits,
+    ValidateEvery,
+    figure_of,
+    first_set,
+    steps_in_epoch,
+    validation_sets,
+    without_set,
+)
 from mxtorch.training.loop import Loop, place_of_next
 from mxtorch.training.metrics import as_collection
 from mxtorch.training.modes import preserved_modes
 from mxtorch.training.monitor import check_watched
-from mxtorch.training.rehearsal import rehearse_validation
-from mxtorch.training.run import Position, Run, steps_in_epoch
+from mxtorch.training.rehearsal import rehearse_validations
+from mxtorch.training.run import Position, Run
 from mxtorch.training.saving import Saving, fingerprint
-from mxtorch.training.step import NonfinitePolicy, StepRunner, StepSettings
+from mxtorch.training.step import NonfinitePolicy, StepRunner, StepSettings, accumulations
 from mxtorch.training.supervised import SupervisedSteps
 
 if TYPE_CHECKING:  # these are imported on first use
@@ -73,7 +83,9 @@ class Trainer(SupervisedSteps):
         optimizer: A `ScheduledOptim`, or any torch optimizer, which is wrapped in one.
         other_optimizers: Further optimizers by name, for a `training_step` that steps them itself (see
             docs/how-to/several-optimizers.md): they are on the device, in checkpoints and in what `find_lr` puts back.
-        metrics: torchmetrics for validation: a metric, a dict of them by name, or a MetricCollection.
+        metrics: For validation: a metric of torchmetrics, a MetricCollection, or a dict by name of metrics and of plain
+            functions, `{"rmse": f}`, where `f(outputs, targets)` is given all of the validation data. With several
+            outputs, a dict of such dicts by the key of the output.
         train_metrics: The same for training batches. They are computed from the outputs of the training steps, so
             in training mode and while the weights change.
         callbacks: Instances of `mxtorch.callbacks.Callback`, called in order.
@@ -82,6 +94,7 @@ class Trainer(SupervisedSteps):
         precision: `"fp32"`, `"bf16"` or `"fp16"` (with a gradient scaler); parameters stay in float32.
         accumulate: Batches to an optimizer step. Each batch weighs what its loss is a mean of
             (docs/explanation/training.md), so a window equals one large batch, the last and shorter window too.
+            `{1: 8, 3: 2}` changes it over the epochs of a run, which count from 1.
         clip_grad_norm: Clip the norm of all gradients together to this.
         clip_grad_value: Clip every single value of the gradients to this, before the norm.
         channels_last: Memory format for images; `"auto"` uses it for convolutional networks where it is faster, and
@@ -137,7 +150,7 @@ class Trainer(SupervisedSteps):
         log_dir: str | Path | None = None,
         device: Any = "auto",
         precision: Precision = "fp32",
-        accumulate: int = 1,
+        accumulate: int | Mapping[int, int] = 1,
         clip_grad_norm: float | None = None,
         clip_grad_value: float | None = None,
         channels_last: bool | Literal["auto"] = "auto",
@@ -148,12 +161,14 @@ class Trainer(SupervisedSteps):
         log_every: int = 50,
         progress: bool = True,
     ) -> None:
+        batches_to_a_step, changes = accumulations(accumulate)
         settings = StepSettings(
-            check_integer(accumulate, "accumulate"),
+            batches_to_a_step,
             None if clip_grad_norm is None else positive_rate(clip_grad_norm, "clip_grad_norm"),
             None if clip_grad_value is None else positive_rate(clip_grad_value, "clip_grad_value"),
             on_nonfinite,
             check_integer(log_every, "log_every"),
+            changes,
         )
         if on_nonfinite not in _POLICIES:
             raise ValueError(f"on_nonfinite: got {on_nonfinite!r}{closest(str(on_nonfinite), _POLICIES)}")
@@ -199,9 +214,9 @@ class Trainer(SupervisedSteps):
     def fit(
         self,
         train_data: Iterable[Any],
-        val_data: Iterable[Any] | None = None,
+        val_data: Iterable[Any] | Mapping[str, Iterable[Any]] | None = None,
         *,
-        epochs: int = 1,
+        epochs: int | None = None,
         lr: float | LRFinderResult | Literal["keep"] = "keep",
         schedule: (
             schedules.ScheduleName | schedules.Schedule | Callable[[int], float] | ExternalScheduler | None
@@ -211,6 +226,10 @@ class Trainer(SupervisedSteps):
         steps_per_epoch: int | None = None,
         resume: str | Path | None = None,
         auto_accumulate: bool = False,
+        max_steps: int | None = None,
+        max_time: float | datetime.timedelta | None = None,
+        validate_every: ValidateEvery = "epoch",
+        val_batches: int | None = None,
     ) -> History:
         """Train.
 
@@ -223,8 +242,9 @@ class Trainer(SupervisedSteps):
 
         Args:
             train_data: A DataLoader or any iterable of batches that can be iterated once an epoch.
-            val_data: The same, for `evaluate` after each epoch.
-            epochs: Passes over the training data.
+            val_data: The same, for `evaluate` after each epoch; or several sets by name, whose figures are
+                `val/<name>/loss` and so on. Where `val/loss` is watched, it is that of the first set.
+            epochs: Passes over the training data; when left out, as many as `max_steps` needs, else one.
             lr: The base learning rate of the first parameter group, the ratios between groups being kept; or what
                 `find_lr` returned, of which the suggestion for this schedule is taken; or `"keep"`, which leaves
                 the rates as they are. None is an error: it is what `found.suggestion` is where nothing was found.
@@ -244,6 +264,13 @@ class Trainer(SupervisedSteps):
                 See docs/explanation/checkpoints.md.
             auto_accumulate: When the device's memory is full, take each batch in two parts, then in four, and so on;
                 the step is that of the whole batch.
+            max_steps: The run ends after so many optimizer steps, within an epoch too, which is then validated and
+                written into the history as others are. A schedule is made for these steps.
+            max_time: The run ends likewise after so many seconds (or a `timedelta`), those before a resume included.
+                The schedule does not know of it.
+            validate_every: Validate within an epoch, too: after so many steps of it, or each part of it, as 0.25. The
+                figures are in `history.records`, and are judged by the callbacks that watch one.
+            val_batches: Take only the first batches of validation data. With `max_steps` that is a smoke run.
 
         Returns:
             The history, also of earlier calls.
@@ -256,20 +283,28 @@ class Trainer(SupervisedSteps):
             SystemExit: SIGTERM came: the step was finished, the `Checkpoint` callback has saved. The status is 143.
             KeyboardInterrupt: Likewise after Ctrl-C; a second Ctrl-C raises it at once.
         """
-        epochs = check_integer(epochs, "epochs")
-        check_data(train_data, "train_data", passes=epochs if steps_per_epoch is None else 1)
-        if val_data is not None:
-            check_data(val_data, "val_data", passes=epochs)
+        settings = self.settings
+        bounds = (epochs, max_steps, max_time, validate_every, val_batches)
+        limits = Limits.checked(*bounds, validates=val_data is not None)
+        most_steps = None if steps_per_epoch is None else check_integer(steps_per_epoch, "steps_per_epoch")
+        check_data(train_data, "train_data", passes=1)
+
+        def steps_in(epoch: int) -> int | None:
+            return steps_in_epoch(train_data, settings.accumulate_in(epoch), most_steps)
+
+        epochs = limits.epochs(epochs, steps_in(0))
+        check_data(train_data, "train_data", passes=epochs if most_steps is None else 1)
+        validation = validation_sets(val_data, passes=epochs)
+        total_steps = limits.total_steps(epochs, steps_in)
         loss_module = self.loss if isinstance(self.loss, nn.Module) else None
         others = self.other_optimizers.values()
         self._left_out = check_parameters(self.model, loss_module, self.optimizer, others, known=self._left_out)
-        context, position, settings, saving = self.context, self._position, self.settings, self._saving
+        context, position, saving = self.context, self._position, self._saving
         checkpoints = [one for one in self.callbacks.callbacks if isinstance(one, Checkpoint)]
         check_arguments(checkpoints, resume, settings.on_nonfinite, schedule)
-        most_steps = None if steps_per_epoch is None else check_integer(steps_per_epoch, "steps_per_epoch")
-        steps_per_epoch = steps_in_epoch(train_data, settings.accumulate, most_steps)
-        check_watched(mode_of(schedule), schedule_monitor, val_data is not None, self.metrics, self.train_metrics)
-        total_steps = None if steps_per_epoch is None else epochs * steps_per_epoch
+        watched = None if schedule_monitor is None else figure_of(schedule_monitor, validation)
+        plain = None if watched is None else without_set(watched, validation)
+        check_watched(mode_of(schedule), plain, bool(validation), self.metrics, self.train_metrics)
         # training_step steps other optimizers itself, so with them the first failed step has changed weights.
         before = context.capture(train_data, before_first_step=not self.other_optimizers)
         with (
@@ -279,19 +314,17 @@ class Trainer(SupervisedSteps):
             schedule_free.evaluated_afterwards(context.optimizers),
         ):
             figures: list[str] | None = []
-            if val_data is not None:
+            if validation:
                 wants_trial = resume is None or resume == "auto"
-                figures = (
-                    rehearse_validation(context, val_data, self.metrics, self.callbacks, before)
-                    if wants_trial
-                    else None
-                )
-            scheduler = set_run_schedule(self.optimizer, lr, schedule, schedule_every, total_steps, schedule_monitor)
+                rehearsed = (context, validation, self.metrics, self.callbacks, before)
+                figures = rehearse_validations(*rehearsed) if wants_trial else None
+            scheduler = set_run_schedule(self.optimizer, lr, schedule, schedule_every, total_steps, watched)
             position.fits += 1
             feed = Feed(train_data, interruption.check)
-            validation = None if val_data is None else Feed(val_data)
-            run = Run(position, position.fits, epochs, steps_per_epoch, feed, validation, scheduler)
+            feeds = {prefix: Feed(data) for prefix, data in validation.items()}
+            run = Run(position, position.fits, epochs, steps_in(0), feed, feeds, scheduler, limits=limits)
             run.resumes, run.most_steps = resume is not None, most_steps
+            run.steps_in = steps_in if settings.accumulate_from else None
             run.expect(figures, train_metrics=self.train_metrics is not None)
             run.fingerprint = fingerprint(run, context, settings, lr, schedule)
             self.run = run
@@ -310,12 +343,19 @@ class Trainer(SupervisedSteps):
                     print(f"resumed from {file_}: step {self.step}, epoch {run.epochs_done + 1}/{run.epochs}")
                 check_end(self.optimizer, scheduler, run.steps_to_come, run.epochs_to_come)
                 loop.run_epochs()
+            if self._reports and (words := run.ended_early()):
+                print(words)
         return self.history
 
-    def stop(self) -> None:
-        """End the run after the current epoch; for callbacks."""
+    def stop(self, *, within_epoch: bool = False) -> None:
+        """End the run after the current epoch; for callbacks.
+
+        Args:
+            within_epoch: End it after the current step; the epoch is validated and written into the history as it is.
+        """
         if self.run is not None:
             self.run.stopping = True
+            self.run.ending = within_epoch and self.run.meter is not None
 
     def optimizer_step(self, window: Window, *, measure_norm: bool = False) -> tuple[Tensor | None, StepResult]:
         """One optimizer step by hand: the gradients of a window of batches, then the update.
@@ -341,7 +381,7 @@ class Trainer(SupervisedSteps):
     def find_lr(
         self,
         train_data: Iterable[Any],
-        val_data: Iterable[Any] | None = None,
+        val_data: Iterable[Any] | Mapping[str, Iterable[Any]] | None = None,
         *,
         schedule: schedules.ScheduleName | schedules.Schedule | Callable[[int], float] = "constant",
         epochs: int | None = None,
@@ -366,8 +406,8 @@ class Trainer(SupervisedSteps):
 
         Args:
             train_data: What `fit` will be given. A loader shorter than a short training is begun again.
-            val_data: Where held-out samples come from. Without it a part of the training data, at most a third of a
-                pass, is set aside for the search.
+            val_data: Where held-out samples come from; of several sets by name the first one. Without it a part of the
+                training data, at most a third of a pass, is set aside for the search.
             schedule: What the rate is for: a schedule, its name, or a function of the step. A constant rate and the
                 peak of a one-cycle are not the same, and neither can be computed from the other.
             epochs: Of the training, as for `fit`. Without it, and without `training_steps`, 300 steps are assumed.
@@ -393,6 +433,7 @@ class Trainer(SupervisedSteps):
                 optimizer.
         """
         check_data(train_data, "train_data", passes=2)  # the data must still be there for fit
+        val_data = first_set(val_data)
         if val_data is not None:
             check_data(val_data, "val_data", passes=2)
         swept = chosen_optimizer(self.optimizer, self.other_optimizers, optimizer)
@@ -419,11 +460,11 @@ class Trainer(SupervisedSteps):
 
     # ---------------------------------------------------------------- evaluation and prediction
 
-    def evaluate(self, data: Iterable[Any], *, prefix: str = "val") -> dict[str, float]:
+    def evaluate(self, data: Iterable[Any] | Mapping[str, Iterable[Any]], *, prefix: str = "val") -> dict[str, float]:
         """Loss and metrics on data, as of one large batch; nothing is trained, modes come back as they were.
 
         Args:
-            data: Batches, as for `fit`.
+            data: Batches, as for `fit`; or several sets by name.
             prefix: Goes before the names: `{"val/loss": ..., "val/accuracy": ...}`.
 
         Raises:

@@ -97,7 +97,6 @@ FIT = [
     ("epochs", -3, "epochs: got -3"),
     ("epochs", 1.0, "epochs: got 1.0"),
     ("epochs", "3", "epochs: got '3'"),
-    ("epochs", None, "epochs: got None"),
     ("lr", None, "lr: got None; find_lr may have found no rate"),
     ("lr", 0, "lr: got 0.0"),
     ("lr", -0.1, "lr: got -0.1"),

@@ -157,6 +157,11 @@ class Checkpoint(Callback):
         if is_best or self.every == "epoch":
             self.save(trainer, is_best=is_best)
 
+    def on_validated(self, trainer: TrainerView, figures: Mapping[str, float]) -> None:
+        """Save if the weights within the epoch are the best so far."""
+        if current_run(trainer).figure(self.monitor) in figures and self._is_best(trainer, figures):
+            self.save(trainer, is_best=True)
+
     def on_interrupt(self, trainer: TrainerView) -> None:
         """Save, and wait for the file."""
         self.save(trainer)
@@ -166,7 +171,7 @@ class Checkpoint(Callback):
         """Save the state of a run that came to its end; wait for the file; give the folder back."""
         try:
             run = trainer.run
-            if run is not None and run.complete and (run.stopping or run.epochs_done >= run.epochs):
+            if run is not None and run.complete and run.over:
                 self._save_end(trainer)
             self._finish()
         finally:
@@ -239,11 +244,12 @@ class Checkpoint(Callback):
                 raise writing.failure
 
     def _is_best(self, trainer: TrainerView, row: Mapping[str, float]) -> bool:
-        if self.monitor not in row:
+        monitor = current_run(trainer).figure(self.monitor)
+        if monitor not in row:
             if self.monitor == "val/loss" and not current_run(trainer).validates:
                 return False
-            raise ValueError(f"monitor: got {self.monitor!r}{closest(self.monitor, row)}")
-        value = row[self.monitor]
+            raise ValueError(f"monitor: got {monitor!r}{closest(monitor, row)}")
+        value = row[monitor]
         if math.isnan(value):
             return False
         if self.best is None or (value < self.best if self._direction == "min" else value > self.best):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from mxtorch._checks import check_integer, closest
+from mxtorch._checks import check_integer, closest, number
 from mxtorch.checkpointing.serialization import frozen
 from mxtorch.training.callback import Callback, Weights, current_run
 from mxtorch.training.monitor import Mode, check_mode, direction
@@ -31,6 +31,7 @@ class _Follower(Callback):
         self._resumes = False
         self.best: float | None = None
         self.best_epoch = 0
+        self.best_step: int | None = None
         self.epochs_without = 0
 
     def on_fit_start(self, trainer: TrainerView) -> None:
@@ -38,45 +39,62 @@ class _Follower(Callback):
         falls = direction(self.monitor, self.mode, trainer.metrics, trainer.train_metrics) == "min"
         self._sign = -1.0 if falls else 1.0
         if not self._resumes:
-            self.best, self.best_epoch, self.epochs_without = None, 0, 0
+            self.best, self.best_epoch, self.best_step, self.epochs_without = None, 0, None, 0
         self._resumes = False
 
     def on_fit_end(self, trainer: TrainerView) -> None:
         """A state that was loaded within the run belongs to that run."""
         self._resumes = False
 
+    def _is_in(self, trainer: TrainerView, figures: Mapping[str, float]) -> bool:
+        """Whether a validation within an epoch has the figure; others have it at the epoch's end."""
+        return current_run(trainer).figure(self.monitor) in figures
+
     def _has_improved(self, trainer: TrainerView, row: Mapping[str, float]) -> bool:
-        if self.monitor not in row:
-            hint = closest(self.monitor, [name for name in row if "/" in name])
-            raise ValueError(f"monitor: got {self.monitor!r}, which no epoch has{hint}")
-        value = float(row[self.monitor])
+        monitor = current_run(trainer).figure(self.monitor)
+        if monitor not in row:
+            hint = closest(monitor, [name for name in row if "/" in name])
+            raise ValueError(f"monitor: got {monitor!r}, which no epoch has{hint}")
+        value = float(row[monitor])
         better = self.best is None or self._sign * (value - self.best) > self._min_delta
         if better and not math.isnan(value):
-            self.best, self.best_epoch, self.epochs_without = value, trainer.epoch, 0
+            within = not current_run(trainer).complete
+            self.best, self.best_epoch, self.epochs_without = value, trainer.epoch + within, 0
+            self.best_step = trainer.step if within else None
             return True
         self.epochs_without += 1
         return False
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far, when it came, and how many epochs went by since."""
-        return {"best": self.best, "best_epoch": self.best_epoch, "epochs_without": self.epochs_without}
+        names = ("best", "best_epoch", "best_step", "epochs_without")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there in the next run."""
         self.best, self.best_epoch = state["best"], state["best_epoch"]
-        self.epochs_without = state["epochs_without"]
+        self.best_step, self.epochs_without = state.get("best_step"), state["epochs_without"]
         self._resumes = True
+
+    def _best_place(self) -> str:
+        return f"epoch {self.best_epoch}" + ("" if self.best_step is None else f" (step {self.best_step})")
 
 
 class EarlyStopping(_Follower):
-    """Ends a run when a figure has not improved for some epochs.
+    """Ends a run when a figure has not improved for some epochs, is no number, or is as good as was wanted.
+
+    With `fit(validate_every=...)` each validation is judged, and ends the run within the epoch. At the end of the run a
+    line says why it ended and which weights the model has; `BestWeights` puts the best ones back.
 
     Args:
         monitor: A column of the history, as `"val/loss"` or `"val/accuracy"`.
-        patience: Epochs without improvement before the end.
+        patience: Epochs, or validations, without improvement before the end.
         min_delta: What counts as an improvement.
         mode: `"min"` or `"max"`: which is better. `"auto"` asks the metric of that name (`higher_is_better` of
             torchmetrics), else knows the usual names by whole words (loss, nll, wer, ...; accuracy, f1, auroc, ...).
+        check_finite: End the run when the figure is NaN or infinite; otherwise that is no improvement.
+        threshold: End the run when the figure is as good as this.
+        divergence_threshold: End the run when the figure is worse than this.
 
     A run that it ended stays ended when it is resumed, unless the patience was raised: then it goes on.
 
@@ -90,51 +108,82 @@ class EarlyStopping(_Follower):
     """
 
     def __init__(
-        self, monitor: str = "val/loss", *, patience: int = 3, min_delta: float = 0.0, mode: Mode = "auto"
+        self,
+        monitor: str = "val/loss",
+        *,
+        patience: int = 3,
+        min_delta: float = 0.0,
+        mode: Mode = "auto",
+        check_finite: bool = True,
+        threshold: float | None = None,
+        divergence_threshold: float | None = None,
     ) -> None:
         super().__init__(monitor, mode, min_delta)
         check_integer(patience, "patience")
-        self.patience = patience
+        for argument, value in (("threshold", threshold), ("divergence_threshold", divergence_threshold)):
+            if value is not None and (number(value) is None or math.isnan(value)):
+                raise ValueError(f"{argument}: got {value!r}; give a number, or None")
+        self.patience, self.check_finite = patience, check_finite
+        self.threshold, self.divergence_threshold = threshold, divergence_threshold
         self._stopped = False
+        self._reason = ""
 
     def on_fit_start(self, trainer: TrainerView) -> None:
         """Begin afresh, except after a state was loaded."""
         super().on_fit_start(trainer)
-        self._stopped = False
+        self._stopped, self._reason = False, ""
 
     def on_resume(self, trainer: TrainerView) -> None:
         """Let a run go on that this callback had ended, if it has more patience now."""
-        if self._stopped and self.epochs_without < self.patience:
+        if self._stopped and not self._reason and self.epochs_without < self.patience:
             self._stopped = current_run(trainer).stopping = False
 
     def on_epoch_complete(self, trainer: TrainerView, row: Mapping[str, float]) -> None:
         """Judge the epoch."""
-        if not self._has_improved(trainer, row) and self.epochs_without >= self.patience:
-            self._stopped = True
+        self._judge(trainer, row)
+        if self._stopped:
             trainer.stop()
+
+    def on_validated(self, trainer: TrainerView, figures: Mapping[str, float]) -> None:
+        """Judge a validation within the epoch."""
+        if self._is_in(trainer, figures):
+            self._judge(trainer, figures)
+            if self._stopped:
+                trainer.stop(within_epoch=True)
+
+    def _judge(self, trainer: TrainerView, figures: Mapping[str, float]) -> None:
+        improved = self._has_improved(trainer, figures)
+        name = current_run(trainer).figure(self.monitor)
+        value = float(figures[name])
+        words = f"{name} is {value:.4g}"
+        if self.check_finite and not math.isfinite(value):
+            self._reason = f"{words}, no finite number"
+        elif self.threshold is not None and self._sign * (value - self.threshold) >= 0:
+            self._reason = f"{words}, as good as the threshold {self.threshold:g}"
+        elif self.divergence_threshold is not None and self._sign * (value - self.divergence_threshold) < 0:
+            self._reason = f"{words}, worse than the divergence_threshold {self.divergence_threshold:g}"
+        self._stopped = bool(self._reason) or (not improved and self.epochs_without >= self.patience)
 
     def report(self, trainer: TrainerView) -> str:
         """Why the run ended early, if it did."""
         if not self._stopped:
             return ""
         best = (
-            "it never was a number"
-            if self.best is None
-            else f"its best was {self.best:.4g}, of epoch {self.best_epoch}"
+            "it never was a number" if self.best is None else f"its best was {self.best:.4g}, of {self._best_place()}"
         )
-        return (
-            f"EarlyStopping ended the run after epoch {trainer.epoch}: {self.monitor} has not improved for "
-            f"{self.epochs_without} epochs, {best}"
-        )
+        every = current_run(trainer).limits.validate_every
+        looks = "epochs" if every is None else "validations"
+        reason = self._reason or f"{self.monitor} has not improved for {self.epochs_without} {looks}"
+        return f"EarlyStopping ended the run after epoch {trainer.epoch}: {reason}, {best}"
 
     def state_dict(self) -> dict[str, Any]:
         """Also whether the run was ended."""
-        return {**super().state_dict(), "stopped": self._stopped}
+        return {**super().state_dict(), "stopped": self._stopped, "reason": self._reason}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there in the next run."""
         super().load_state_dict(state)
-        self._stopped = bool(state.get("stopped", False))
+        self._stopped, self._reason = bool(state.get("stopped", False)), str(state.get("reason", ""))
 
 
 class BestWeights(_Follower):
@@ -161,7 +210,15 @@ class BestWeights(_Follower):
 
     def on_epoch_complete(self, trainer: TrainerView, row: Mapping[str, float]) -> None:
         """Keep the weights if they are the best so far."""
-        if self._has_improved(trainer, row):
+        self._judge(trainer, row)
+
+    def on_validated(self, trainer: TrainerView, figures: Mapping[str, float]) -> None:
+        """Keep weights within the epoch if they are the best so far."""
+        if self._is_in(trainer, figures):
+            self._judge(trainer, figures)
+
+    def _judge(self, trainer: TrainerView, figures: Mapping[str, float]) -> None:
+        if self._has_improved(trainer, figures):
             with trainer.judged_weights():
                 state: dict[str, Any] = frozen(trainer.model.state_dict(), "model")
                 self._weights = dict(state)
@@ -170,11 +227,11 @@ class BestWeights(_Follower):
         """The weights of the best epoch."""
         if not self._weights:
             return None
-        return Weights(self._weights, f"the weights of epoch {self.best_epoch}, the best by {self.monitor}")
+        return Weights(self._weights, f"the weights of {self._best_place()}, the best by {self.monitor}")
 
     def report(self, trainer: TrainerView) -> str:
         """The best epoch."""
-        return f"The best {self.monitor} was {self.best:.4g}, of epoch {self.best_epoch}" if self._weights else ""
+        return f"The best {self.monitor} was {self.best:.4g}, of {self._best_place()}" if self._weights else ""
 
     def state_dict(self) -> dict[str, Any]:
         """The best weights as well."""

@@ -51,6 +51,11 @@ class ProgressBar(Callback):
             figures = fitted(figures, columns - ROOM_FOR_THE_BAR - 2 * len(str(self._bar.total)))
         self._bar.set_postfix_str("  ".join(figures), refresh=False)
 
+    def on_validated(self, trainer: TrainerView, figures: Mapping[str, float]) -> None:
+        """Show the figures of a validation within the epoch."""
+        self._metrics = dict(figures)
+        self._bar.set_postfix_str(summary(figures), refresh=False)
+
     def on_epoch_complete(self, trainer: TrainerView, row: Mapping[str, float]) -> None:
         """Print the epoch's line."""
         assert self._bar is not None

@@ -126,7 +126,7 @@ class TensorBoard(Callback):
         # What matters most first: the table of the hparams tab begins with it.
         names = [
             *reversed(_metric_names(trainer)),
-            *(["val/loss"] if current_run(trainer).validates else []),
+            *(f"{prefix}/loss" for prefix in current_run(trainer).validation),
             "train/loss",
         ]
         experiment, started, self._finished = hparams(  # type: ignore[no-untyped-call]
@@ -138,6 +138,10 @@ class TensorBoard(Callback):
     def on_log(self, trainer: TrainerView, record: Mapping[str, float]) -> None:
         """Write the figures of the steps since the last record."""
         self._write(trainer, record)
+
+    def on_validated(self, trainer: TrainerView, figures: Mapping[str, float]) -> None:
+        """Write the figures of a validation within an epoch."""
+        self._write(trainer, figures)
 
     def on_epoch_complete(self, trainer: TrainerView, row: Mapping[str, float]) -> None:
         """Write the epoch's metrics."""
@@ -247,6 +251,5 @@ def _settings(trainer: TrainerView) -> dict[str, str | int | float | bool]:
 def _metric_names(trainer: TrainerView) -> list[str]:
     """The names that metrics have in the history: `train/...`, and `val/...` in a run that validates."""
     train = [] if trainer.train_metrics is None else [f"train/{name}" for name in trainer.train_metrics]
-    if trainer.metrics is None or not current_run(trainer).validates:
-        return train
-    return train + [f"val/{name}" for name in trainer.metrics]
+    prefixes = [] if trainer.metrics is None else current_run(trainer).validation
+    return train + [f"{prefix}/{name}" for prefix in prefixes for name in trainer.metrics]

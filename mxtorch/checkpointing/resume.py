@@ -23,7 +23,10 @@ MOST_ROLLBACKS = 5
 # If one of these settings has changed, the checkpoint is from another run and is refused.
 REFUSED = ("optimizer", "parameter groups", "precision", "accumulate", "batches", "batch_size", "samples")
 # If one of these settings has changed, the run continues with a warning, because its numbers may differ.
-WARNED = ("clip_grad_norm", "num_workers", "prefetch_factor", "persistent_workers", "device", "validation")
+WARNED = (
+    *("clip_grad_norm", "num_workers", "prefetch_factor", "persistent_workers", "device", "validation"),
+    *("validate_every", "val_batches"),
+)
 # Settings of a parameter group that a schedule or a user changes during a run.
 _CHANGING = (
     *("params", "param_names", "lr", "base_lr", "initial_lr", "schedule_position"),

@@ -63,8 +63,12 @@ class RunScheduler:
             self.updates += 1
             self.scheduler.step_update(self.updates)
 
-    def after_epoch(self, row: dict[str, float]) -> None:
+    def after_epoch(self, row: dict[str, float], loss: str = "val/loss") -> None:
         """Step a scheduler that counts epochs; those that watch a figure are given it.
+
+        Args:
+            row: The figures of the epoch.
+            loss: The name of the validation loss, which is watched by default; the training loss where it is not there.
 
         Raises:
             ValueError: The epoch does not have the figure that is watched.
@@ -74,10 +78,10 @@ class RunScheduler:
             return
         if not isinstance(scheduler, LRScheduler):
             self.epochs += 1
-            scheduler.step(self.epochs, self._figure(row))
+            scheduler.step(self.epochs, self._figure(row, loss))
         elif not self.every_step:
             step: Callable[..., None] = scheduler.step
-            step(*([] if mode_of(scheduler) is None else [self._figure(row)]))
+            step(*([] if mode_of(scheduler) is None else [self._figure(row, loss)]))
 
     def described(self) -> str:
         """The scheduler with its settings and without its position, to be compared when a run is resumed."""
@@ -104,9 +108,9 @@ class RunScheduler:
         loaded(self.scheduler, saved["scheduler"])
         self.updates, self.epochs = saved["updates"], saved["epochs"]
 
-    def _figure(self, row: dict[str, float]) -> float:
+    def _figure(self, row: dict[str, float], loss: str) -> float:
         if self.monitor is None:
-            return row.get("val/loss", row["train/loss"])
+            return row.get(loss, row["train/loss"])
         if self.monitor not in row:
             hint = closest(self.monitor, [name for name in row if "/" in name])
             raise ValueError(f"schedule_monitor: got {self.monitor!r}, which no epoch has{hint}")

@@ -156,10 +156,10 @@ class Feed:
         """Note the states before a pass that its owner makes over the whole of the data, as validation does."""
         self._start = self._states()
 
-    def end_pass(self) -> None:
-        """The pass is over."""
+    def end_pass(self, batches: int | None = None) -> None:
+        """The pass is over, after so many batches; None for all."""
         if self._persistent and self._start is not None:
-            self._past.append({**self._start, "batches": None})
+            self._past.append({**self._start, "batches": batches})
         self._start = None
 
     def rewind_pass(self) -> None:

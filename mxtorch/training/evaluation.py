@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -31,7 +31,7 @@ Augmentations = Literal["flip"] | Callable[[Tensor], Tensor] | Sequence[Callable
 @torch.no_grad()
 def evaluate(
     context: Context,
-    data: Iterable[Any],
+    data: Iterable[Any] | Mapping[str, Iterable[Any]],
     callbacks: CallbackList,
     metrics: Any,
     prefix: str = "val",
@@ -42,12 +42,15 @@ def evaluate(
 
     Args:
         context: The model with everything that computes it.
-        data: The batches.
+        data: The batches, or several sets of them by name.
         callbacks: They know the weights to be judged, and are called at the start and the end.
         metrics: A `torchmetrics.MetricCollection`, or None.
-        prefix: Goes before the names of the figures.
+        prefix: Goes before the names of the figures, with several sets as `prefix/<name>`.
         check: Called before each batch; raises to break the pass off.
     """
+    if isinstance(data, Mapping):
+        parts = [evaluate(context, data[name], callbacks, metrics, f"{prefix}/{name}", check=check) for name in data]
+        return {name: value for part in parts for name, value in part.items()}
     check_data(data, "data", passes=1)
     engine = context.engine
     buffer = None if metrics is None else MetricBuffer(metrics)

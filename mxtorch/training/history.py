@@ -305,7 +305,7 @@ class History:
             rate.plot(steps, self.records.column("learning_rate/group0"), color="#e07a1f")
         epoch_ends = [row["step"] for row in self.rows]
         for name in self.columns:
-            if name == "val/loss":
+            if name.startswith("val/") and name.endswith("/loss"):
                 loss.plot(epoch_ends, self[name], marker="o", color="#1f4e79", label=name)
             elif "/" in name and name != "train/loss":
                 metric.plot(epoch_ends, self[name], marker="o", label=name)

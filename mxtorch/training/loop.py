@@ -20,6 +20,7 @@ from mxtorch.training.data import Window, window_of, windows
 from mxtorch.training.evaluation import evaluate
 from mxtorch.training.history import History
 from mxtorch.training.interruption import Interrupted, Interruption
+from mxtorch.training.limits import FirstBatches
 from mxtorch.training.metrics import LossMeter
 from mxtorch.training.modes import set_training_mode
 from mxtorch.training.rehearsal import first_look
@@ -63,7 +64,7 @@ class Loop:
             if run.epochs_done == 0 and run.meter is None and run.figures is None:  # not resumed
                 look = first_look(self.context, run.feed.data, self.train_metrics)
                 self.runner.first_look = ends.enter_context(look)
-            while run.epochs_done < run.epochs and not agree(run.stopping):
+            while run.within_epoch or not agree(run.over):
                 run.begin_epoch()
                 try:
                     with self.callbacks.running("epoch"):
@@ -79,21 +80,44 @@ class Loop:
         try:
             figures = run.figures or self._train_epoch()
             row = {"epoch": float(run.position.epoch + 1), **figures}
-            if run.validation is not None:
-                run.validation.begin_pass()
-                row |= evaluate(self.context, run.validation.data, self.callbacks, self.metrics, check=self._check)
-                run.validation.end_pass()
+            row |= self._validate()
         except Interrupted:
-            if run.validation is not None:
-                run.validation.rewind_pass()
             self.callbacks.call("on_interrupt")
             raise
-        run.scheduler.after_epoch(row)
+        run.scheduler.after_epoch(row, run.figure("val/loss"))
         row |= {"step": float(run.position.step), "learning_rate": self.context.optimizer.learning_rate}
         row["seconds"] = time.perf_counter() - run.started
         self.history.rows.append(row)
         run.end_epoch()
         self.callbacks.call("on_epoch_complete", row)
+
+    def _validate(self) -> dict[str, float]:
+        """The figures of all validation sets; a pass that a signal breaks off gives its random numbers back."""
+        run, batches = self.run, self.run.limits.val_batches
+        figures: dict[str, float] = {}
+        for prefix, feed in run.validation.items():
+            data = feed.data if batches is None else FirstBatches(feed.data, batches)
+            feed.begin_pass()
+            try:
+                figures |= evaluate(self.context, data, self.callbacks, self.metrics, prefix, check=self._check)
+            except Interrupted:
+                for begun in run.validation.values():
+                    begun.rewind_pass()
+                    if begun is feed:
+                        break
+                raise
+            feed.end_pass(batches)
+        return figures
+
+    def _validate_within_epoch(self) -> None:
+        """Validate between two steps, tell the callbacks, and leave the time out of the speed of training."""
+        run, started = self.run, time.perf_counter()
+        assert run.meter is not None
+        figures = self._validate()
+        run.validated_at = run.position.step
+        self.history.records.append({"step": float(run.position.step), **figures})
+        self.callbacks.call("on_validated", figures)
+        run.meter.leave_out(time.perf_counter() - started)
 
     def _train_epoch(self) -> dict[str, float]:
         """Take the steps of an epoch, or of what is left of it after a resume; returns its figures."""
@@ -108,6 +132,10 @@ class Loop:
         runner.metrics = run.metrics
         runner.micro_batches = run.micro_batches
         runner.begin_pass()
+        bounded = run.is_bounded
+        if bounded and run.validation_is_due:  # the run was saved at a step before its validation
+            run.feed.go_back()  # now, because it brings the random numbers of the step, from which validation draws
+            self._validate_within_epoch()
 
         for window in self._windows():
             is_last = meter.count + 1 == run.steps_per_epoch
@@ -126,9 +154,15 @@ class Loop:
                 self._log(meter, result.gradient_norm)
             for listener in listeners:
                 listener(trainer)
-            if agree(interruption.received is not None):
-                raise Interrupted
-            if run.most_steps is not None and run.cut:
+            if bounded:
+                if run.validation_is_due and interruption.received is None:
+                    self._validate_within_epoch()
+                run.ending = run.ending or run.out_of_time
+            if agree(interruption.received is not None or run.ending):
+                self._check()
+                run.ending = True
+                break
+            if bounded and run.cut:
                 break
 
         self._check_count(meter.count)
@@ -166,7 +200,8 @@ class Loop:
         The loader ends the epoch, unless the epoch goes on in a pass over the data that an earlier epoch had to leave
         open: then it takes what it lacks from the next pass.
         """
-        run, feed, accumulate, count = self.run, self.run.feed, self.settings.accumulate, self.context.count_samples
+        run, feed, count = self.run, self.run.feed, self.context.count_samples
+        accumulate = self.settings.accumulate_in(run.epoch)
         assert run.meter is not None
         if run.cut:  # it was saved after its last step
             feed.go_back()
@@ -214,7 +249,7 @@ class Loop:
 
     def _late_message(self, step: int, count: int, reason: str) -> str:
         """The message for a step that was found to be bad some steps later; its batches are read again."""
-        run, accumulate = self.run, self.settings.accumulate
+        run, accumulate = self.run, self.settings.accumulate_in(self.run.epoch)
         first_batch = (step - 1 - (run.position.step - count)) * accumulate
         again = run.feed.read_again(first_batch, accumulate)
         window = window_of(again, self.context.count_samples) if again else None

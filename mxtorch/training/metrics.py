@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ _JOINED_KINDS = ("torchmetrics.classification.", "torchmetrics.regression.", "to
 def as_collection(metrics: Any, argument: str) -> Any:
     """A `torchmetrics.MetricCollection` from a metric, a dictionary of them, or a collection; None from None.
 
+    A dictionary may have functions of outputs and targets as well, and dictionaries by the key of an output.
+
     Raises:
         TypeError: Something else was given.
         ValueError: A metric is named `loss`.
@@ -34,11 +37,18 @@ def as_collection(metrics: Any, argument: str) -> Any:
 
     if isinstance(metrics, Metric):
         metrics = {type(metrics).__name__.lower(): metrics}
-    if isinstance(metrics, dict) and metrics and all(isinstance(metric, Metric) for metric in metrics.values()):
-        metrics = MetricCollection(dict(metrics))
+    given = metrics
+    if not isinstance(metrics, MetricCollection) and isinstance(metrics, Mapping) and metrics:
+        from mxtorch.training.metric_functions import as_metrics
+
+        by_name = as_metrics(metrics)
+        # Metrics of an output have states of their own, which a collection would take for shared ones.
+        shares = by_name is not None and len(by_name) == len(metrics)
+        metrics = None if by_name is None else MetricCollection(dict(by_name), compute_groups=shares)
     if not isinstance(metrics, MetricCollection):
         raise TypeError(
-            f"{argument}: got {metrics!r}; give a torchmetrics Metric, a dict of them or a MetricCollection"
+            f"{argument}: got {given!r}; give a torchmetrics Metric, a dict of them or of functions of outputs and "
+            "targets, or a MetricCollection"
         )
     if "loss" in metrics:
         raise ValueError(f"{argument}: a metric named 'loss' would take the place of the loss; give it another name")
@@ -225,6 +235,11 @@ class LossMeter:
         """Count a step that was skipped and has no loss."""
         self.count += 1
         self._next_step += 1
+
+    def leave_out(self, seconds: float) -> None:
+        """Take no account of time in which nothing was trained."""
+        self._started += seconds
+        self._last_read += seconds
 
     @property
     def unread(self) -> bool:

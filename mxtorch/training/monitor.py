@@ -74,6 +74,8 @@ def known_direction(monitor: str, metrics: Any = None, train_metrics: Any = None
     prefix, slash, name = monitor.partition("/")
     collection = (train_metrics if prefix == "train" else metrics) if slash else None
     higher = _higher_is_better(name, collection)
+    if higher is None and "/" in name:  # of one of several validation sets
+        higher = _higher_is_better(name.rpartition("/")[2], collection)
     if higher is not None:
         return "max" if higher else "min"
     return _by_name(name if slash else monitor)

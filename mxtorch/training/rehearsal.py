@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -31,8 +31,21 @@ _Norm = nn.modules.batchnorm._BatchNorm
 FEWEST_LABELS, CLASSES_TO_LABELS, FEWEST_CLASSES = 8, 20, 100
 
 
+def rehearse_validations(
+    context: Context, sets: Mapping[str, Any], metrics: Any, callbacks: CallbackList, before: TrainingState
+) -> list[str] | None:
+    """As `rehearse_validation`, for validation sets by the prefix of their figures; None where one's are not known."""
+    names: list[str] = []
+    for prefix, val_data in sets.items():
+        found = rehearse_validation(context, val_data, metrics, callbacks, before, prefix)
+        if found is None:
+            return None
+        names += found
+    return names
+
+
 def rehearse_validation(
-    context: Context, val_data: Any, metrics: Any, callbacks: CallbackList, before: TrainingState
+    context: Context, val_data: Any, metrics: Any, callbacks: CallbackList, before: TrainingState, prefix: str = "val"
 ) -> list[str] | None:
     """Evaluate the first validation batch, and put everything back.
 
@@ -46,6 +59,7 @@ def rehearse_validation(
         metrics: A `torchmetrics.MetricCollection`, or None. A copy of it is used.
         callbacks: None of them is called.
         before: A copy of what a step changes.
+        prefix: Goes before the names.
 
     Returns:
         The names of the figures that an evaluation gives; None where it is not known.
@@ -62,9 +76,9 @@ def rehearse_validation(
         if batch is None:
             return None
         kept = None if metrics is None else _KeptOutputs()
-        names = list(evaluate(context, [batch], CallbackList((), callbacks.trainer), kept))
+        names = list(evaluate(context, [batch], CallbackList((), callbacks.trainer), kept, prefix))
         if kept is not None:
-            computed = metric_names(metrics, kept.outputs, kept.targets, "metrics", "val")
+            computed = metric_names(metrics, kept.outputs, kept.targets, "metrics", prefix)
             return None if computed is None else names + computed
         return names
     finally:

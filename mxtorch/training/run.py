@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from mxtorch._checks import check_integer, length
 from mxtorch.checkpointing.random_state import random_state, set_random_state
 from mxtorch.optim.run_schedule import RunScheduler
 from mxtorch.training.data import Feed
+from mxtorch.training.limits import NO_LIMITS, Limits, figure_of
 from mxtorch.training.metrics import LossMeter, MetricBuffer
 
 
@@ -62,15 +61,19 @@ class Run:
         position: The counts of the trainer.
         ordinal: Which call of `fit` of its trainer it is, from 1.
         epochs: Passes over the training data.
-        steps_per_epoch: Optimizer steps that are expected in an epoch, for bars and schedules; None where the data have
-            no length. The loader decides when an epoch ends.
+        steps_per_epoch: Optimizer steps that are expected in the current epoch, for bars and schedules; None where the
+            data have no length. The loader decides when an epoch ends.
         feed: The training data.
-        validation: The validation data, or None.
+        validation: The sets of validation data by the prefix of their figures, as `val` or `val/<name>`.
         scheduler: The scheduler of torch or timm, if there is one.
         fingerprint: What the run was started with, which is compared when it is resumed.
         most_steps: Optimizer steps after which an epoch is cut; None where the data end it.
+        limits: Where it ends before its epochs are over, and when it validates.
+        steps_in: The optimizer steps of an epoch of the run, by its number from 0; None where all have as many.
         resumes: Whether it was asked to go on from a checkpoint.
         stopping: Whether it ends after the current epoch.
+        ending: Whether the current epoch ends after the step just taken.
+        validated_at: The step of the last validation within an epoch.
         left_best: Whether it is over, and a callback has put the weights of its best epoch into the model.
         epoch: The current epoch within this run, from 0.
         meter: The losses of this epoch so far; None between epochs.
@@ -88,12 +91,16 @@ class Run:
     epochs: int
     steps_per_epoch: int | None
     feed: Feed
-    validation: Feed | None
+    validation: dict[str, Feed]
     scheduler: RunScheduler
     fingerprint: dict[str, Any] = field(default_factory=dict)
     most_steps: int | None = None
+    limits: Limits = NO_LIMITS
+    steps_in: Callable[[int], int | None] | None = None
     resumes: bool = False
     stopping: bool = False
+    ending: bool = False
+    validated_at: int | None = None
     left_best: bool = False
     epoch: int = 0
     meter: LossMeter | None = None
@@ -107,11 +114,13 @@ class Run:
 
     def __post_init__(self) -> None:
         self._first_epoch = self.position.epoch
+        self._first_step = self.position.step
+        self._started = time.perf_counter()
 
     @property
     def validates(self) -> bool:
         """Whether each epoch is followed by a validation."""
-        return self.validation is not None
+        return bool(self.validation)
 
     @property
     def epochs_done(self) -> int:
@@ -124,9 +133,76 @@ class Run:
         return self.epochs_done > self.epoch
 
     @property
+    def steps_done(self) -> int:
+        """Optimizer steps of this run, taken or left out."""
+        return self.position.step - self._first_step
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the run began, those before a resume included."""
+        return time.perf_counter() - self._started
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether anything but the data, or a callback, ends an epoch or interrupts it."""
+        return self.most_steps is not None or self.limits != NO_LIMITS
+
+    @property
+    def within_epoch(self) -> bool:
+        """Whether an epoch was begun and is not in the history."""
+        return self.meter is not None or self.figures is not None
+
+    @property
     def cut(self) -> bool:
-        """Whether the epoch has as many steps as it may have."""
-        return self.most_steps is not None and self.meter is not None and self.meter.count >= self.most_steps
+        """Whether the epoch has as many steps as it may have, or was ended within."""
+        if self.meter is None:
+            return False
+        cut = self.most_steps is not None and self.meter.count >= self.most_steps
+        return cut or self.ending or self._has_all_steps
+
+    @property
+    def over(self) -> bool:
+        """Whether no epoch is to come."""
+        has_all_epochs = self.epochs_done >= self.epochs and not self.limits.steps_alone
+        return self.stopping or has_all_epochs or self._has_all_steps or self.out_of_time
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the time of the run is over."""
+        return self.limits.max_seconds is not None and self.seconds >= self.limits.max_seconds
+
+    @property
+    def _has_all_steps(self) -> bool:
+        return self.limits.max_steps is not None and self.steps_done >= self.limits.max_steps
+
+    @property
+    def validation_is_due(self) -> bool:
+        """Whether a validation within the epoch comes next; at the epoch's last step there is one anyway."""
+        count = 0 if self.meter is None else self.meter.count
+        every = self.limits.validation_interval(self.steps_per_epoch)
+        if every is None or count == 0 or count % every or count == self.steps_per_epoch or self.cut:
+            return False
+        return self.validated_at != self.position.step
+
+    def ended_early(self) -> str:
+        """Why the run has ended before its epochs were over, in a sentence; empty where no limit ended it."""
+        limits = self.limits
+        if self.stopping:
+            return ""
+        if self._has_all_steps:
+            return f"max_steps: the run has ended after {self.steps_done} steps, in epoch {self.epochs_done}"
+        if limits.max_seconds is not None and (self.ending or self.epochs_done < self.epochs):
+            words = f"the {limits.max_seconds:g} s are over; the run has ended after {self.steps_done} steps"
+            return f"max_time: {words}, in epoch {self.epochs_done}/{self.epochs}"
+        return ""
+
+    def figure(self, monitor: str) -> str:
+        """The name in the rows of a figure that is watched: with several validation sets that of the first one.
+
+        Args:
+            monitor: As `val/loss`, or with the name of a set, `val/<name>/loss`.
+        """
+        return figure_of(monitor, self.validation)
 
     def expect(self, validation: Iterable[str] | None, *, train_metrics: bool) -> None:
         """Note which figures the rows will have.
@@ -146,20 +222,34 @@ class Run:
     @property
     def epochs_to_come(self) -> int:
         """Epochs that are not over."""
-        return 0 if self.stopping else max(self.epochs - self.epochs_done, 0)
+        if self.over and not self.within_epoch:
+            return 0
+        return max(self.epochs - self.epochs_done, 1 if self.limits.steps_alone else 0)
 
     @property
     def steps_to_come(self) -> int | None:
         """Optimizer steps until the last epoch is over; None where the data have no length."""
-        if self.steps_per_epoch is None:
-            return None
-        taken = self.meter.count if self.meter is not None else self.steps_per_epoch if self.figures is not None else 0
-        return self.epochs_to_come * self.steps_per_epoch - taken
+        if self.epochs_to_come == 0:
+            return 0
+        limit = None if self.limits.max_steps is None else self.limits.max_steps - self.steps_done
+        if self.steps_per_epoch is None or self.limits.steps_alone:
+            return limit
+        if self.steps_in is None:
+            to_come = self.epochs_to_come * self.steps_per_epoch
+        else:
+            to_come = sum(self.steps_in(epoch) or 0 for epoch in range(self.epochs_done, self.epochs))
+        if self.meter is not None:
+            to_come -= self.meter.count
+        elif self.figures is not None:
+            to_come -= self.steps_per_epoch
+        return to_come if limit is None else min(to_come, limit)
 
     def begin_epoch(self) -> None:
         """Go to the next epoch and start its clock; what was loaded from a checkpoint stays."""
         self.epoch = self.epochs_done
-        if self.meter is None and self.figures is None:
+        if self.steps_in is not None:
+            self.steps_per_epoch = self.steps_in(self.epoch)
+        if not self.within_epoch:
             self.started = time.perf_counter()
 
     def open_meter(self, metrics: Any) -> LossMeter:
@@ -174,6 +264,7 @@ class Run:
         assert self.meter is not None
         self.figures = self.meter.finish() | ({} if self.metrics is None else self.metrics.compute("train"))
         self.meter = self.metrics = None
+        self.ending = False
         return self.figures
 
     def end_epoch(self) -> None:
@@ -183,7 +274,7 @@ class Run:
 
     def pass_over(self) -> None:
         """Take no epoch: a later run was saved, so this one was over by then."""
-        self.epoch = self.epochs
+        self.epoch, self.stopping = self.epochs, True
         self._first_epoch = self.position.epoch - self.epochs
 
     def state_dict(self) -> dict[str, Any]:
@@ -193,10 +284,14 @@ class Run:
             "ordinal": self.ordinal,
             "fingerprint": self.fingerprint,
             "epoch": self.epochs_done,
+            "steps": self.steps_done,
+            "seconds": self.seconds,
             "stopping": self.stopping,
+            "ending": self.ending,
+            "validated_at": self.validated_at,
             "micro_batches": self.micro_batches,
             "feed": self.feed.state_dict(within_epoch=training and self.meter is not None),
-            "validation": None if self.validation is None else self.validation.state_dict(within_epoch=False),
+            "validation": {name: feed.state_dict(within_epoch=False) for name, feed in self.validation.items()},
             "scheduler": self.scheduler.state_dict(),
             "figures": self.figures,
             "meter": None if self.meter is None else self.meter.state_dict(),
@@ -213,13 +308,20 @@ class Run:
         Raises:
             ValueError: It is malformed. Other errors come of malformed parts.
         """
-        if any(type(saved[name]) is not int or saved[name] < 0 for name in ("ordinal", "epoch", "micro_batches")):
-            raise ValueError(f"the epoch is {saved['epoch']!r}, in run {saved['ordinal']!r}")
+        counts = {"steps": 0, "validated_at": None, "seconds": 0.0, "ending": False} | saved
+        wrong = [name for name in ("ordinal", "epoch", "micro_batches", "steps") if not _is_count(counts[name])]
+        if wrong or not (counts["validated_at"] is None or _is_count(counts["validated_at"])):
+            raise ValueError(f"the epoch is {saved['epoch']!r}, in run {saved['ordinal']!r}, step {counts['steps']!r}")
         random = random_state()
         self.scheduler.load_state_dict(saved["scheduler"])
         self.ordinal, self.position.fits = saved["ordinal"], saved["ordinal"]
         self.epoch, self._first_epoch = saved["epoch"], self.position.epoch - saved["epoch"]
+        self._first_step = self.position.step - counts["steps"]
+        # A run that was rolled back has been going on for longer than the checkpoint knows.
+        self._started = min(self._started, time.perf_counter() - float(counts["seconds"]))
+        self.validated_at = counts["validated_at"]
         self.stopping, self.micro_batches = bool(saved["stopping"]), max(saved["micro_batches"], 1)
+        self.ending = self.stopping and bool(counts["ending"])  # other ends are found anew, as they may be farther now
         self.fingerprint = saved["fingerprint"] | {"epochs": self.epochs}
         self.figures = None if saved["figures"] is None else {k: float(v) for k, v in saved["figures"].items()}
         self.started = time.perf_counter() - saved["elapsed"]
@@ -230,18 +332,13 @@ class Run:
         if metrics is not None and saved["metrics"] is not None:
             self.metrics = MetricBuffer(metrics)
             self.metrics.load_state_dict(saved["metrics"])
-        if self.validation is not None and saved["validation"] is not None:
-            self.validation.load_state_dict(saved["validation"])
-            set_random_state(random)
+        for name, state in (saved["validation"] or {}).items():
+            if name in self.validation:
+                self.validation[name].load_state_dict(state)
+                set_random_state(random)
         self.feed.load_state_dict(saved["feed"])
         set_random_state(random)
 
 
-def steps_in_epoch(data: Any, accumulate: int, wanted: int | None) -> int | None:
-    """Optimizer steps in an epoch: what the data give, or fewer if fewer are wanted; None where it isn't known."""
-    batch_count = length(data)
-    available = None if batch_count is None else math.ceil(batch_count / accumulate)
-    if wanted is None:
-        return available
-    wanted = check_integer(wanted, "steps_per_epoch")
-    return wanted if available is None else min(wanted, available)
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from mxtorch._checks import check_integer
 from mxtorch._structure import detached
 from mxtorch.engines.base import StepResult
 from mxtorch.engines.nonfinite import MOST_SKIPS_IN_A_ROW, BadNumberError, KeptBuffers
@@ -38,11 +39,12 @@ class StepSettings:
     """How a step is taken; see `Trainer` for the meaning of each.
 
     Attributes:
-        accumulate: Batches to a step.
+        accumulate: Batches to a step, in the first epoch.
         clip_grad_norm: The norm that all gradients together are clipped to.
         clip_grad_value: The absolute value that each element of the gradients is clipped to.
         on_nonfinite: What a loss or gradient that is not finite means.
         log_every: Steps between two readings of the loss.
+        accumulate_from: Pairs of an epoch of the run, counted from 1, and the batches to a step from there on; rising.
     """
 
     accumulate: int = 1
@@ -50,6 +52,36 @@ class StepSettings:
     clip_grad_value: float | None = None
     on_nonfinite: NonfinitePolicy = "raise"
     log_every: int = 50
+    accumulate_from: tuple[tuple[int, int], ...] = ()
+
+    def accumulate_in(self, epoch: int) -> int:
+        """Batches to a step in an epoch of the run, counted from 0."""
+        return next((count for first, count in reversed(self.accumulate_from) if first <= epoch + 1), self.accumulate)
+
+
+def accumulations(accumulate: Any) -> tuple[int, tuple[tuple[int, int], ...]]:
+    """What `Trainer(accumulate=...)` means: batches to a step in the first epoch, and the epochs where they change.
+
+    Args:
+        accumulate: Batches to a step, or these by the epoch of a run, counted from 1, at which they begin.
+
+    Raises:
+        TypeError: A number is no integer.
+        ValueError: A number is below 1, or it is not said what the first epoch has.
+
+    Example:
+        >>> accumulations({1: 8, 3: 2})
+        (8, ((3, 2),))
+    """
+    if not isinstance(accumulate, Mapping):
+        return check_integer(accumulate, "accumulate"), ()
+    changes = sorted(
+        (check_integer(epoch, "epoch of accumulate"), check_integer(count, f"accumulate[{epoch}]"))
+        for epoch, count in accumulate.items()
+    )
+    if not changes or changes[0][0] != 1:
+        raise ValueError(f"accumulate: got {accumulate!r}; begin with epoch 1, as {{1: 8, 3: 2}}")
+    return changes[0][1], tuple(changes[1:])
 
 
 class StepRunner:

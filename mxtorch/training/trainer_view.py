@@ -71,8 +71,8 @@ class TrainerView(Protocol):
     def judged_weights(self) -> AbstractContextManager[Mapping[str, Any]]:
         """In a `with` block the model has the weights that are judged, in place of those that are trained."""
 
-    def stop(self) -> None:
-        """End the run after the current epoch."""
+    def stop(self, *, within_epoch: bool = False) -> None:
+        """End the run after the current epoch, or after the current step."""
 
     def checkpoint_content(self) -> dict[str, Any]:
         """Everything that a checkpoint holds, copied."""

@@ -36,7 +36,7 @@ def fit(make, loader, values, *callbacks, name="val/accuracy", epochs=None):
         ("val/loss", [3, 2, 1.95, 1.93, 1], {"patience": 2, "min_delta": 0.1}, 4),
         ("val/score", [3, 2, 1, 0, 0], {"patience": 2, "mode": "max"}, 3),
         ("val/score", [3, 2, 1, 0, -1], {"patience": 2, "mode": "min"}, 5),
-        ("val/loss", [float("nan")] * 5, {"patience": 3}, 3),
+        ("val/loss", [float("nan")] * 5, {"patience": 3, "check_finite": False}, 3),
     ],
 )
 def test_when_it_stops(make, loader, name, values, options, epochs):
@@ -93,3 +93,45 @@ def test_arguments_that_are_off(options, message):
 def test_a_figure_that_is_not_there(make, loader):
     with pytest.raises(ValueError, match=r"monitor: got 'val/acuracy'.*did you mean 'val/accuracy'"):
         fit(make, loader, [0.5], EarlyStopping("val/acuracy", mode="max"))
+
+
+class Figures(Callback):
+    """Puts figures of its own into the rows, in place of a validation's."""
+
+    def __init__(self, *values):
+        self.values = values
+
+    def on_epoch_complete(self, trainer, row):
+        row["val/score"] = self.values[trainer.epoch - 1]
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "epochs", "words"),
+    [
+        ([1.0, float("nan"), 0.5], {}, 2, "val/score is nan, no finite number, its best was 1, of epoch 1"),
+        ([1.0, float("inf"), 0.5], {}, 2, "val/score is inf, no finite number"),
+        ([float("nan")] * 3, {"check_finite": False}, 2, "has not improved for 2 epochs"),
+        ([0.5, 0.3, 0.2], {"threshold": 0.3}, 2, "val/score is 0.3, as good as the threshold 0.3"),
+        ([0.5, 0.7, 0.9], {"threshold": 0.7, "mode": "max"}, 2, "as good as the threshold 0.7"),
+        ([0.5, 3.0, 0.2], {"divergence_threshold": 2.0}, 2, "val/score is 3, worse than the divergence_threshold 2"),
+        ([0.5, 0.1, 0.2], {"divergence_threshold": 0.3, "mode": "max"}, 2, "worse than the divergence_threshold 0.3"),
+        ([0.5, 0.4, 0.3], {"threshold": 0.1, "divergence_threshold": 2.0}, 3, ""),
+    ],
+    ids=str,
+)
+def test_it_ends_on_no_number_and_on_thresholds(make, loader, net, capsys, values, options, epochs, words):
+    stopping = EarlyStopping("val/score", patience=2, **{"mode": "min"} | options)
+    trainer = make(net, callbacks=[Figures(*values), stopping], progress=True)
+    trainer.fit(loader, epochs=3)
+    assert trainer.epoch == epochs
+    out = capsys.readouterr().out
+    assert words in out
+    assert ("EarlyStopping" in out and f"The model has the weights of epoch {epochs}" in out) is bool(words)
+
+
+@pytest.mark.parametrize("threshold", ["a", float("nan"), True, [1]])
+def test_thresholds_are_checked(threshold):
+    with pytest.raises(ValueError, match=r"threshold: got"):
+        EarlyStopping(threshold=threshold)
+    with pytest.raises(ValueError, match=r"divergence_threshold: got"):
+        EarlyStopping(divergence_threshold=threshold)
