@@ -37,7 +37,14 @@ extensions = [
     "house",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "_templates", "jupyter_execute", "gallery/*.ipynb", "gallery/*.py", "**sg_execution_times.rst"]
+exclude_patterns = [
+    "_build",
+    "_templates",
+    "jupyter_execute",
+    "gallery/*.ipynb",
+    "gallery/*.py",
+    "**sg_execution_times.rst",
+]
 # A class has two names, `mxtorch.Trainer` and that of its room, so some short names in docstrings fit two places.
 suppress_warnings = ["ref.python", "config.cache", "mystnb.unknown_mime_type"]
 nitpicky = False
