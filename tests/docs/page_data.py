@@ -22,6 +22,9 @@ from mxtorch import ScheduledOptim, Trainer, model_zoo
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
 
+_nets: list[nn.Module] = []
+
+
 @functools.cache
 def points() -> tuple[DataLoader, DataLoader]:
     """Two classes that a line does not quite separate: 192 points to train with, 64 to validate."""
@@ -43,16 +46,17 @@ def pictures(batch_size: int = 20) -> tuple[DataLoader, DataLoader]:
 
 
 def __getattr__(name: str) -> Any:
-    """`train_data`, `val_data`, `net`, `loss`, `optimizer`, `trainer` for points; new ones for each page."""
+    """`train_data`, `val_data`, `net`, `loss`, `trainer` for points; `optimizer` is for the newest `net`."""
     if name in ("train_data", "val_data"):
         return points()[name == "val_data"]
     if name == "net":
-        return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+        _nets.append(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2)))
+        return _nets[-1]
+    if name == "optimizer":
+        return ScheduledOptim(torch.optim.SGD(_nets[-1].parameters(), lr=0.05, momentum=0.9))
     if name == "loss":
         return nn.CrossEntropyLoss()
     if name == "trainer":
-        net = __getattr__("net")
-        metrics = {"accuracy": MulticlassAccuracy(num_classes=2, average="micro")}
-        optimizer = ScheduledOptim(torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9))
-        return Trainer(net, nn.CrossEntropyLoss(), optimizer, metrics=metrics, log_every=5)
+        net, metrics = __getattr__("net"), {"accuracy": MulticlassAccuracy(num_classes=2, average="micro")}
+        return Trainer(net, nn.CrossEntropyLoss(), __getattr__("optimizer"), metrics=metrics, log_every=5)
     raise AttributeError(name)
