@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import re
@@ -100,7 +101,8 @@ def _devices(faults: list[str]) -> list[str]:
 
 def _caches(faults: list[str]) -> list[str]:
     from mxtorch import model_zoo
-    from mxtorch.model_zoo import weights
+
+    weights = importlib.import_module(f"{model_zoo.__name__}.weights")
 
     zoo = weights.cache_folder()
     lines = []
@@ -112,7 +114,9 @@ def _caches(faults: list[str]) -> list[str]:
     lines.append(f"mirror: {mirror or 'none (MXTORCH_WEIGHTS_MIRROR)'}")
     lines.append(f"offline: {os.environ.get('MXTORCH_OFFLINE') or 'no (MXTORCH_OFFLINE)'}")
     here = [
-        name for name in model_zoo.list_models() if any(weights.find_here(one, []) for one in model_zoo.info(name).weights)
+        name
+        for name in model_zoo.list_models()
+        if any(weights.find_here(one, []) for one in model_zoo.info(name).weights)
     ]
     lines.append(f"pretrained and on this machine: {', '.join(here) or 'none'}")
     existing = next(folder for folder in (zoo, *zoo.parents) if folder.exists())

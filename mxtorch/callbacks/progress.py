@@ -53,6 +53,7 @@ class ProgressBar(Callback):
 
     def on_validated(self, trainer: TrainerView, figures: Mapping[str, float]) -> None:
         """Show the figures of a validation within the epoch."""
+        assert self._bar is not None
         self._metrics = dict(figures)
         self._bar.set_postfix_str(summary(figures), refresh=False)
 
