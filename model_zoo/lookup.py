@@ -84,10 +84,15 @@ def info(name: ModelName | str) -> Entry:
     card = entry(name)
     if card.parameters:
         return card
-    with torch.device("meta"):
-        net = build(card.builder, 1000)
-    parameters, gmacs = count(net, card.preprocessing.size)
-    return dataclasses.replace(card, parameters=parameters, gmacs=gmacs)
+    from torch.utils.flop_counter import FlopCounterMode
+
+    size = card.preprocessing.size
+    with torch.device("meta"):  # where nothing is computed
+        net = build(card.builder, 1000).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            net(torch.empty(1, 3, size, size))
+    parameters = sum(parameter.numel() for parameter in net.parameters())
+    return dataclasses.replace(card, parameters=parameters, gmacs=counter.get_total_flops() / 2e9)
 
 
 def preprocess(net: nn.Module | ModelName | str, *, train: bool = False, size: int | None = None) -> Any:
@@ -160,15 +165,6 @@ def pinned(card: Entry, pretrained: bool | WeightTag | str) -> Weights | None:
         hint = did_you_mean(pretrained, sets, most=1)
         raise ValueError(f"pretrained: got {pretrained!r}; {hint}{card.name} has {', '.join(sets)}")
     return sets[pretrained]
-
-
-def count(net: nn.Module, size: int, in_channels: int = 3) -> tuple[int, float]:
-    """The number of parameters of a network on the meta device, and the GMACs for one image; nothing is computed."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net.eval()(torch.empty(1, in_channels, size, size, device="meta"))
-    return sum(parameter.numel() for parameter in net.parameters()), counter.get_total_flops() / 2e9
 
 
 def _allows(card: Entry, licence: str | None) -> bool:

@@ -304,14 +304,10 @@ def _check_meta(net: nn.Module, entries: list[_Entry]) -> None:
 def _leave_meta(net: nn.Module, entries: list[_Entry], device: torch.device | str | None) -> None:
     """Give memory to tensors on the meta device. Shared parameters stay shared."""
     target = torch.device("cpu" if device is None else device)
-
-    def materialise(tensor: Tensor) -> Tensor:
-        return torch.empty_like(tensor, device=target) if tensor.is_meta else tensor
-
     for module in net.modules():
         if not _has_lazy(module):
             apply: Any = module._apply  # torch has no types for it
-            apply(materialise, recurse=False)
+            apply(lambda tensor: torch.empty_like(tensor, device=target) if tensor.is_meta else tensor, recurse=False)
     for entry in entries:
         entry.parameter = getattr(entry.place.module, entry.place.name)
         for place in entry.places.values():

@@ -156,15 +156,15 @@ def check(
     return signal
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class _Recorder:
     """A forward hook that keeps a layer's output and its scale, which a later layer may change in place."""
 
-    def __init__(self, name: str, module: nn.Module, rows: dict[str, _Recorder]) -> None:
-        self.name = name
-        self.module = module
-        self.rows = rows
-        self.output: Tensor | None = None
-        self.activation = math.nan
+    name: str
+    module: nn.Module
+    rows: dict[str, _Recorder]
+    output: Tensor | None = None
+    activation: float = math.nan
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
         tensors = _floating(output)
@@ -178,17 +178,14 @@ class _Recorder:
         """The layer's figures. Those without a gradient, as in frozen layers, are NaN."""
         own = [gradients.get(id(parameter)) for parameter in self.module.parameters(recurse=False)]
         weights = [gradient.detach().double().norm() for gradient in own if gradient is not None]
+        gradient = gradients.get(id(self.output))
         return LayerSignal(
             self.name,
             type(self.module).__name__,
             self.activation,
-            _norm(gradients.get(id(self.output))),
+            math.nan if gradient is None else float(gradient.detach().double().norm()),
             float(torch.stack(weights).norm()) if weights else math.nan,
         )
-
-
-def _norm(gradient: Tensor | None) -> float:
-    return math.nan if gradient is None else float(gradient.detach().double().norm())
 
 
 def _marked(rows: Sequence[LayerSignal]) -> tuple[LayerSignal, ...]:
