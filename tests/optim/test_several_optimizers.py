@@ -232,7 +232,7 @@ def test_a_checkpoint_of_other_optimizers_changes_nothing(players, points, tmp_p
         other.load(tmp_path / "players.pt")
     assert same(before, everything(other))
     other.other_optimizers.clear()
-    with pytest.raises(ValueError, match=r"other_optimizers named \['discriminator'\], the trainer has \[\]"):
+    with pytest.raises(ValueError, match=r"other_optimizers named \['discriminator'\], but the trainer has \[\]"):
         other.load(tmp_path / "players.pt")
 
 
