@@ -65,6 +65,7 @@ from mxtorch.training.supervised import SupervisedSteps
 if TYPE_CHECKING:  # these are imported on first use
     from mxtorch.fine_tuning.recipe import Cache, FineTuning
     from mxtorch.interpretation import Interpretation
+    from mxtorch.training.profiling import StepProfile
 
 _POLICIES = ("raise", "skip", "rollback")
 
@@ -565,6 +566,48 @@ class Trainer(SupervisedSteps):
             return export(
                 self, local_path(path, "path"), val_data, example=example, about=about, overwrite=overwrite, **options
             )
+
+    def summary(self, batch: Any, *, depth: int = 3) -> Any:
+        """The layers of the model for a batch: shapes, parameters, which of them are trained, multiply-adds, memory.
+
+        It needs torchinfo (`pip install mxtorch[summary]`). The model runs once, in evaluation mode, and is as before.
+
+        Args:
+            batch: As a loader gives it, with or without targets.
+            depth: Modules within modules so far down are listed.
+
+        Returns:
+            The `torchinfo.ModelStatistics`: printing it gives the table; it has `total_params`, `total_mult_adds`, ...
+
+        Raises:
+            ImportError: torchinfo is not installed.
+            ValueError: The model can't take the batch.
+        """
+        from mxtorch.training.summary import summarize
+
+        return summarize(self.context, batch, check_integer(depth, "depth"))
+
+    def profile(
+        self, data: Iterable[Any], *, steps: int = 20, warmup: int = 5, trace: str | Path | None = None
+    ) -> StepProfile:
+        """Take a few steps to see what is slow in them: the data, the host, or the device. Nothing is changed.
+
+        Args:
+            data: Training data, as for `fit`. With workers the batches that wait from the start are free: take more
+                steps than those.
+            steps: Optimizer steps that are measured, by torch.profiler one more.
+            warmup: Steps before these.
+            trace: A file for the profiler's trace, as `"step.json"`, which https://ui.perfetto.dev draws.
+
+        Returns:
+            Times of a step and its operators; printing it gives a table and a word on what helps.
+
+        Raises:
+            ValueError: The data are empty, or the first batch can't be trained on.
+        """
+        from mxtorch.training.profiling import profile
+
+        return profile(self.context, self.settings, data, steps=steps, warmup=warmup, trace=trace)
 
     # ---------------------------------------------------------------- files
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mxtorch._checks import local_path
+from mxtorch.callbacks.loggers.base import run_settings
 from mxtorch.training.callback import Callback, current_run
 from mxtorch.training.trainer_view import TrainerView
 
@@ -130,7 +131,7 @@ class TensorBoard(Callback):
             "train/loss",
         ]
         experiment, started, self._finished = hparams(  # type: ignore[no-untyped-call]
-            _settings(trainer), dict.fromkeys(names, 0.0)
+            run_settings(trainer), dict.fromkeys(names, 0.0)
         )
         self.writer(trainer).file_writer.add_summary(experiment)
         self.writer(trainer).file_writer.add_summary(started)
@@ -229,23 +230,6 @@ def _table(rows: list[dict[str, Any]]) -> str:
 def _position(rate: float) -> int:
     """A rate as a step: thousandths of a decade."""
     return round(1000 * math.log10(rate))
-
-
-def _settings(trainer: TrainerView) -> dict[str, str | int | float | bool]:
-    """What the run was set up with, as the plain values that hparams take."""
-    schedule = trainer.optimizer.schedule
-    return {
-        "model": type(trainer.model).__name__,
-        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
-        "optimizer": type(trainer.optimizer.optimizer).__name__,
-        "learning_rate": trainer.optimizer.base_learning_rate,
-        "schedule": "none" if schedule is None else getattr(schedule, "__name__", type(schedule).__name__),
-        "epochs": current_run(trainer).epochs,
-        "accumulate": trainer.settings.accumulate,
-        "clip_grad_norm": trainer.settings.clip_grad_norm or 0.0,
-        "precision": trainer.engine.precision,
-        "device": str(trainer.engine.device),
-    }
 
 
 def _metric_names(trainer: TrainerView) -> list[str]:

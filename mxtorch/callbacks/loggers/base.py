@@ -1,0 +1,128 @@
+"""The protocol of loggers, and when each of its three methods is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mxtorch.training.callback import Callback, current_run
+from mxtorch.training.trainer_view import TrainerView
+
+
+class Logger(Callback):
+    """The base of loggers: override `start`, `log` and `finish`.
+
+    A logger is started before the first epoch, with the settings of the run. It is given the figures of every
+    `log_every` steps, of validations within an epoch, and of each epoch, with the step that they belong to.
+    `Trainer.close` finishes it; until then a further `fit` goes on in the same run. Only the main process logs.
+
+    A checkpoint holds what `start` returns, by which a run that is resumed finds its place. Steps after the checkpoint
+    are taken again and so are logged again.
+
+    Attributes:
+        identity: What `start` returned; None before.
+
+    Example:
+        >>> class Printer(Logger):
+        ...     def start(self, settings, identity, step):
+        ...         return "printed"
+        ...     def log(self, figures, step):
+        ...         print(step, sorted(figures))
+        >>> import torch
+        >>> from torch import nn
+        >>> from mxtorch import Trainer
+        >>> net = nn.Linear(4, 2)
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        >>> trainer = Trainer(net, nn.MSELoss(), optimizer, callbacks=[Printer()], progress=False)
+        >>> history = trainer.fit([(torch.randn(8, 4), torch.randn(8, 2))])  # doctest: +ELLIPSIS
+        1 ['gradient_norm', 'learning_rate/group0', 'samples_per_second', 'train/loss']
+        1 ['epoch', 'learning_rate', 'samples_per_second', 'seconds', 'step', 'train/loss']
+    """
+
+    identity: str | None = None
+    _is_open = False
+
+    def start(self, settings: Mapping[str, Any], identity: str | None, step: int) -> str:
+        """Open a run, or go on with one.
+
+        Args:
+            settings: Model, optimizer, rate, schedule and so on, as plain values.
+            identity: What `start` returned when the checkpoint was written that is resumed; None for a new run.
+            step: The optimizer step from which the run goes on; figures of later steps will be given again.
+
+        Returns:
+            What identifies the run, for a later resume.
+        """
+        raise NotImplementedError
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        """Write figures of an optimizer step."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Write what is held back, and let go of files and connections."""
+
+    def on_epoch_start(self, trainer: TrainerView) -> None:
+        """Start with the first epoch, when all states are loaded."""
+        if not self._is_open and trainer.engine.is_main:
+            self.identity = self.start(run_settings(trainer), self.identity, trainer.step)
+            self._is_open = True
+
+    def on_log(self, trainer: TrainerView, record: Mapping[str, float]) -> None:
+        """Log the figures of the steps since the last record."""
+        self._log(trainer, record)
+
+    def on_validated(self, trainer: TrainerView, figures: Mapping[str, float]) -> None:
+        """Log a validation within an epoch."""
+        self._log(trainer, figures)
+
+    def on_epoch_complete(self, trainer: TrainerView, row: Mapping[str, float]) -> None:
+        """Log the figures of the epoch."""
+        self._log(trainer, row)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What identifies the run."""
+        return {} if self.identity is None else {"identity": self.identity}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the run of a checkpoint.
+
+        Raises:
+            ValueError: The state is malformed.
+        """
+        if not isinstance(state["identity"], str):
+            raise ValueError(f"the identity of its run is {state['identity']!r}")
+        if self._is_open and state["identity"] != self.identity:
+            self.close()
+        self.identity = state["identity"]
+
+    def close(self) -> None:
+        """Finish, if it was started; a further `fit` goes on with the same run."""
+        if self._is_open:
+            self._is_open = False
+            self.finish()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the run, which belongs to this process: a copy is a run of its own."""
+        return vars(self) | {"identity": None, "_is_open": False}
+
+    def _log(self, trainer: TrainerView, figures: Mapping[str, float]) -> None:
+        if self._is_open:
+            self.log(dict(figures), trainer.step)
+
+
+def run_settings(trainer: TrainerView) -> dict[str, str | int | float | bool]:
+    """What the run was set up with, as plain values."""
+    schedule = trainer.optimizer.schedule
+    return {
+        "model": type(trainer.model).__name__,
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "optimizer": type(trainer.optimizer.optimizer).__name__,
+        "learning_rate": trainer.optimizer.base_learning_rate,
+        "schedule": "none" if schedule is None else getattr(schedule, "__name__", type(schedule).__name__),
+        "epochs": current_run(trainer).epochs,
+        "accumulate": trainer.settings.accumulate,
+        "clip_grad_norm": trainer.settings.clip_grad_norm or 0.0,
+        "precision": trainer.engine.precision,
+        "device": str(trainer.engine.device),
+    }

@@ -1,0 +1,107 @@
+"""Figures in a file of comma-separated values."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from mxtorch._checks import local_path
+from mxtorch.callbacks.loggers.base import Logger
+from mxtorch.checkpointing.file import atomic_text
+
+
+class CSVLogger(Logger):
+    """Writes the figures of a run into a CSV file, one line for each event, and its settings into a JSON file.
+
+    The first column is `step`; a figure that an event does not have is left empty. Lines are written at once, so that
+    the file can be read, or plotted, while the run goes on. A run that is resumed goes on in its file, after the lines
+    that were there when the checkpoint was written.
+
+    Args:
+        path: The file, as `"runs/dogs.csv"`. Its folder is created. A file of another run is not written over.
+
+    Raises:
+        ValueError: From `fit`: the file can't be written, or belongs to another run.
+
+    Example:
+        >>> CSVLogger("runs/dogs.csv").path.name
+        'dogs.csv'
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = local_path(path, "path")
+        self._columns: list[str] = []
+        self._lines = 0
+        self._file: TextIO | None = None
+
+    def start(self, settings: Mapping[str, Any], identity: str | None, step: int) -> str:
+        """Open the file; lines that were written after the checkpoint are dropped."""
+        rows: list[dict[str, str]] = []
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists() and self.path.stat().st_size:
+                if identity != self.path.name:
+                    raise ValueError(
+                        f"path: {str(self.path)!r} has the figures of another run; give another path, or delete it"
+                    )
+                with self.path.open(newline="", encoding="utf-8") as file:
+                    rows = list(csv.DictReader(file))[: self._lines]
+            with atomic_text(self.path.with_suffix(".json")) as file:
+                json.dump(dict(settings), file, indent=2)
+        except OSError as error:
+            raise ValueError(f"path: {str(self.path)!r} can't be written ({error}); give another one") from error
+        self._columns, self._lines = list(rows[0]) if rows else ["step"], len(rows)
+        self._rewrite(rows)
+        return self.path.name
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        """Write a line; the file is written anew where there is a figure that no line had."""
+        row: dict[str, Any] = {**figures, "step": step}
+        new = [name for name in row if name not in self._columns]
+        if new:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+            self._columns += new
+            self._rewrite(rows)
+        assert self._file is not None
+        csv.DictWriter(self._file, self._columns, restval="").writerow(row)
+        self._file.flush()
+        self._lines += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of lines as well."""
+        return {**super().state_dict(), "lines": self._lines} if self.identity is not None else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after these lines.
+
+        Raises:
+            ValueError: The state is malformed.
+        """
+        lines = state["lines"]
+        if type(lines) is not int or lines < 0:
+            raise ValueError(f"the number of its lines is {lines!r}")
+        super().load_state_dict(state)
+        self.close()
+        self._lines = lines
+
+    def finish(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open file."""
+        return super().__getstate__() | {"_file": None, "_lines": 0}
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        self.finish()
+        with atomic_text(self.path) as file:
+            writer = csv.DictWriter(file, self._columns, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+        self._file = self.path.open("a", newline="", encoding="utf-8")
