@@ -47,7 +47,7 @@ TRAINER = [
     ("optimizer", None, "optimizer: got None"),
     ("optimizer", other_optimizer(), "holds none of the model's trainable parameters"),
     ("metrics", "accuracy", "metrics: got 'accuracy'"),
-    ("metrics", {"accuracy": len}, "metrics: got"),
+    ("metrics", {"accuracy": 3}, "metrics: got"),
     ("metrics", {}, "metrics: got {}"),
     ("train_metrics", [1], "train_metrics: got"),
     ("callbacks", [print], "callbacks: got"),
