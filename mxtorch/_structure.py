@@ -87,8 +87,13 @@ def to_host(value: Any) -> Any:
 
 
 def concatenate(parts: Sequence[Any]) -> Any:
-    """Structures of one shape, joined: tensors along the first dimension, everything else into lists."""
+    """Structures of one shape, joined: tensors along the first dimension, everything else into lists.
+
+    A list of dictionaries has one for each sample, as detectors give them: such lists are put one after the other.
+    """
     first = parts[0]
+    if all(isinstance(part, list) and all(isinstance(item, Mapping) for item in part) for part in parts) and any(parts):
+        return [item for part in parts for item in part]
     if isinstance(first, Tensor):
         return torch.cat([part if part.ndim else part.unsqueeze(0) for part in parts])
     if isinstance(first, Mapping):

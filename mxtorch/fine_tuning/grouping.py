@@ -48,7 +48,8 @@ def layer_groups(
             group is a module, the name of a module or parameter, or a list of those. The last group is the head.
 
     Returns:
-        For each group its parameters, by their names in the network. Every parameter is in exactly one group.
+        For each group its parameters, by their names in the network. Every parameter is in exactly one group; with
+        adapters of peft, every one that is trained.
 
     Raises:
         TypeError: A module is neither a name nor a module.
@@ -71,6 +72,10 @@ def layer_groups(
         raise ValueError(
             f"head: {type(model).__name__} was not built by the zoo; give head=, the name of the new module, or groups="
         )
+    if has_adapters(model):  # what the adapters leave frozen is not to be trained by fine-tuning either
+        found = {
+            group: {name: one for name, one in members.items() if one.requires_grad} for group, members in found.items()
+        }
     found = {name: members for name, members in found.items() if members}
     if len(found) < 2:
         raise ValueError("groups: got one group alone; there must be something to freeze before the head")
@@ -132,6 +137,11 @@ def train_head(model: nn.Module, layers: LayerGroups) -> None:
     _train_only(model, layers[list(layers)[-1]].values())
 
 
+def has_adapters(model: nn.Module) -> bool:
+    """Whether peft (LoRA and its kin) has put adapters into a model, and frozen the rest of it."""
+    return hasattr(model, "peft_config") or bool(getattr(model, "_hf_peft_config_loaded", False))
+
+
 def train_all(model: nn.Module, layers: LayerGroups, *, norms: bool) -> None:
     """Train every group; without `norms` freeze the batch normalisation before the head."""
     kept = {id(parameter) for parameter in layers[list(layers)[-1]].values()}
@@ -139,7 +149,8 @@ def train_all(model: nn.Module, layers: LayerGroups, *, norms: bool) -> None:
     for module in () if norms else model.modules():
         if isinstance(module, _NormBase):
             frozen |= {id(parameter) for parameter in module.parameters()} - kept
-    _train_only(model, (parameter for parameter in model.parameters() if id(parameter) not in frozen))
+    members = [parameter for group in layers.values() for parameter in group.values()]
+    _train_only(model, (parameter for parameter in members if id(parameter) not in frozen))
 
 
 def _train_only(model: nn.Module, trained: Iterable[Parameter]) -> None:

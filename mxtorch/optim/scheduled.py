@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from mxtorch import schedules
 from mxtorch._checks import closest, positive_rate, rate_or_zero, whole_number
-from mxtorch.optim import momentum, schedule_free
+from mxtorch.optim import momentum, nested, schedule_free
 
 Multiplier = Callable[[int], float]
 Values = tuple[float, float | None]  # the multiplier of the rate, and the momentum if the schedule gives one
@@ -278,6 +278,7 @@ class ScheduledOptim(Optimizer):
             "has_schedule": schedule is not None,
         }
         content = self.optimizer.state_dict()
+        content = {**content, **nested.states(self.optimizer, content)}
         content["param_groups"] = [{**group, _POSITION: self._current_steps} for group in content["param_groups"]]
         return {**content, "schedule": position}
 
@@ -308,7 +309,8 @@ class ScheduledOptim(Optimizer):
                 )
         elif content.get("param_groups") and _POSITION in content["param_groups"][0]:
             steps = int(content["param_groups"][0][_POSITION])
-        self.optimizer.load_state_dict(content)
+        with nested.kept(self.optimizer, content.pop(nested.STATES, None)):
+            self.optimizer.load_state_dict(content)
         self._schedule, self._current_steps, self._upcoming = schedule, steps, (0, [])
         self._mark_groups()
         self._cycles_momentum = schedules.cycles_momentum(schedule)

@@ -164,7 +164,9 @@ def supervised_step(model: nn.Module, loss: Callable[..., Tensor] | None, batch:
 
     Args:
         model: Called with the inputs of the batch.
-        loss: `loss(outputs, targets)`. Without one the model is given the labels as well and must return a `.loss`.
+        loss: `loss(outputs, targets)`. Without one the model is given the labels as well and must return a `.loss`; or
+            it is a detector of torchvision, which is given the targets while it is trained and returns its losses. A
+            loss of torch is given the `"out"` of a segmentation network of torchvision.
         batch: What the loader yields, on the model's device.
 
     Raises:
@@ -172,6 +174,8 @@ def supervised_step(model: nn.Module, loss: Callable[..., Tensor] | None, batch:
     """
     if type(batch) in (tuple, list) and len(batch) == 2:  # the usual case, without the general way's cost
         inputs, targets = batch
+        if loss is None and _is_of_detection(targets):
+            return _detection_step(model, inputs, targets)
         outputs = model(inputs)
     else:
         example = split_batch(batch, keep_labels=loss is None)
@@ -181,6 +185,8 @@ def supervised_step(model: nn.Module, loss: Callable[..., Tensor] | None, batch:
     if loss is None:
         return StepOutput(_field(outputs, "loss", None), predicted, targets)
     weight = weigher_of(loss)
+    if weight is not None and isinstance(predicted, Mapping):
+        predicted = predicted.get("out", predicted)
     if _labels_are_checked.get():
         _check_class_labels(loss, predicted, targets)
     try:
@@ -188,6 +194,28 @@ def supervised_step(model: nn.Module, loss: Callable[..., Tensor] | None, batch:
     except IndexError:  # how torch answers a wrong label on the CPU
         _check_class_labels(loss, predicted, targets)
         raise
+
+
+def _is_of_detection(targets: Any) -> bool:
+    """Whether targets are a list of dictionaries with boxes, one for each picture."""
+    return (
+        type(targets) in (tuple, list)
+        and bool(targets)
+        and all(isinstance(one, Mapping) and "boxes" in one for one in targets)
+    )
+
+
+def _detection_step(model: nn.Module, pictures: Any, targets: Any) -> StepOutput:
+    """The sum of a detector's losses while it is trained; its detections, for metrics, while it is evaluated."""
+    if not model.training:
+        return StepOutput(None, model(pictures), list(targets))
+    losses = model(pictures, targets)
+    if not isinstance(losses, Mapping):
+        raise BatchError(
+            f"loss: got None, targets with boxes, and {describe(losses)} of the model in training; a detector of "
+            "torchvision returns a dictionary of losses. Override training_step for another"
+        )
+    return StepOutput(torch.stack(list(losses.values())).sum(), None, targets)
 
 
 def predictions(model: nn.Module, batch: Batch) -> Any:

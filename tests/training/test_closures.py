@@ -9,7 +9,8 @@ import torch
 import torchmetrics
 from torch import nn
 
-from mxtorch import StepOutput, Trainer, schedules
+from mxtorch import Callback, StepOutput, Trainer, schedules
+from mxtorch.callbacks import Checkpoint
 from mxtorch.training.closures import needs_closure
 
 
@@ -218,3 +219,56 @@ def test_a_step_output_without_a_loss_is_an_error():
 
     with pytest.raises(ValueError, match="as the loss"):
         trainer_with(lambda p: torch.optim.SGD(p, lr=0.1), kind=Empty).fit(batches())
+
+
+@pytest.mark.parametrize("name", ["LBFGS", "SAM", "a closure that is required"])
+def test_find_lr_searches_their_rate_and_changes_nothing(name):
+    trainer = trainer_with(OPTIMIZERS[name])
+    trainer.fit(batches()[:1])
+    before = copy.deepcopy((trainer.model.state_dict(), trainer.optimizer.state_dict()["state"]))
+    found = trainer.find_lr(batches(), epochs=4, num_steps=60)
+    assert found.trials or found.status == "already_trained"
+    after = trainer.model.state_dict(), trainer.optimizer.state_dict()["state"]
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+
+
+class SAMWithMomentum(SAM):
+    """The optimizer within has a state of its own, which the outer one's state_dict does not know."""
+
+    def __init__(self, params, lr=0.1, rho=0.05):
+        super().__init__(params, lr, rho)
+        self.base = torch.optim.SGD(self.param_groups, lr=lr, momentum=0.9)
+        self.param_groups = self.base.param_groups
+
+
+RESUMED = OPTIMIZERS | {
+    "SAM with momentum": SAMWithMomentum,
+    "the reference SAM": lambda p: pytest.importorskip("pytorch_optimizer").SAM(
+        p, torch.optim.SGD, lr=0.1, momentum=0.9
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_resumed_run_goes_on_bit_for_bit(name, tmp_path):
+    class Kill(Callback):
+        def on_step(self, trainer):
+            if trainer.step == 4:
+                raise KeyboardInterrupt
+
+    def run(folder, *more, resume=None):
+        trainer = trainer_with(RESUMED[name], callbacks=[*more, Checkpoint(folder, every=1)])
+        trainer.fit(batches(), epochs=2, schedule="cosine_annealing", resume=resume)
+        return trainer.model.state_dict()
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", Kill())
+    torch.testing.assert_close(run(tmp_path / "parts", resume="auto"), whole, rtol=0, atol=0)
+
+
+def test_the_sam_of_a_library():
+    library = pytest.importorskip("pytorch_optimizer")
+    trainer = trainer_with(lambda p: library.SAM(p, torch.optim.SGD, lr=0.1, momentum=0.9))
+    history = trainer.fit(batches(), epochs=8)
+    assert history["train/loss"][-1] < 0.8 * history["train/loss"][0]
