@@ -80,6 +80,7 @@ def create(
     facts: dict[str, Any] = {
         "zoo_name": name,
         "zoo_weights": None if chosen is None else chosen.tag,
+        "zoo_file": "" if path is None else str(path),
         "zoo_in_channels": in_channels,
         "classes": imagenet_classes() if chosen is not None and with_head and num_classes == 1000 else None,
     }

@@ -103,7 +103,6 @@ def _caches(faults: list[str]) -> list[str]:
     from mxtorch import model_zoo
 
     weights = importlib.import_module(f"{model_zoo.__name__}.weights")
-
     zoo = weights.cache_folder()
     lines = []
     for name, folder in (("weights of the zoo", zoo), ("torch", Path(torch.hub.get_dir()) / "checkpoints")):

@@ -85,9 +85,10 @@ class ProgressBar(Callback):
 def figures_of(values: Mapping[str, float]) -> list[str]:
     """Figures as they are shown: `train/loss 0.312`, `lr 1.2e-03`, `812 samples/s`."""
     parts = []
+    rates = [name for name in values if name.startswith("learning_rate")]
     for name, value in values.items():
-        if name.startswith("learning_rate"):
-            if name.endswith(("learning_rate", "/group0")):
+        if name in rates:
+            if name == rates[0]:  # that of the first group
                 parts.append(f"lr {value:.1e}")
         elif name == "samples_per_second":
             parts.append(f"{value:.0f} samples/s")

@@ -10,18 +10,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from mxtorch._checks import local_path
-from mxtorch.callbacks.loggers.base import run_settings
+from mxtorch.callbacks.run_settings import as_table, metric_names, run_settings
 from mxtorch.training.callback import Callback, current_run
 from mxtorch.training.trainer_view import TrainerView
 
+# The group of the finder's curves says what is on their axis, which TensorBoard calls "step".
+_CURVES = "lr_finder_loss_over_1000_log10_rate"
+# A page shows a chart for each class, and the browser lays out each point of an embedding.
+_MOST_CURVES, _MOST_EMBEDDED = 20, 2000
+_FEWEST_DIMENSIONS = 3  # the projector draws in three
 _NAME = re.compile(r"events\.out\.tfevents\.[^/\\]+")
 
 
 class TensorBoard(Callback):
-    """Writes loss, metrics, rates, gradient norm and samples/s; the LR finder's curve; the settings as hparams.
+    """Writes loss, metrics, rates by the name of their group, gradient norm and samples/s, and what a run was.
 
-    Steps on the horizontal axis are optimizer steps. Everything goes into one run, hparams included
+    - Scalars, whose steps are optimizer steps; on the page of custom scalars loss, metrics and rates beside each other.
+    - HParams: model, optimizer, rates, schedule, batch size, image size, seed and the like.
+    - Text: the settings of the run, and what the last `find_lr` said.
+    - Of each `find_lr` its picture and its curves over the rate.
+    - Of `interpret` its plots, tables, precision-recall curves, and the outputs as an embedding with their classes.
+
+    Everything goes into one run, hparams included
     (`SummaryWriter.add_hparams` would open a second one); but each `find_lr`, whose axis is the rate, has a run of its
     own below it: `lr_finder`, `lr_finder-2`.
 
@@ -56,10 +69,20 @@ class TensorBoard(Callback):
         self._writer: Any = None
         self._finalizer: Any = None
         self._finished: Any = None
+        self._verdict = ""  # what the last search said
+        self._input_shape: tuple[int, ...] | None = None
+        self._watch: Any = None  # the hook that sees the first input
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the open file: the copy is a run of its own, with a folder of its own."""
-        fresh = {"folder": None, "_event_file": "", "_writer": None, "_finalizer": None, "_finished": None}
+        fresh = {
+            "folder": None,
+            "_event_file": "",
+            "_writer": None,
+            "_finalizer": None,
+            "_finished": None,
+            "_watch": None,
+        }
         return vars(self) | fresh
 
     def writer(self, trainer: TrainerView) -> Any:
@@ -78,9 +101,17 @@ class TensorBoard(Callback):
         return self._writer
 
     def on_fit_start(self, trainer: TrainerView) -> None:
-        """After `Trainer.load`, purge the steps that are going to be taken again."""
+        """After `Trainer.load`, purge the steps that are going to be taken again; wait for the first input."""
         if self._loaded:
             self.on_resume(trainer)
+        if self._finished is None and trainer.model._compiled_call_impl is None:  # a hook would compile it anew
+
+            def see(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+                first = next((one for one in (*arguments, *named.values()) if isinstance(one, Tensor)), None)
+                self._input_shape = None if first is None else tuple(first.shape)
+                self._stop_watching()
+
+            self._watch = trainer.model.register_forward_pre_hook(see, with_kwargs=True)
 
     def on_resume(self, trainer: TrainerView) -> None:
         """Purge the steps that the run is going to take again."""
@@ -94,8 +125,8 @@ class TensorBoard(Callback):
         writer.add_event(Event(step=trainer.step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def on_epoch_start(self, trainer: TrainerView) -> None:
-        """Open the file and write the run's settings, so that every checkpoint of the run knows its folder."""
-        self._begin(trainer)
+        """Open the file, so that every checkpoint of the run knows its folder."""
+        self.writer(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """The name of the run's first event file."""
@@ -119,25 +150,39 @@ class TensorBoard(Callback):
         self.folder, self._event_file, self._loaded = found, name, True
 
     def _begin(self, trainer: TrainerView) -> None:
-        """Write the run's settings before its first event, once."""
+        """Write the run's settings once, before its first figures, when the first input has been seen."""
         if self._finished is not None:
             return
         from torch.utils.tensorboard.summary import hparams
 
+        self._stop_watching()
+        settings = run_settings(trainer, self._input_shape)
+
         # What matters most first: the table of the hparams tab begins with it.
         names = [
-            *reversed(_metric_names(trainer)),
+            *reversed(metric_names(trainer)),
             *(f"{prefix}/loss" for prefix in current_run(trainer).validation),
             "train/loss",
         ]
         experiment, started, self._finished = hparams(  # type: ignore[no-untyped-call]
-            run_settings(trainer), dict.fromkeys(names, 0.0)
+            settings, dict.fromkeys(names, 0.0)
         )
-        self.writer(trainer).file_writer.add_summary(experiment)
-        self.writer(trainer).file_writer.add_summary(started)
+        writer = self.writer(trainer)
+        writer.file_writer.add_summary(experiment)
+        writer.file_writer.add_summary(started)
+        table = as_table([{"setting": name, "value": value} for name, value in settings.items()])
+        verdict = self._verdict or "No search was made before this run."
+        writer.add_text("run", f"{table}\n\n**The finder:** {verdict}", trainer.step)
+        losses = [name for name in reversed(names) if name.endswith("/loss")]
+        metrics = metric_names(trainer)
+        charts = {"loss": ["Multiline", losses], "learning rate": ["Multiline", ["learning_rate/.*"]]}
+        if metrics:
+            charts["metrics"] = ["Multiline", metrics]
+        writer.add_custom_scalars({type(trainer.model).__name__: charts})
 
     def on_log(self, trainer: TrainerView, record: Mapping[str, float]) -> None:
-        """Write the figures of the steps since the last record."""
+        """Write the figures of the steps since the last record; before the first ones, the settings."""
+        self._begin(trainer)
         self._write(trainer, record)
 
     def on_validated(self, trainer: TrainerView, figures: Mapping[str, float]) -> None:
@@ -146,13 +191,13 @@ class TensorBoard(Callback):
 
     def on_epoch_complete(self, trainer: TrainerView, row: Mapping[str, float]) -> None:
         """Write the epoch's metrics."""
-        names = [name for name in row if name.startswith("val/") or name in _metric_names(trainer)]
+        names = [name for name in row if name.startswith("val/") or name in metric_names(trainer)]
         self._write(trainer, {name: row[name] for name in names})
 
     def on_lr_found(self, trainer: TrainerView, result: Any) -> None:
         """Write the search as a figure, and its curves as scalars, into a run of its own.
 
-        The scalars' steps are thousandths of a decade: -3000 is the rate 1e-3, 1000 is 10.
+        The steps of these scalars are thousandths of a decade, as their names say: -3000 is the rate 1e-3, 1000 is 10.
         """
         from matplotlib.figure import Figure
         from torch.utils.tensorboard import SummaryWriter
@@ -160,18 +205,19 @@ class TensorBoard(Callback):
         figure = Figure(figsize=(7, 4.2), layout="tight")
         result.plot(figure.subplots())
         folder = _free(self.folder or self.log_dir, "lr_finder")
+        self._verdict = str(result)
         with SummaryWriter(str(folder)) as writer:
             writer.add_figure("lr_finder/curve", figure, trainer.step)
             writer.add_text("lr_finder/result", str(result), trainer.step)
             for trial in result.trials:
                 if math.isfinite(trial.loss):
-                    name = f"lr_finder/loss_after_{trial.steps}_steps"
+                    name = f"{_CURVES}/after_{trial.steps}_steps"
                     writer.add_scalar(name, trial.loss, _position(trial.rate))
             for rate, loss, smoothed in zip(result.rates, result.losses, result.smoothed, strict=False):
-                writer.add_scalar("lr_finder/loss", loss, _position(rate))
-                writer.add_scalar("lr_finder/smoothed_loss", smoothed, _position(rate))
+                writer.add_scalar(f"{_CURVES}/training", loss, _position(rate))
+                writer.add_scalar(f"{_CURVES}/training_smoothed", smoothed, _position(rate))
             for rate, loss in result.held_out:
-                writer.add_scalar("lr_finder/held_out_loss", loss, _position(rate))
+                writer.add_scalar(f"{_CURVES}/held_out", loss, _position(rate))
 
     def on_interpreted(self, trainer: TrainerView, result: Any) -> None:
         """Write the plots as figures, and the rows as tables."""
@@ -180,12 +226,32 @@ class TensorBoard(Callback):
         if result.pictures:
             writer.add_figure("interpretation/top_losses", result.plot_top_losses(), trainer.step)
         for name in ("per_class", "most_confused", "top_losses"):
-            writer.add_text(f"interpretation/{name}", _table(getattr(result, name)()), trainer.step)
+            writer.add_text(f"interpretation/{name}", as_table(getattr(result, name)()), trainer.step)
         writer.add_scalar("interpretation/calibration_error", result.calibration_error, trainer.step)
+        for index, name in enumerate(result.classes[:_MOST_CURVES]):
+            writer.add_pr_curve(
+                f"interpretation/{name}", result.targets == index, result.probabilities[:, index], trainer.step
+            )
+        if len(result.classes) >= _FEWEST_DIMENSIONS:
+            self._write_embedding(writer, result, trainer.step)
         writer.flush()
+
+    def _write_embedding(self, writer: Any, result: Any, step: int) -> None:
+        """Write the outputs as points, which the projector lays out by classes."""
+        shown = slice(None, _MOST_EMBEDDED)
+        predicted = [result.classes[number] for number in result.predictions[shown].tolist()]
+        true = [result.classes[number] for number in result.targets[shown].tolist()]
+        writer.add_embedding(
+            result.probabilities[shown].clamp_min(1e-12).log(),
+            metadata=[list(pair) for pair in zip(true, predicted, strict=True)],
+            metadata_header=["true", "predicted"],
+            tag="log_probabilities",
+            global_step=step,
+        )
 
     def on_fit_end(self, trainer: TrainerView) -> None:
         """Mark the run as finished and flush; the file stays open for a further `fit`."""
+        self._stop_watching()
         if self._writer is not None and self._finished is not None:
             self._writer.file_writer.add_summary(self._finished)
             self._writer.flush()
@@ -195,6 +261,11 @@ class TensorBoard(Callback):
         if self._finalizer is not None:
             self._finalizer()
         self._writer = self._finalizer = None
+
+    def _stop_watching(self) -> None:
+        if self._watch is not None:
+            self._watch.remove()
+            self._watch = None
 
     def _write(self, trainer: TrainerView, values: Mapping[str, float]) -> None:
         # One event for all figures: add_scalar would make one for each, at several times the cost.
@@ -218,22 +289,6 @@ def _event_files(folder: Path) -> set[str]:
     return {path.name for path in folder.glob("events.out.tfevents.*")} if folder.is_dir() else set()
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
-    """Rows as a table of Markdown, which TensorBoard shows."""
-    if not rows:
-        return "none"
-    lines = [" | ".join(rows[0]), " | ".join("---" for _ in rows[0])]
-    lines += [" | ".join(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()) for row in rows]
-    return "\n".join(f"| {line} |" for line in lines)
-
-
 def _position(rate: float) -> int:
     """A rate as a step: thousandths of a decade."""
     return round(1000 * math.log10(rate))
-
-
-def _metric_names(trainer: TrainerView) -> list[str]:
-    """The names that metrics have in the history: `train/...`, and `val/...` in a run that validates."""
-    train = [] if trainer.train_metrics is None else [f"train/{name}" for name in trainer.train_metrics]
-    prefixes = [] if trainer.metrics is None else current_run(trainer).validation
-    return train + [f"{prefix}/{name}" for prefix in prefixes for name in trainer.metrics]

@@ -45,11 +45,14 @@ def _model(trainer: TrainerView, path: Path, facts: Facts) -> list[str]:
         card = model_zoo.info(facts.zoo_name)
         weights = next((each for each in card.weights if each.tag == model.zoo_weights), None)
         if weights is None:
-            lines.append("Initial weights: random, or from a file of the user")
+            file = Path(getattr(model, "zoo_file", "")).name
+            lines.append(f"Initial weights: {f'the file {_escaped(file)} of the user' if file else 'random'}")
         else:
             sources = ", ".join(file.url or file.name for file in weights.files[:1])
             use = "" if weights.commercial else " (not for commercial use)"
-            lines.append(f"Initial weights: `{weights.tag}`, licence {weights.licence}{use}, from {sources}")
+            file = Path(getattr(model, "zoo_file", "")).name or weights.files[0].name
+            lines.append(f"Initial weights: `{weights.tag}`, licence {weights.licence}{use}, published at {sources}")
+            lines.append(f"File of the initial weights: {_escaped(file)}")
     if facts.preprocessing is not None:
         lines.append(f"Input: pictures {_inputs(facts)}")
     lines.append(f"Output: {facts.outputs} {WORDS[facts.activation]}")

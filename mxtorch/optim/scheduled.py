@@ -87,6 +87,19 @@ class ScheduledOptim(Optimizer):
         return [float(group["lr"]) for group in self.optimizer.param_groups]
 
     @property
+    def group_names(self) -> list[str]:
+        """The `"name"` of each parameter group; `group0`, `group1`, ... where it has none, or none of its own.
+
+        Example:
+            >>> weight, bias = torch.nn.Linear(2, 2).parameters()
+            >>> groups = [{"params": [weight], "name": "weights"}, {"params": [bias]}]
+            >>> ScheduledOptim(torch.optim.SGD(groups, lr=0.1)).group_names
+            ['weights', 'group1']
+        """
+        named = [str(group.get("name", "")) for group in self.optimizer.param_groups]
+        return [name if name and named.count(name) == 1 else f"group{index}" for index, name in enumerate(named)]
+
+    @property
     def base_learning_rate(self) -> float:
         """What the schedule multiplies, of the first group. Without a schedule it is the rate in force."""
         return self.base_learning_rates[0]

@@ -302,7 +302,8 @@ class History:
         if self.records:
             steps = self.records.column("step")
             loss.plot(steps, self.records.column("train/loss"), color="#9db4c0", label="train/loss")
-            rate.plot(steps, self.records.column("learning_rate/group0"), color="#e07a1f")
+            first = next(name for name in self.records[0] if name.startswith("learning_rate/"))
+            rate.plot(steps, self.records.column(first), color="#e07a1f")
         epoch_ends = [row["step"] for row in self.rows]
         for name in self.columns:
             if name.startswith("val/") and name.endswith("/loss"):

@@ -221,8 +221,8 @@ class Loop:
     def _log(self, meter: LossMeter, gradient_norm: Tensor | None) -> None:
         """Read the losses since the last reading, and give the record to history and callbacks."""
         record = self._read_losses(meter)
-        for index, rate in enumerate(self.context.optimizer.learning_rates):
-            record[f"learning_rate/group{index}"] = rate
+        for name, rate in zip(self.context.optimizer.group_names, self.context.optimizer.learning_rates, strict=True):
+            record[f"learning_rate/{name}"] = rate
         for name, optimizer in self.context.other_optimizers.items():
             record[f"learning_rate/{name}"] = optimizer.learning_rate
         if gradient_norm is not None:

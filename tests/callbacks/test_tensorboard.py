@@ -19,6 +19,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from mxtorch import ScheduledOptim, Trainer
 
+CURVES = "lr_finder_loss_over_1000_log10_rate"
+
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard.*")
 
 
@@ -87,7 +89,7 @@ def test_a_server_shows_everything(server):
         "gradient_norm",
         "samples_per_second",
     }
-    assert "lr_finder/loss" in tags["moons/lr_finder"]
+    assert f"{CURVES}/training" in tags["moons/lr_finder"]
 
     def scalars(tag, run=None):
         run = run or ("moons/lr_finder" if tag.startswith("lr_finder") else "moons")
@@ -99,13 +101,13 @@ def test_a_server_shows_everything(server):
     assert rates == pytest.approx([record["learning_rate/group1"] for record in records], rel=1e-5)
     accuracy = [value for _, _, value in scalars("val/accuracy")]
     assert accuracy == pytest.approx(trainer.history["val/accuracy"], rel=1e-5)
-    curve = scalars("lr_finder/loss")
+    curve = scalars(f"{CURVES}/training")
     assert [10 ** (position / 1000) for _, position, _ in curve] == pytest.approx(found.rates, rel=2e-3)
     assert [value for _, _, value in curve] == pytest.approx(found.losses, rel=1e-5)
-    held_out = scalars("lr_finder/held_out_loss")
+    held_out = scalars(f"{CURVES}/held_out")
     assert [value for _, _, value in held_out] == pytest.approx([loss for _, loss in found.held_out], rel=1e-5)
     last = tried.trials[-1]
-    losses = scalars(f"lr_finder/loss_after_{last.steps}_steps", "moons/lr_finder-2")
+    losses = scalars(f"{CURVES}/after_{last.steps}_steps", "moons/lr_finder-2")
     assert [value for _, _, value in losses if value == pytest.approx(last.loss, rel=1e-5)]
     assert "lr_finder/curve" in ask("plugin/images/tags")["moons/lr_finder"]
     experiment = ask.post("plugin/hparams/experiment", {"experimentName": ""})

@@ -112,7 +112,7 @@ def test_each_search_has_an_axis_of_its_own(loader, tmp_path, number):
     trainer.close()
     names = ["lr_finder", "lr_finder-2", "lr_finder-3"][:number]
     assert runs(tmp_path) == {".", *names}
-    assert [len(scalars(tmp_path / name)["lr_finder/loss"]) for name in names] == lengths
+    assert [len(scalars(tmp_path / name)["lr_finder_loss_over_1000_log10_rate/training"]) for name in names] == lengths
     assert not any(tag.startswith("lr_finder") for tag in scalars(tmp_path))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mxtorch.training.callback import Callback, current_run
+from mxtorch.callbacks.run_settings import run_settings
+from mxtorch.training.callback import Callback
 from mxtorch.training.trainer_view import TrainerView
 
 
@@ -109,20 +110,3 @@ class Logger(Callback):
     def _log(self, trainer: TrainerView, figures: Mapping[str, float]) -> None:
         if self._is_open:
             self.log(dict(figures), trainer.step)
-
-
-def run_settings(trainer: TrainerView) -> dict[str, str | int | float | bool]:
-    """What the run was set up with, as plain values."""
-    schedule = trainer.optimizer.schedule
-    return {
-        "model": type(trainer.model).__name__,
-        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
-        "optimizer": type(trainer.optimizer.optimizer).__name__,
-        "learning_rate": trainer.optimizer.base_learning_rate,
-        "schedule": "none" if schedule is None else getattr(schedule, "__name__", type(schedule).__name__),
-        "epochs": current_run(trainer).epochs,
-        "accumulate": trainer.settings.accumulate,
-        "clip_grad_norm": trainer.settings.clip_grad_norm or 0.0,
-        "precision": trainer.engine.precision,
-        "device": str(trainer.engine.device),
-    }
