@@ -7,8 +7,9 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -19,17 +20,21 @@ from mxtorch._checks import (
     check_loss_function,
     check_parameters,
     closest,
+    length,
     local_path,
     positive_rate,
 )
 from mxtorch.callbacks import Checkpoint, ProgressBar, TensorBoard
-from mxtorch.checkpointing import file
+from mxtorch.checkpointing import file, sharded
 from mxtorch.checkpointing.contents import undone_without_a_step
 from mxtorch.checkpointing.random_state import seed_everything
 from mxtorch.checkpointing.resume import Rollback, check_arguments
 from mxtorch.checkpointing.serialization import Attributes
+from mxtorch.data.sharding import batch_size_of_all, check_enough
 from mxtorch.engines.base import Engine, Precision, StepResult
+from mxtorch.engines.distributed import DistributedEngine
 from mxtorch.engines.local import LocalEngine
+from mxtorch.engines.processes import launched
 from mxtorch.lr_finder.result import LRFinderResult
 from mxtorch.lr_finder.search import Request, search
 from mxtorch.lr_finder.trainable import TrainerSteps
@@ -67,7 +72,21 @@ if TYPE_CHECKING:  # these are imported on first use
     from mxtorch.interpretation import Interpretation
     from mxtorch.training.profiling import StepProfile
 
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 _POLICIES = ("raise", "skip", "rollback")
+
+
+def _on_all_processes(method: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """A method of the trainer that all processes are in together: an error on one ends the others."""
+
+    @functools.wraps(method)
+    def call(*arguments: Parameters.args, **named_arguments: Parameters.kwargs) -> Result:
+        trainer: Any = arguments[0]
+        with trainer.engine.together():
+            return method(*arguments, **named_arguments)
+
+    return call
 
 
 class Trainer(SupervisedSteps):
@@ -189,7 +208,10 @@ class Trainer(SupervisedSteps):
 
         if seed is not None:
             seed_everything(seed)
-        engine.prepare(model, loss_module, optimizer, *others.values())
+        with engine.together():
+            engine.prepare(model, loss_module, optimizer, *others.values())
+        if engine.rank:  # dropout and augmentation of its own, while the main process draws as it would alone
+            seed_everything(torch.initial_seed() + engine.rank)
         self.model = model
         self.loss = loss
         self.optimizer = optimizer
@@ -203,7 +225,7 @@ class Trainer(SupervisedSteps):
         callback_list.callbacks.sort(key=lambda callback: isinstance(callback, Checkpoint))
         self.callbacks = callback_list
         self.log_dir = log_dir
-        self.progress = progress
+        self.progress = progress and engine.is_main
         self.history = History()
         self.run: Run | None = None
         self._left_out = left_out
@@ -212,6 +234,7 @@ class Trainer(SupervisedSteps):
 
     # ---------------------------------------------------------------- training
 
+    @_on_all_processes
     def fit(
         self,
         train_data: Iterable[Any],
@@ -289,17 +312,24 @@ class Trainer(SupervisedSteps):
         limits = Limits.checked(*bounds, validates=val_data is not None)
         most_steps = None if steps_per_epoch is None else check_integer(steps_per_epoch, "steps_per_epoch")
         check_data(train_data, "train_data", passes=1)
+        given_data, train_data = train_data, self.engine.share(train_data)
 
         def steps_in(epoch: int) -> int | None:
             return steps_in_epoch(train_data, settings.accumulate_in(epoch), most_steps)
 
         epochs = limits.epochs(epochs, steps_in(0))
-        check_data(train_data, "train_data", passes=epochs if most_steps is None else 1)
-        validation = validation_sets(val_data, passes=epochs)
+        check_data(given_data, "train_data", passes=epochs if most_steps is None else 1)
+        validation: dict[str, Any] = self.engine.share(validation_sets(val_data, passes=epochs))
+        given: dict[str, Any] = {"epochs": epochs, "lr": lr, "schedule": schedule, "schedule_every": schedule_every}
+        given |= {"steps_per_epoch": steps_per_epoch, "resume": resume, "auto_accumulate": auto_accumulate}
+        self._check_same("fit", train_data, validation, given | {"limits": str(limits)})
+        check_enough(train_data, self.engine.world_size)
         total_steps = limits.total_steps(epochs, steps_in)
         loss_module = self.loss if isinstance(self.loss, nn.Module) else None
         others = self.other_optimizers.values()
         self._left_out = check_parameters(self.model, loss_module, self.optimizer, others, known=self._left_out)
+        if auto_accumulate and self.engine.shards:
+            raise ValueError("auto_accumulate: fsdp2 can't take it; give the loader a smaller batch_size")
         context, position, saving = self.context, self._position, self._saving
         checkpoints = [one for one in self.callbacks.callbacks if isinstance(one, Checkpoint)]
         check_arguments(checkpoints, resume, settings.on_nonfinite, schedule)
@@ -329,6 +359,8 @@ class Trainer(SupervisedSteps):
             run.expect(figures, train_metrics=self.train_metrics is not None)
             run.fingerprint = fingerprint(run, context, settings, lr, schedule)
             self.run = run
+            if self._reports and self.engine.world_size > 1:
+                print(_sentence_of(self.engine.world_size, train_data, settings.accumulate))
             runner = StepRunner(
                 context, settings, auto_accumulate=auto_accumulate, place=lambda window: place_of_next(run, window)
             )
@@ -379,6 +411,7 @@ class Trainer(SupervisedSteps):
 
     # ---------------------------------------------------------------- the learning rate
 
+    @_on_all_processes
     def find_lr(
         self,
         train_data: Iterable[Any],
@@ -437,6 +470,16 @@ class Trainer(SupervisedSteps):
         val_data = first_set(val_data)
         if val_data is not None:
             check_data(val_data, "val_data", passes=2)
+        train_data = self.engine.share(train_data)
+        given: dict[str, Any] = {
+            "schedule": schedule,
+            "epochs": epochs,
+            "steps_per_epoch": steps_per_epoch,
+            "method": method,
+        }
+        given |= {"training_steps": training_steps, "budget": budget, "num_steps": num_steps}
+        given |= {"start_lr": start_lr, "end_lr": end_lr, "optimizer": optimizer, "watch": watch}
+        self._check_same("find_lr", train_data, val_data, given)
         swept = chosen_optimizer(self.optimizer, self.other_optimizers, optimizer)
         check_layer_scales(swept)
         request = Request.checked(
@@ -461,6 +504,7 @@ class Trainer(SupervisedSteps):
 
     # ---------------------------------------------------------------- evaluation and prediction
 
+    @_on_all_processes
     def evaluate(self, data: Iterable[Any] | Mapping[str, Iterable[Any]], *, prefix: str = "val") -> dict[str, float]:
         """Loss and metrics on data, as of one large batch; nothing is trained, modes come back as they were.
 
@@ -472,8 +516,11 @@ class Trainer(SupervisedSteps):
             ValueError: The data are empty, the first batch can't be evaluated, or there is nothing to report, as where
                 `training_step` alone was overridden and there are no metrics.
         """
+        data = self.engine.share(data)
+        self._check_same("evaluate", data, None, {"prefix": prefix})
         return evaluation.evaluate(self.context, data, self.callbacks, self.metrics, prefix)
 
+    @_on_all_processes
     def predict(self, data: Iterable[Any], *, tta: evaluation.Augmentations = ()) -> Any:
         """The model's outputs for all batches, joined along the first dimension, on the CPU, in float32.
 
@@ -485,11 +532,14 @@ class Trainer(SupervisedSteps):
         Raises:
             ValueError: The data are empty, or the model can't take the first batch; an unknown augmentation.
         """
+        data = self.engine.share(data)
+        self._check_same("predict", data, None, {})
         with self.callbacks.judged_weights():
             return evaluation.predict(self.context, data, tta)
 
     # ---------------------------------------------------------------- what is built on the loop
 
+    @_on_all_processes
     def fine_tune(
         self,
         train_data: Iterable[Any],
@@ -525,6 +575,7 @@ class Trainer(SupervisedSteps):
         self.fine_tuning = fine_tune(self, train_data, val_data, **options)
         return self.fine_tuning
 
+    @_on_all_processes
     def interpret(
         self, val_data: Iterable[Any], *, classes: Sequence[str] | None = None, pictures: int = 12
     ) -> Interpretation:
@@ -540,6 +591,7 @@ class Trainer(SupervisedSteps):
         self.callbacks.call("on_interpreted", result)
         return result
 
+    @_on_all_processes
     def export(
         self,
         path: str | Path,
@@ -562,10 +614,15 @@ class Trainer(SupervisedSteps):
 
         options: dict[str, Any] = {"train_data": train_data, "classes": classes, "preprocessing": preprocessing}
         options["outputs"] = outputs
+        path = local_path(path, "path")
+        if self.engine.shards:
+            raise ValueError("export: the model is sharded; load a checkpoint of it in one process, and export there")
         with self.callbacks.judged_weights():
-            return export(
-                self, local_path(path, "path"), val_data, example=example, about=about, overwrite=overwrite, **options
-            )
+            if self.engine.is_main:
+                with self.engine.alone():
+                    path = export(self, path, val_data, example=example, about=about, overwrite=overwrite, **options)
+            written: Path = self.engine.broadcast(path)
+            return written
 
     def summary(self, batch: Any, *, depth: int = 3) -> Any:
         """The layers of the model for a batch: shapes, parameters, which of them are trained, multiply-adds, memory.
@@ -611,6 +668,7 @@ class Trainer(SupervisedSteps):
 
     # ---------------------------------------------------------------- files
 
+    @_on_all_processes
     def save(self, path: str | Path) -> None:
         """Write model, optimizer, schedule, scaler, history, callbacks and random states into one file, atomically.
 
@@ -620,8 +678,14 @@ class Trainer(SupervisedSteps):
             OSError: The file can't be written; an older file at `path` is untouched.
         """
         path = local_path(path, "path")
-        file.write(path, self.checkpoint_content())
+        content = self.checkpoint_content()
+        if self.engine.shards:
+            plain, tensors = sharded.split(content)
+            sharded.write(path, plain, tensors, self.engine.file_group(), is_main=self.engine.is_main)
+        elif self.engine.is_main:
+            file.write(path, content)
 
+    @_on_all_processes
     def load(self, path: str | Path) -> None:
         """Go on where `save` was called, with a new run.
 
@@ -702,13 +766,54 @@ class Trainer(SupervisedSteps):
             count_samples=self.count_samples,
         )
 
+    def _check_same(self, call: str, train_data: Any, val_data: Any, given: Mapping[str, Any]) -> None:
+        """Raise on all processes where one of them calls something else, or with other arguments or data."""
+        if self.engine.world_size > 1:
+            kinds = [type(callback).__name__ for callback in self.callbacks.callbacks]
+            facts = {name: _plain(value) for name, value in given.items()}
+            facts |= {"train_data": _facts_of(train_data), "val_data": _facts_of(val_data)}
+            facts |= {f"Trainer's {name}": value for name, value in vars(self.settings).items()}
+            facts |= {"Trainer's metrics": None if self.metrics is None else list(self.metrics)}
+            facts |= {"callbacks": [kind for kind in kinds if kind not in ("ProgressBar", "TensorBoard")]}
+            facts |= {"precision": self.engine.precision, "rates": self.optimizer.learning_rates, "step": self.step}
+            self.engine.check_same(call, facts)
+
     @property
     def _reports(self) -> bool:
-        return self.progress and self.engine.is_main
+        return self.progress
 
     @property
     def _saving(self) -> Saving:
         return Saving(self.context, self.callbacks, self.history, self._position, self._attributes, self.train_metrics)
+
+
+def _plain(value: Any) -> Any:
+    """A value that can be compared between processes: of objects, what they are."""
+    if isinstance(value, (bool, int, float, str, type(None))):
+        return value
+    return str(value) if isinstance(value, (Path, schedules.Schedule)) else type(value).__name__
+
+
+def _facts_of(data: Any) -> Any:
+    """What the processes must have the same of data."""
+    if data is None or data == {}:
+        return None
+    if isinstance(data, Mapping):
+        return {name: _facts_of(one) for name, one in data.items()}
+    workers = getattr(data, "num_workers", None)
+    samples = length(data.dataset) if hasattr(data, "dataset") else None
+    return {
+        "batches": length(data), "batch_size": batch_size_of_all(data), "samples": samples, "num_workers": workers
+    }  # fmt: skip
+
+
+def _sentence_of(processes: int, data: Any, accumulate: int) -> str:
+    """How many samples a step takes, which is what a rate is for."""
+    size = batch_size_of_all(data)
+    accumulated = f", {accumulate} of them to a step" if accumulate > 1 else ""
+    if size is None:
+        return f"{processes} processes train together{accumulated}"
+    return f"{processes} processes: batches of {size // processes} x {processes} = {size} samples{accumulated}"
 
 
 def _engine(engine: Engine | None, device: Any, precision: Any, channels_last: Any, compile: Any) -> Engine:
@@ -719,7 +824,8 @@ def _engine(engine: Engine | None, device: Any, precision: Any, channels_last: A
         ValueError: Another argument was given beside it.
     """
     if engine is None:
-        return LocalEngine(device, precision, channels_last=channels_last, compile=compile)
+        kind = LocalEngine if launched() is None else DistributedEngine
+        return kind(device, precision, channels_last=channels_last, compile=compile)
     if not isinstance(engine, Engine):
         raise TypeError(f"engine: got {engine!r}; give an object with the methods of mxtorch.engines.Engine")
     given = {"device": (device, "auto"), "precision": (precision, "fp32"), "channels_last": (channels_last, "auto")}

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import re
+import shutil
 import threading
 import warnings
 from collections.abc import Mapping
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mxtorch._checks import check_integer, closest, local_path
+from mxtorch.checkpointing import sharded
 from mxtorch.checkpointing.contents import read
 from mxtorch.checkpointing.file import CheckpointError, FolderLock, link, packed, write
+from mxtorch.engines.base import Engine
 from mxtorch.training.callback import Callback, current_run
 from mxtorch.training.monitor import Direction, Mode, check_mode, direction
 from mxtorch.training.trainer_view import TrainerView
@@ -75,10 +78,11 @@ class Checkpoint(Callback):
         self._owner: TrainerView | None = None
         self._saved: tuple[int, int] | None = None  # the step and the epochs done of the newest file
         self._look_for_newer = False
+        self._engine: Engine | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the lock of the folder and the thread that writes, which belong to this process."""
-        return vars(self) | {"_lock": None, "_writing": None}
+        return vars(self) | {"_lock": None, "_writing": None, "_engine": None}
 
     # ---------------------------------------------------------------- files that are there
 
@@ -96,6 +100,13 @@ class Checkpoint(Callback):
             CheckpointError: There are checkpoints, and all are damaged.
         """
         self._finish()
+        if self._engine is not None and self._engine.world_size > 1:
+            found = self._newest() if self._engine.is_main else None
+            path = self._engine.broadcast(None if found is None else found[0])
+            return found if found is not None or path is None else (path, read(path))
+        return self._newest()
+
+    def _newest(self) -> tuple[Path, dict[str, Any]] | None:
         damaged: list[str] = []
         for path in self.paths():
             try:
@@ -119,6 +130,10 @@ class Checkpoint(Callback):
         self._direction = direction(self.monitor, self.mode, trainer.metrics, trainer.train_metrics)
         self.locate(trainer)
         assert self.folder is not None
+        self._engine = trainer.engine
+        if not trainer.engine.is_main:  # it keeps count of what is saved; the main process has the folder
+            self._owner, self._saved = trainer, None
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FolderLock(self.folder, LOCK_SECONDS)
@@ -134,13 +149,13 @@ class Checkpoint(Callback):
         self._lock, self._owner, self._saved = lock, trainer, None
         self._look_for_newer = resumes
         for left in self.folder.glob(".step-*.tmp"):  # of a process that was killed while it wrote
-            left.unlink(missing_ok=True)
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
     def on_epoch_start(self, trainer: TrainerView) -> None:
         """After a run was resumed, set aside what is newer: damaged files, or a way that was given up."""
         if self._look_for_newer:
             self._look_for_newer = False
-            for path in self.paths():
+            for path in self.paths() if trainer.engine.is_main else ():
                 if _step_of(path) > trainer.step:
                     os.replace(path, path.with_name(path.name + ".aside"))
 
@@ -218,6 +233,14 @@ class Checkpoint(Callback):
         if is_best:
             self._best_name = name
         content = trainer.checkpoint_content()
+        if trainer.engine.shards:
+            self._finish()
+            self._writing = _Writing(self.folder, name, content, self._best_name, self.keep, trainer.engine)
+            self._saved = place
+            return
+        if not trainer.engine.is_main:
+            self._saved = place
+            return
         is_small = sum(parameter.numel() for parameter in trainer.model.parameters()) <= SMALL_MODEL
         ready = packed(content) if is_small else content
         self._finish()  # one file at a time, so that a slow disk holds the training back and not the memory
@@ -261,15 +284,32 @@ class Checkpoint(Callback):
 class _Writing(threading.Thread):
     """Writes one checkpoint, then brings links and older files up to date."""
 
-    def __init__(self, folder: Path, name: str, content: dict[str, Any] | bytes, best: str | None, keep: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        content: dict[str, Any] | bytes,
+        best: str | None,
+        keep: int,
+        engine: Engine | None = None,
+    ) -> None:
         super().__init__(name=f"writes {name}")
         self.failure: BaseException | None = None
+        self._engine = engine  # of a sharded model, which all processes write
+        self._group = None if engine is None else engine.file_group()
         self._folder, self._file_name, self._content, self._best, self._keep = folder, name, content, best, keep
         self.start()
 
     def run(self) -> None:
         try:
-            write(self._folder / self._file_name, self._content)
+            if self._engine is None:
+                write(self._folder / self._file_name, self._content)
+            else:
+                is_main = self._engine.is_main
+                plain, tensors = sharded.split(self._content)
+                sharded.write(self._folder / self._file_name, plain, tensors, self._group, is_main=is_main)
+                if not is_main:
+                    return
             link(self._folder / "last.ckpt", self._file_name)
             if self._best is not None and (self._folder / self._best).exists():
                 link(self._folder / "best.ckpt", self._best)
@@ -284,7 +324,7 @@ class _Writing(threading.Thread):
         for path in found[: -self._keep]:
             if path.name not in (self._best, self._file_name):
                 with contextlib.suppress(FileNotFoundError):
-                    path.unlink()
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _step_of(path: Path) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mxtorch._version import __version__
-from mxtorch.checkpointing import file
+from mxtorch.checkpointing import file, sharded
 from mxtorch.checkpointing.file import CheckpointError, check_same_tensors
 from mxtorch.checkpointing.random_state import random_state, set_random_state
 from mxtorch.checkpointing.serialization import frozen
@@ -160,7 +160,7 @@ def read(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: There is no such file.
         CheckpointError: The file is no checkpoint, is damaged, has another version, or has no position.
     """
-    saved = file.read(path)
+    saved = sharded.read(Path(path)) if sharded.is_sharded(path) else file.read(path)
     position = saved.get("position")
     if not isinstance(position, dict) or type(position.get("step")) is not int or "run" not in saved:
         raise CheckpointError(f"{path} is damaged: it has no position, or no entry for the run")

@@ -13,6 +13,7 @@ from mxtorch import schedules
 from mxtorch._checks import length, local_path
 from mxtorch.checkpointing.file import CheckpointError
 from mxtorch.checkpointing.serialization import frozen
+from mxtorch.data.sharding import batch_size_of_all
 from mxtorch.optim.external_scheduler import described_function, is_external
 from mxtorch.optim.momentum import OWN as OWN_MOMENTUM
 from mxtorch.optim.run_schedule import RunScheduler
@@ -47,7 +48,7 @@ def check_arguments(checkpoints: Sequence[CheckpointFolder], resume: Any, on_non
         raise TypeError(f"resume: got {resume!r}; give the path of a checkpoint, or 'auto'")
     if resume == "auto" and not checkpoints:
         raise ValueError("resume: got 'auto', but no callback is a Checkpoint; add one to the Trainer's callbacks")
-    if resume is not None and resume != "auto" and not local_path(resume, "resume").is_file():
+    if resume is not None and resume != "auto" and not local_path(resume, "resume").exists():
         raise FileNotFoundError(f"resume: there is no file {str(resume)!r}; 'auto' takes the newest checkpoint")
     if on_nonfinite == "rollback":
         if not checkpoints:
@@ -155,7 +156,7 @@ def fingerprint_of(
         "scheduler": scheduler.scheduler is not None,
         "lr": float(lr) if type(lr) in (int, float) else None,
         "batches": length(data),
-        "batch_size": getattr(data, "batch_size", None),
+        "batch_size": batch_size_of_all(data),
         "samples": length(data.dataset) if hasattr(data, "dataset") else None,
         "num_workers": getattr(data, "num_workers", None),
         "prefetch_factor": getattr(data, "prefetch_factor", None),
@@ -174,7 +175,10 @@ def compare(now: dict[str, Any], saved: dict[str, Any]) -> list[str]:
         raise CheckpointError(
             f"the saved run had the schedule {saved.get('schedule')!r}, but fit got none; give fit that schedule"
         )
-    names = [*REFUSED, *(["schedule"] if now["schedule_given"] else []), *(["lr"] if now["lr"] is not None else [])]
+    # The same script on another number of processes: its batches are of another size, and it goes on all the same.
+    refused = [name for name in REFUSED if name not in ("batches", "batch_size") or _same_processes(now, saved)]
+    schedule = ["schedule"] if now["schedule_given"] and _same_length(now, saved) else []
+    names = [*refused, *schedule, *(["lr"] if now["lr"] is not None else [])]
     differences = [
         f"{name} is {_difference(now.get(name), saved.get(name))}" for name in names if now.get(name) != saved.get(name)
     ]
@@ -182,6 +186,15 @@ def compare(now: dict[str, Any], saved: dict[str, Any]) -> list[str]:
         hint = "; lr='keep' keeps the rate of the run" if now["lr"] is not None and now["lr"] != saved["lr"] else ""
         raise CheckpointError(f"it is a checkpoint of another run: {'; '.join(differences)}{hint}")
     return [f"{name} is {now.get(name)}, was {saved.get(name)}" for name in WARNED if now.get(name) != saved.get(name)]
+
+
+def _same_length(now: dict[str, Any], saved: dict[str, Any]) -> bool:
+    """Whether a schedule whose length comes from the data must be the same: steps of other sizes make it another."""
+    return _same_processes(now, saved) or bool(now["batch_size"] == saved.get("batch_size"))
+
+
+def _same_processes(now: dict[str, Any], saved: dict[str, Any]) -> bool:
+    return bool(now.get("processes", 1) == saved.get("processes", 1))
 
 
 def _hyperparameters(group: dict[str, Any]) -> dict[str, Any]:

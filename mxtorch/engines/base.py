@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -35,7 +35,11 @@ class Engine(Protocol):
     """Moves data, computes gradients, takes steps, and lets several processes decide together.
 
     The loop knows no device and no process group: everything that depends on them goes through these methods.
-    `LocalEngine` is plain torch on one device. Hand your own to `Trainer(engine=...)`.
+    `LocalEngine` is plain torch on one device, `DistributedEngine` several processes. Hand your own to
+    `Trainer(engine=...)`; derive it from one of the two, where what it does not change is done.
+
+    What all processes have to do at the same time is said of each method. In a world of one process these methods
+    return what they are given, and cost nothing.
 
     Attributes:
         device: Where the model and the batches of this process are.
@@ -43,12 +47,21 @@ class Engine(Protocol):
         asynchronous: Whether reading a number from a tensor waits for queued work, as on an accelerator. Where this is
             False the loop looks at every loss at once; elsewhere it reads losses in logging steps only.
         is_main: Whether this process writes files and prints. Exactly one process does.
+        rank: The place of this process among all, from 0.
+        world_size: The processes that compute together: 1 within `alone`.
+        dealt: How many processes' shares of the data this one is dealt: 1, or all of them within `alone` and
+            `whole_data`.
+        shards: Whether each process holds a part of the model only, so that none can run it alone.
     """
 
     device: torch.device
     precision: Precision
     asynchronous: bool
     is_main: bool
+    rank: int
+    world_size: int
+    dealt: int
+    shards: bool
 
     def prepare(self, model: nn.Module, loss: nn.Module | None, *optimizers: ScheduledOptim) -> None:
         """Bring the model, a loss with parameters, and the state of optimizers to the device, in place."""
@@ -66,7 +79,29 @@ class Engine(Protocol):
         """Add the gradients of a scalar loss to those of the parameters."""
 
     def zero_grad(self, optimizer: ScheduledOptim) -> None:
-        """Clear the gradients."""
+        """Clear the gradients, as a step begins; all processes together."""
+
+    def stand_in(self) -> Tensor | None:
+        """A loss without gradients, in place of that of a batch which has none, or is none.
+
+        Other processes have a forward pass there, in which they may exchange something. None in a world of one.
+        """
+
+    def exchange_gradients(self, optimizer: ScheduledOptim, loss: Tensor | None, *, held_back: bool) -> None:
+        """Make the gradients the mean of those of all processes; all together, once a step.
+
+        Args:
+            optimizer: Its parameters have the gradients of this process.
+            loss: The last one of the step, or what stands in for it, whose gradients are added before; the exchange may
+                go on meanwhile.
+            held_back: All of the step's backward passes are over, under `no_sync`, and `loss` is None.
+        """
+
+    def total(self, *values: float | Tensor) -> Tensor:
+        """The sums over all processes of some scalars, float64 [number of values] on the device.
+
+        All processes together, once a step: what `agree_soon` was told goes along.
+        """
 
     def step(
         self,
@@ -101,8 +136,56 @@ class Engine(Protocol):
         """Whether the flag is True on any process.
 
         Every decision that all processes must take together goes through this: to stop, to skip a step, that the loss
-        has diverged, that the memory is full.
+        has diverged, that the memory is full. All processes together; each of them waits for the others.
         """
+
+    def agree_soon(self, flag: bool) -> bool:
+        """As `agree`, for every step: the answer may come some steps late, and at the same step on all processes.
+
+        It goes with the sums of `total`, so that it costs no exchange of its own and no accelerator is waited for.
+        """
+
+    def broadcast(self, value: Any) -> Any:
+        """What the main process gives, a number, text or another object on the host; all together."""
+
+    def gather_values(self, value: Any) -> list[Any]:
+        """What all processes give, in their order; all together."""
+
+    def share(self, data: Any) -> Any:
+        """This process's part of data: loaders are dealt by their samples, other iterables by their batches.
+
+        Raises:
+            ValueError: The data can't be dealt.
+        """
+
+    def check_same(self, call: str, facts: Mapping[str, Any]) -> None:
+        """Raise on all processes where one of them was given something else; all together.
+
+        Args:
+            call: What is being done, as `"fit"`.
+            facts: Arguments and their values, as plain values.
+
+        Raises:
+            ValueError: An argument and what each process was given.
+        """
+
+    def together(self) -> AbstractContextManager[Any]:
+        """In the block, an exception on one process ends the others with its message; all together.
+
+        It may be entered again within itself.
+        """
+
+    def alone(self) -> AbstractContextManager[Any]:
+        """In the block this process computes by itself: gradients are not exchanged, sums are its own.
+
+        Shared data deal it the batches of all processes, one after the other: those of a step follow one another.
+        """
+
+    def whole_data(self) -> AbstractContextManager[Any]:
+        """In the block shared data deal this process the batches of all."""
+
+    def file_group(self) -> Any:
+        """A process group in which a thread may write a checkpoint of a sharded model; None in a world of one."""
 
     def read_later(self, value: Tensor) -> Callable[[], float]:
         """Begin to read a scalar tensor; the function that is returned gives the number.

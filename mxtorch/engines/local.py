@@ -6,9 +6,7 @@ import contextlib
 import copy
 import logging
 import math
-import os
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -61,7 +59,12 @@ class LocalEngine:
     """
 
     is_main = True
-    agree = staticmethod(bool)  # there is one process. The loop calls this in every step, and `bool` is the fastest
+    rank = 0
+    world_size = 1
+    dealt = 1
+    shards = False
+    # There is one process; the loop asks in every step, and this is the quickest answer.
+    agree = agree_soon = staticmethod(bool)
 
     def __init__(
         self,
@@ -77,12 +80,6 @@ class LocalEngine:
         self.precision: Precision = precision
         if channels_last not in (True, False, "auto"):
             raise ValueError(f"channels_last: got {channels_last!r}; give True, False or 'auto'")
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            warnings.warn(
-                "WORLD_SIZE says that several processes were started. LocalEngine uses one device, so each process "
-                "trains a separate network. Start a single process.",
-                stacklevel=3,
-            )
         self.asynchronous = self.device.type != "cpu"
         self.memory_format: torch.memory_format | None = None
         self._channels_last = channels_last
@@ -178,6 +175,19 @@ class LocalEngine:
         """Clear the gradients."""
         optimizer.zero_grad()
 
+    def stand_in(self) -> Tensor | None:
+        """None: there is no other process."""
+        return None
+
+    def exchange_gradients(self, optimizer: ScheduledOptim, loss: Tensor | None, *, held_back: bool) -> None:
+        """Add the gradients of the loss; there is no other process."""
+        if loss is not None:
+            self.backward(loss)
+
+    def total(self, *values: float | Tensor) -> Tensor:
+        """The values themselves, float64 on the device: there is one process."""
+        return scalars(values, self.device)
+
     def step(
         self,
         optimizer: ScheduledOptim,
@@ -222,6 +232,37 @@ class LocalEngine:
     def gather(self, value: Tensor) -> Tensor:
         """The value itself, because there is one process."""
         return value
+
+    def broadcast(self, value: Any) -> Any:
+        """The value itself: there is one process."""
+        return value
+
+    def gather_values(self, value: Any) -> list[Any]:
+        """The value alone: there is one process."""
+        return [value]
+
+    def share(self, data: Any) -> Any:
+        """The data themselves: there is one process."""
+        return data
+
+    def check_same(self, call: str, facts: Mapping[str, Any]) -> None:
+        """Nothing: there is no other process."""
+
+    def together(self) -> contextlib.AbstractContextManager[Any]:
+        """Nothing: there is no other process."""
+        return self._no_context
+
+    def alone(self) -> contextlib.AbstractContextManager[Any]:
+        """Nothing: there is no other process."""
+        return self._no_context
+
+    def whole_data(self) -> contextlib.AbstractContextManager[Any]:
+        """Nothing: there is no other process."""
+        return self._no_context
+
+    def file_group(self) -> Any:
+        """None: there is no other process."""
+        return None
 
     def read_later(self, value: Tensor) -> Callable[[], float]:
         """Start to read a scalar tensor; see `Engine.read_later`."""
@@ -291,6 +332,13 @@ class LocalEngine:
         if self.device.type == "mps" or (self.device.type == "cuda" and self._autocast_type is None):
             return False
         return any(isinstance(module, _CONVOLUTIONS) for module in model.modules())
+
+
+def scalars(values: tuple[float | Tensor, ...], device: torch.device) -> Tensor:
+    """Numbers and scalar tensors as one tensor, float64 where the device has it."""
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    parts = [torch.as_tensor(value, dtype=dtype).to(device, non_blocking=True).reshape(()) for value in values]
+    return torch.stack(parts)
 
 
 def _parameters(optimizer: ScheduledOptim) -> list[Tensor]:

@@ -73,6 +73,9 @@ class FeatureCache:
         ...     history = trainer.fit(train, epochs=3)
         >>> cache.close()
 
+    Of several processes each computes its share of the features, and is given those of the others: the order of the
+    data goes all over the data set, so that each needs all of them.
+
     Losses, the order of the data and the random numbers of the training are the same as without the cache. Features are
     computed again when a frozen parameter or buffer has changed, which is checked at the start of each epoch; and when
     the data set has changed: its definition with the transforms, the size and time of its files, or some items that are
@@ -123,6 +126,7 @@ class FeatureCache:
             CutError: A ValueError, too: the model can't be cut.
         """
         views = check_integer(views, "views")
+        data = self.trainer.engine.share(data)
         dataset_fingerprint.check_loader(data)
         with unchanged(self.trainer.model, data):
             if self.cut is None:
@@ -247,35 +251,40 @@ class FeatureCache:
                 ends.callback(bar.close)
             ends.enter_context(unchanged(self.trainer.model))
             for view in range(bank.views):
-                row = view
-                for inputs, rest in self._read(dataset, workers, view):
-                    self._fill_rows(bank, row, inputs, rest, wanted)
-                    row += len(inputs) * bank.views
+                for indices, (inputs, rest) in self._read(dataset, workers, view):
+                    rows = [index * bank.views + view for index in indices]
+                    self._fill_rows(bank, rows, inputs, rest, wanted)
                     if bar is not None:
-                        bar.update(len(inputs))
+                        bar.update(len(inputs) * self.trainer.engine.world_size)
         if bank.views == 1 and dataset_fingerprint.fingerprints(dataset) != bank.checked:
             raise CacheError("its items change between calls (some were read again, and differ)")
         self.tell(f"{len(bank.features)} samples in {time.perf_counter() - started:.1f} s.")
 
-    def _fill_rows(self, bank: _Bank, row: int, inputs: Tensor, rest: list[Any], wanted: set[int]) -> None:
-        """Compute the features of one batch, whose first sample has the row `row`."""
+    def _fill_rows(self, bank: _Bank, rows: list[int], inputs: Tensor, rest: list[Any], wanted: set[int]) -> None:
+        """Compute the features of one batch, and take those that other processes have computed meanwhile."""
         assert self.cut is not None
-        features = self._features(inputs)
-        rows = torch.arange(row, row + len(inputs) * bank.views, bank.views)
-        bank.features[rows] = features.to("cpu", bank.features.dtype)
-        for index, target, one in zip(rows.tolist(), rest, inputs, strict=True):
-            bank.rest[index] = target
-            if index in wanted:
-                bank.checked[index] = dataset_fingerprint.fingerprint(one)
+        features = self._features(inputs).to("cpu", bank.features.dtype)
+        checked = {
+            row: dataset_fingerprint.fingerprint(one) for row, one in zip(rows, inputs, strict=True) if row in wanted
+        }
+        for others in self.trainer.engine.gather_values((rows, features, rest, checked)):
+            bank.features[others[0]] = others[1]
+            for row, target in zip(others[0], others[2], strict=True):
+                bank.rest[row] = target
+            bank.checked.update(others[3])
 
-    def _read(self, dataset: Any, workers: int, view: int) -> Iterator[tuple[Tensor, list[Any]]]:
+    def _read(self, dataset: Any, workers: int, view: int) -> Iterator[tuple[list[int], tuple[Tensor, list[Any]]]]:
+        """This process's batches of a data set, with the indices of their samples; as many on all processes."""
         # The seeds of the workers come from a generator of its own, so that the global one stays as it is.
         generator = torch.Generator().manual_seed(torch.initial_seed() + view)
         size = BATCH_SIZE_ON_CPU if self.trainer.engine.device.type == "cpu" else BATCH_SIZE
+        engine = self.trainer.engine
+        batches = [list(range(start, min(start + size, len(dataset)))) for start in range(0, len(dataset), size)]
+        own = [batches[min(step + engine.rank, len(batches) - 1)] for step in range(0, len(batches), engine.world_size)]
         reader: DataLoader[Any] = DataLoader(
-            dataset, size, num_workers=workers, collate_fn=_with_targets_apart, generator=generator
+            dataset, batch_sampler=own, num_workers=workers, collate_fn=_with_targets_apart, generator=generator
         )
-        yield from reader
+        yield from zip(own, reader, strict=True)
 
 
 class _Features(Dataset[Any]):

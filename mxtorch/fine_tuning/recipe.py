@@ -148,6 +148,7 @@ def fine_tune(
     check_data(train_data, "train_data", passes=2)
     if val_data is not None:
         check_data(val_data, "val_data", passes=2)
+    train_data, val_data = trainer.engine.share(train_data), trainer.engine.share(val_data)
     head_lr, lr_of_all = _given_rates(lr)
     grouping.check_decay(decay)
     run = _Run(trainer, train_data, val_data, schedules.get(schedule))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ class HeldOutData:
     Args:
         train_data: What is trained on.
         val_data: Validation data, or None.
-        accumulate: Batches to a window.
+        accumulate: Batches to a window, or a function that gives them, where it depends on how data are dealt.
         samples: How many samples to hold out, about.
         most_batches: In how many batches at most.
         needs_mixed: Whether batches of one class mislead, as they do batch normalisation: where those of `val_data`
@@ -54,7 +54,7 @@ class HeldOutData:
         self,
         train_data: Iterable[Any],
         val_data: Iterable[Any] | None,
-        accumulate: int,
+        accumulate: int | Callable[[], int],
         samples: int,
         most_batches: int,
         *,
@@ -62,7 +62,7 @@ class HeldOutData:
     ) -> None:
         self.note = ""
         self._data = train_data
-        self._accumulate = accumulate
+        self._accumulate = accumulate if callable(accumulate) else lambda: accumulate
         self._order = LoaderSnapshot(train_data)
         self._left_out = 0
         if val_data is not None:
@@ -85,10 +85,10 @@ class HeldOutData:
     def windows(self) -> Iterator[Window]:
         """A pass over what is trained on."""
         if self._left_out == 0:
-            return windows(self._data, self._accumulate)
+            return windows(self._data, self._accumulate())
         now = LoaderSnapshot(self._data)
         self._order.restore()
-        rest = iter(windows(self._data, self._accumulate))
+        rest = iter(windows(self._data, self._accumulate()))
         first = list(itertools.islice(rest, self._left_out + 1))[self._left_out :]
         # The order is dealt by now; what else is random goes on, so that passes differ in it.
         now.restore_global_generators()
@@ -118,14 +118,14 @@ class HeldOutData:
 
     def _first_windows(self, samples: int, most_batches: int) -> list[Window]:
         """The windows to hold out: the first ones, a third of a pass at most."""
-        dealt = iter(windows(self._data, self._accumulate))
+        dealt = iter(windows(self._data, self._accumulate()))
         first = next(dealt, None)
         if first is None:
             return []
-        wanted = min(-(-samples // max(first.samples, 1)), -(-most_batches // self._accumulate), MOST_WINDOWS)
+        wanted = min(-(-samples // max(first.samples, 1)), -(-most_batches // self._accumulate()), MOST_WINDOWS)
         batch_count = length(self._data)
         if batch_count is not None:
-            affordable = min(wanted, -(-batch_count // self._accumulate) // LARGEST_SHARE)
+            affordable = min(wanted, -(-batch_count // self._accumulate()) // LARGEST_SHARE)
             return list(itertools.islice(itertools.chain([first], dealt), affordable))
         # Without a length, look whether there are as many windows as are needed beside them.
         held = [first, *itertools.islice(dealt, wanted - 1)]

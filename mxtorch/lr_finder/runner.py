@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mxtorch.checkpointing.snapshot import TrainingState
+from mxtorch.data.sharding import is_dealt
 from mxtorch.lr_finder.held_out import HeldOutData
 from mxtorch.lr_finder.numbers import SWEEP
 from mxtorch.lr_finder.range_test import RateSetter, endless
@@ -51,6 +52,9 @@ class SearchRunner:
 
     Attributes:
         trainable: What is trained.
+        engine: The processes that train.
+        can_train_alone: Whether one of several processes can train by itself, on the batches of all.
+        together: The time of a step of all processes beside that of one alone; see `side_by_side.run_all`.
         windows: Opens the training data.
         is_held_out: Whether there are held-out batches to judge by.
         note: What could not be done as wanted, in a sentence; empty if nothing.
@@ -64,6 +68,7 @@ class SearchRunner:
         advance: Callable[[], Any],
     ) -> None:
         self.trainable = trainable
+        self.engine = trainable.engine
         self._accumulate = trainable.accumulate
         self._before = before
         self._watch = watch
@@ -75,6 +80,9 @@ class SearchRunner:
         self._has_stepped = False
         self._without_a_step = 0
         self.note = ""
+        self.can_train_alone = False
+        self.together = 0.0
+        self._held_out_batches = 1  # to a batch of a step, which several processes have together
         self.windows: Callable[[], Iterable[Window]] = lambda: ()
 
     @property
@@ -91,15 +99,17 @@ class SearchRunner:
 
     def open(self, train_data: Iterable[Any], val_data: Iterable[Any] | None) -> None:
         """Hold batches out, and put them on the device."""
-        self.windows = lambda: windows(train_data, self._accumulate)
+        self.can_train_alone = not self.engine.shards and is_dealt(train_data)
+        self.windows = lambda: windows(train_data, self._batches())
         reason = self.trainable.why_training_losses()
         if self._watch is not None or reason is not None:
             self.note = "" if self._watch is not None else reason or ""
             return
         normalises = any(isinstance(part, _BATCH_NORM) for root in self.trainable.modules for part in root.modules())
-        data = HeldOutData(
-            train_data, val_data, self._accumulate, JUDGED_SAMPLES, MOST_JUDGED_BATCHES, needs_mixed=normalises
-        )
+        with self.engine.whole_data():  # all processes judge by the same samples
+            self._held_out_batches = self.engine.dealt
+            most = MOST_JUDGED_BATCHES * self.engine.dealt
+            data = HeldOutData(train_data, val_data, self._batches, JUDGED_SAMPLES, most, needs_mixed=normalises)
         self._held_out = [self.trainable.move(batch) for batch in data.batches]
         self._uses_batch_statistics = all(batch_size(batch) != 1 for batch in self._held_out)
         self.windows = data.windows
@@ -111,8 +121,12 @@ class SearchRunner:
             if why_not:
                 self.note = why_not
                 self._held_out = []
-                self.windows = lambda: windows(train_data, self._accumulate)  # none need be held out
+                self.windows = lambda: windows(train_data, self._batches())  # none need be held out
         self._probed = self._few_samples()
+
+    def _batches(self) -> int:
+        """Batches to a step: a process that trains alone takes those of all processes, and so the step of all."""
+        return self._accumulate * self.engine.dealt
 
     def _few_samples(self) -> list[Any]:
         """What a range test looks at; a compiled model would be compiled anew for a batch of another size."""
@@ -125,7 +139,24 @@ class SearchRunner:
         return split(Window(first, sizes, sum(sizes)), sizes[0] // PROBE_SAMPLES).batches[:1]
 
     def seconds_per_step(self, rate: float) -> float:
-        """The mean time of a step, with that of opening the data again, at a rate that changes little."""
+        """The mean time of a step, with that of opening the data again, at a rate that changes little.
+
+        Several processes measure a step of all together, and one of each by itself, which decides what `together` is;
+        the time is that of the better way, divided by the steps that it takes at once.
+        """
+        engine = self.engine
+        if engine.world_size == 1:
+            return self._seconds_per_step(rate)
+        together: float = engine.broadcast(self._seconds_per_step(rate))
+        if not self.can_train_alone:
+            return together
+        with engine.alone():
+            seconds = self._seconds_per_step(rate)
+        alone: float = engine.broadcast(seconds)
+        self.together = together / max(alone, 1e-9)
+        return min(together, alone / engine.world_size)
+
+    def _seconds_per_step(self, rate: float) -> float:
         self.begin()(rate)
         dealt = endless(self.windows)
         seconds = []
@@ -160,7 +191,7 @@ class SearchRunner:
             multiplier: The schedule, squeezed into the steps; its momentum is used, too.
             whole: The training is of full length: it is judged as a validation would, by running statistics.
         """
-        count = max(round(min(BATCHES_PER_STEP * steps, len(self._held_out))), 1)
+        count = max(round(min(BATCHES_PER_STEP * steps * self._held_out_batches, len(self._held_out))), 1)
         loss_before = self.loss_before(count)
         set_rate = self.begin()
         dealt = endless(self.windows)
@@ -196,7 +227,7 @@ class SearchRunner:
 
     def check_stepped(self) -> None:
         """Raise where the optimizer took no step at all; fp16 may have skipped them all."""
-        if not self._has_stepped and not self.trainable.may_skip_steps:
+        if not self.engine.agree(self._has_stepped) and not self.trainable.may_skip_steps:
             raise ValueError(
                 f"optimizer: {self.trainable.step_name} took no step with it; call its step() there, or search another"
             )
@@ -240,7 +271,8 @@ class SearchRunner:
                 part = torch.as_tensor(weight, dtype=torch.float32, device=loss.device)
                 total = torch.where(part > 0, loss.detach().float() * part, 0.0) + total  # of no targets it is NaN
                 together = together + part
-        return self.trainable.read_later(total / together)
+        # On several processes, which have the same weights and batches, the last digits could differ.
+        return self.trainable.read_later(self.engine.reduce(total / together))
 
     @torch.no_grad()
     def knowledge(self) -> tuple[bool, bool]:

@@ -19,6 +19,7 @@ from mxtorch.lr_finder.numbers import NUMBERS
 from mxtorch.lr_finder.range_test import geometric_rates, range_test
 from mxtorch.lr_finder.result import LRFinderResult, is_constant
 from mxtorch.lr_finder.runner import SearchRunner
+from mxtorch.lr_finder.side_by_side import run_all, same_random_numbers
 from mxtorch.lr_finder.suggestion import ALREADY_TRAINED, Reading, read_trials, rule_of_thumb
 from mxtorch.lr_finder.sweep_reading import read_sweep
 from mxtorch.lr_finder.trainable import Trainable
@@ -97,6 +98,18 @@ def search(
     progress: bool = False,
 ) -> LRFinderResult:
     """Search a learning rate, and put everything back."""
+    with same_random_numbers(trainable.engine):
+        return _search(trainable, train_data, val_data, request, progress=progress)
+
+
+def _search(
+    trainable: Trainable,
+    train_data: Iterable[Any],
+    val_data: Iterable[Any] | None,
+    request: Request,
+    *,
+    progress: bool,
+) -> LRFinderResult:
     started = time.perf_counter()
     before = trainable.capture(train_data if val_data is None else (train_data, val_data))
     reporter = _Reporter(progress)
@@ -127,7 +140,7 @@ def _trials(
     else:
         if request.has_budget:
             open_data()
-        if reporter.shows and seconds is None:
+        if seconds is None and (runner.engine.world_size > 1 or reporter.shows):
             seconds = runner.seconds_per_step(usual / 100)
         reporter.begin(min(steps, plan.most_steps), seconds)
         reading, trials = _tried(runner, plan, request, reporter)
@@ -145,7 +158,7 @@ def _trials(
 def _tried(runner: SearchRunner, plan: Plan, request: Request, reporter: _Reporter) -> tuple[Reading, list[Trial]]:
     """The trainings of a plan, and what they say."""
     runner.begin()
-    knows_something, nothing_left = runner.knowledge()
+    knows_something, nothing_left = runner.engine.broadcast(runner.knowledge())
     if nothing_left:  # what the loss does then is in its last digits
         return Reading("already_trained", ALREADY_TRAINED), []
 
@@ -154,7 +167,10 @@ def _tried(runner: SearchRunner, plan: Plan, request: Request, reporter: _Report
         multiplier = squeezed(request.schedule, plan.training_steps, length)
         return runner.train(rate, length, rung, multiplier, whole=whole)
 
-    trials = try_rates(run, plan, on_rung=reporter.on_rung)
+    def run_rung(rates: Sequence[float], length: int, rung: int) -> list[Trial]:
+        return run_all(runner.engine, rates, lambda rate: run(rate, length, rung), together=runner.together)
+
+    trials = try_rates(run, plan, on_rung=reporter.on_rung, run_rung=run_rung)
     runner.check_stepped()
     reading = read_trials(
         trials,
@@ -192,7 +208,7 @@ def _sweep(
     exchanged = None
     if runner.is_held_out:
         runner.begin()
-        exchanged = runner.exchanged_loss()
+        exchanged = runner.engine.broadcast(runner.exchanged_loss())
     if swept.stop_reason == "overflow":  # no step was seen at all
         runner.check_stepped()
     reading = read_sweep(

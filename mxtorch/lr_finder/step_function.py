@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 
 from mxtorch._checks import number
 from mxtorch.checkpointing.snapshot import TrainingState
-from mxtorch.engines.local import read_later
+from mxtorch.engines.base import Engine
+from mxtorch.engines.local import LocalEngine, read_later
 from mxtorch.lr_finder.budget import usual_rate
 from mxtorch.lr_finder.range_test import RateSetter, rate_setter
 from mxtorch.lr_finder.trainable import Weighted, loss_with_exchanged_targets
@@ -66,6 +67,7 @@ class StepFunction:
         begin: Callable[[], Any] | None,
     ) -> None:
         self.modules = [part for part in state if isinstance(part, nn.Module)]
+        self.engine: Engine = LocalEngine("cpu")  # there is one process, and the device is the function's affair
         self.accumulate = accumulate
         first = next((parameter for module in self.modules for parameter in module.parameters()), torch.zeros(()))
         self.read_lag = 0 if first.device.type == "cpu" else 2

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mxtorch.checkpointing.snapshot import TrainingState
+from mxtorch.engines.base import Engine
 from mxtorch.lr_finder.budget import usual_rate
 from mxtorch.lr_finder.range_test import RateSetter, rate_setter
 from mxtorch.optim import momentum
@@ -36,6 +37,7 @@ class Trainable(Protocol):
     """What a search asks of a training, whoever wrote its loop.
 
     Attributes:
+        engine: What the processes are that train together, of which a loop of one's own has one.
         accumulate: Batches to an optimizer step.
         read_lag: Steps after which a loss is read, so that an accelerator is not waited for.
         may_skip_steps: Whether steps may be left out without a fault, as those of fp16 whose gradients overflow.
@@ -43,6 +45,7 @@ class Trainable(Protocol):
         step_name: What a step is called in messages.
     """
 
+    engine: Engine
     accumulate: int
     read_lag: int
     may_skip_steps: bool
@@ -109,6 +112,7 @@ class TrainerSteps:
     step_name = "training_step"
 
     def __init__(self, context: Context, settings: StepSettings, optimizer: ScheduledOptim) -> None:
+        self.engine = context.engine
         self.accumulate = settings.accumulate
         self.read_lag = 2 if context.engine.asynchronous else 0
         self.may_skip_steps = context.engine.precision == "fp16"

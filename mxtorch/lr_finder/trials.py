@@ -115,6 +115,7 @@ def try_rates(
     plan: Plan,
     *,
     on_rung: Callable[[Sequence[float], int], None] = lambda rates, steps: None,
+    run_rung: Callable[[Sequence[float], int, int], list[Trial]] | None = None,
     numbers: SearchNumbers = NUMBERS,
 ) -> list[Trial]:
     """All trainings of a search, in their order.
@@ -123,6 +124,8 @@ def try_rates(
         run: `run(rate, steps, rung)` trains from the snapshot.
         plan: How the steps are spent.
         on_rung: Called with the rates and the steps of each rung before it begins.
+        run_rung: `run_rung(rates, steps, rung)` runs all trainings of a rung, as several processes do side by side; by
+            default they are run one after the other.
         numbers: The settings.
     """
     trials: list[Trial] = []
@@ -133,7 +136,10 @@ def try_rates(
         steps = plan.lengths[number]
         affordable = max(left // steps, 1) if not trials or number == 0 else left // steps
         on_rung(rates[:affordable], steps)
-        found = [run(rate, steps, number) for rate in rates[:affordable]]
+        if run_rung is not None:
+            found = run_rung(rates[:affordable], steps, number)
+        else:
+            found = [run(rate, steps, number) for rate in rates[:affordable]]
         left -= steps * len(found)
         trials.extend(found)
         return found

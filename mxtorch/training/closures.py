@@ -34,8 +34,14 @@ def check_closure_settings(context: Context) -> None:
     """Raise where an optimizer that needs a closure can't be had with the engine.
 
     Raises:
-        ValueError: The precision is fp16, whose scaler can't look at gradients that a closure computes.
+        ValueError: The precision is fp16, whose scaler can't look at gradients that a closure computes; or there are
+            several processes, which would have to agree in every computation.
     """
+    if context.engine.world_size > 1:
+        raise ValueError(
+            f"optimizer: {type(context.optimizer.optimizer).__name__} computes loss and gradients several times within "
+            "a step, which is not done over several processes; take another optimizer, or start one process"
+        )
     if context.engine.precision == "fp16":
         raise ValueError(
             f"precision: 'fp16' scales gradients, and {type(context.optimizer.optimizer).__name__} computes them "

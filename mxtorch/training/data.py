@@ -10,22 +10,18 @@ from __future__ import annotations
 import contextlib
 import itertools
 import warnings
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from mxtorch._structure import digest
 from mxtorch.checkpointing.file import CheckpointError
 from mxtorch.checkpointing.random_state import changed_generators, random_state, raw_random_state, set_random_state
 from mxtorch.checkpointing.reachable import Walk, is_of_data
 from mxtorch.checkpointing.serialization import LoaderPartStates
+from mxtorch.data.sharding import Padding, is_shared, own_batches
 from mxtorch.training.supervised import Batch, batch_size
-
-# Elements of each tensor that a batch is recognised by: enough to tell two batches apart, quick for large images.
-COMPARED_ELEMENTS = 4096
 
 
 class Window(NamedTuple):
@@ -33,7 +29,8 @@ class Window(NamedTuple):
 
     Attributes:
         batches: As the loader gave them.
-        sizes: The number of samples in each; 1 where it is not known.
+        sizes: The number of samples in each; 1 where it is not known, 0 for a batch that is run along for the sake of
+            other processes and counts nothing.
         samples: The sum of the sizes.
     """
 
@@ -44,7 +41,11 @@ class Window(NamedTuple):
 
 def window_of(batches: list[Batch], count: Callable[[Batch], int | None] = batch_size) -> Window:
     """The window of these batches, whose samples `count` counts."""
-    sizes = [count(batch) or 1 for batch in batches]
+    if any(type(batch) is Padding for batch in batches):
+        sizes = [0 if type(batch) is Padding else count(batch) or 1 for batch in batches]
+        batches = [batch.batch if type(batch) is Padding else batch for batch in batches]
+    else:
+        sizes = [count(batch) or 1 for batch in batches]
     return Window(batches, sizes, sum(sizes))
 
 
@@ -52,6 +53,9 @@ def windows(data: Iterable[Batch], length: int, count: Callable[[Batch], int | N
     """Windows of `length` batches each; the last one has what is left. `count` counts the samples of a batch."""
     if length == 1:
         for batch in data:
+            if type(batch) is Padding:
+                yield window_of([batch], count)
+                continue
             size = count(batch) or 1
             yield Window([batch], [size], size)
         return
@@ -99,6 +103,7 @@ class Feed:
         self._pass: Iterator[Batch] | None = None
         self._epoch = 0  # in which the pass was begun
         self._interrupted = interrupted
+        self._is_shared = is_shared(data)
         self._parts = LoaderPartStates(data)
         self._last: Batch = None
         self._start: dict[str, Any] | None = None
@@ -140,6 +145,8 @@ class Feed:
                 raise
             self.batches += 1
             self._last = batch
+            if self._is_shared and (own := own_batches(self.data)) is not None and self.batches > own:
+                batch = Padding(batch)
             yield batch
 
     def go_back(self) -> None:
@@ -282,7 +289,7 @@ class Feed:
                 "own.",
                 stacklevel=2,
             )
-        if digest(batch) == saved["last"]:
+        if saved["last"] is None or digest(batch) == saved["last"]:
             return
         if before == digest(self._states()):
             warnings.warn(
@@ -312,22 +319,6 @@ class Feed:
                 "that they were of.",
                 stacklevel=2,
             )
-
-
-def digest(value: Any) -> int:
-    """A checksum of the numbers in a batch; of large tensors an even selection."""
-    if isinstance(value, Tensor):
-        flat = value.detach().reshape(-1)
-        chosen = flat[:: max(1, flat.numel() // COMPARED_ELEMENTS)].cpu().contiguous()
-        return zlib.crc32(
-            chosen.view(torch.uint8).numpy().tobytes(), zlib.crc32(repr((value.shape, value.dtype)).encode())
-        )
-    if isinstance(value, Mapping):
-        value = list(value.items())
-    if isinstance(value, (list, tuple)):
-        return zlib.crc32(repr([digest(item) for item in value]).encode())
-    plain = isinstance(value, (str, bytes, bool, int, float, type(None)))
-    return zlib.crc32(repr(value).encode() if plain else type(value).__name__.encode())
 
 
 def _has_indices(data: Any) -> bool:

@@ -20,6 +20,9 @@ _WHAT_TO_DO = (
 )
 
 
+_FINITE_AGAIN = "running the step again gave finite numbers, so it lies in its random numbers (dropout, augmentation)"
+
+
 def not_finite(context: Context, window: Window, place: str, what: str) -> str:
     """The message for a step whose loss or gradient is not finite.
 
@@ -29,7 +32,15 @@ def not_finite(context: Context, window: Window, place: str, what: str) -> str:
         place: Where the step is, in words.
         what: The finding, as in `"the loss is nan"`.
     """
-    return f"{place} is not finite: {what}; {first_bad_layer(context, window)}. {_WHAT_TO_DO}"
+    engine = context.engine
+    if engine.shards:  # no process can run the model alone
+        return f"{place} is not finite: {what}; in which layer is not looked for with a sharded model. {_WHAT_TO_DO}"
+    with engine.alone():
+        found = first_bad_layer(context, window)
+    everywhere = engine.gather_values(found)
+    rank = next((rank for rank, other in enumerate(everywhere) if other != _FINITE_AGAIN), 0)
+    where = everywhere[rank] if len(everywhere) == 1 else f"on process {rank}, {everywhere[rank]}"
+    return f"{place} is not finite: {what}; {where}. {_WHAT_TO_DO}"
 
 
 def not_finite_late(context: Context, window: Window | None, place: str, what: str) -> str:
@@ -42,7 +53,9 @@ def not_finite_late(context: Context, window: Window | None, place: str, what: s
         place: Where the step is, in words.
         what: The finding.
     """
-    if window is not None and all(_is_finite(parameter) for parameter in context.model.parameters()):
+    agree = context.engine.agree
+    if not agree(window is None) and not agree(not all(map(_is_finite, context.model.parameters()))):
+        assert window is not None
         return not_finite(context, window, place, what)
     return (
         f"{place} is not finite: {what}. Its weights were overwritten before the device was read, so the layer is not "
@@ -79,7 +92,7 @@ def first_bad_layer(context: Context, window: Window) -> str:
         return f"running the step again ended in {type(error).__name__}: {error}"
     finally:
         before.restore()
-    return "running the step again gave finite numbers, so it lies in its random numbers (dropout, augmentation)"
+    return _FINITE_AGAIN
 
 
 @contextlib.contextmanager

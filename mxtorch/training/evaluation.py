@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from mxtorch._checks import check_data
 from mxtorch._structure import concatenate, describe, to_host
+from mxtorch.data.sharding import Padding, marked
 from mxtorch.training.callback import CallbackList
 from mxtorch.training.context import Context
 from mxtorch.training.loss_weight import Weight, mean_loss
@@ -25,6 +27,7 @@ from mxtorch.training.supervised import (
 )
 from mxtorch.training.trial import in_memory_format
 
+_NONE = object()
 Augmentations = Literal["flip"] | Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor]]
 
 
@@ -65,8 +68,12 @@ def evaluate(
     with preserved_modes(*context.modules), callbacks.judged_weights(), callbacks.running("evaluate"):
         for module in context.modules:
             module.eval()
-        for host_batch in data:
+        for host_batch in marked(data) if engine.world_size > 1 else data:
             check()
+            if type(host_batch) is Padding:
+                if engine.shards:
+                    compute(host_batch.batch)
+                continue
             try:
                 output = in_memory_format(context, "evaluation_step", compute, host_batch)
                 output = StepOutput(output) if output is None or isinstance(output, Tensor) else output
@@ -83,11 +90,11 @@ def evaluate(
                 losses.append(output.loss)
                 weight = weight_of(output)
                 weights.append((context.count_samples(host_batch) or 1) if weight is None else weight)
-    if first:
+    if engine.agree(not first) is False:
         raise ValueError("data: got a loader that yields no batches; give it at least one")
     figures: dict[str, float] = {}
-    if losses:
-        figures[f"{prefix}/loss"] = mean_loss(losses, weights)
+    if engine.agree(bool(losses)):
+        figures[f"{prefix}/loss"] = mean_loss(losses, weights, engine.gather_values)
     return figures | ({} if buffer is None else buffer.compute(prefix))
 
 
@@ -111,16 +118,21 @@ def predict(context: Context, data: Iterable[Any], tta: Augmentations = ()) -> A
     check_data(data, "data", passes=1)
     augmentations = _augmentations(tta)
     parts: list[Any] = []
+    engine = context.engine
 
     def compute(host_batch: Any) -> Any:
-        batch = context.engine.move(host_batch)
-        with context.engine.autocast():
+        batch = engine.move(host_batch)
+        with engine.autocast():
             outputs = context.prediction_step(batch)
             return _mean_over(context, batch, outputs, augmentations) if augmentations else outputs
 
     with preserved_modes(context.model):
         context.model.eval()
-        for host_batch in data:
+        for host_batch in marked(data) if engine.world_size > 1 else data:
+            if type(host_batch) is Padding:
+                if engine.shards:
+                    compute(host_batch.batch)
+                continue
             try:
                 outputs = in_memory_format(context, "prediction_step", compute, host_batch)
             except Exception as error:
@@ -128,6 +140,10 @@ def predict(context: Context, data: Iterable[Any], tta: Augmentations = ()) -> A
                     explain_first_batch(error, host_batch, "prediction_step")
                 raise
             parts.append(to_host(outputs))
+    if engine.world_size > 1:  # the batches of a step follow one another in the order of the processes
+        everywhere = engine.gather_values(parts)
+        parts = [part for step in itertools.zip_longest(*everywhere, fillvalue=_NONE) for part in step]
+        parts = [part for part in parts if part is not _NONE]
     if not parts:
         raise ValueError("data: got a loader that yields no batches; give it at least one")
     return concatenate(parts)

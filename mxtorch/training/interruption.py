@@ -50,6 +50,8 @@ class Interruption:
         self._restore()
         if kind is not None and not issubclass(kind, (Exception, Interrupted)):
             return
+        if self.received is None and kind is not None and issubclass(kind, Interrupted):
+            raise SystemExit(TERMINATED) from error  # another process of several was told to end
         if self.received == signal.SIGTERM:
             if callable(handlers[signal.SIGTERM]):  # the user's own, called once everything is saved
                 handlers[signal.SIGTERM](signal.SIGTERM, None)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mxtorch._checks import check_data, check_integer, length, number
+from mxtorch.data.sharding import marked
 
 ValidateEvery = int | float | Literal["epoch"]
 
@@ -141,7 +142,7 @@ class FirstBatches:
         self._count = count
 
     def __iter__(self) -> Iterator[Any]:
-        return itertools.islice(iter(self._data), self._count)
+        return itertools.islice(marked(self._data), self._count)
 
 
 def validation_sets(val_data: Any, *, passes: int) -> dict[str, Iterable[Any]]:

@@ -123,7 +123,8 @@ class Loop:
         """Take the steps of an epoch, or of what is left of it after a resume; returns its figures."""
         run, runner, position = self.run, self.runner, self.run.position
         log_every = self.settings.log_every
-        agree, interruption = self.context.engine.agree, self.interruption
+        engine, interruption = self.context.engine, self.interruption
+        processes = engine.world_size
         after_step = run.scheduler.after_step if run.scheduler.every_step else None
         listeners, trainer = self.callbacks.listeners("on_step"), self.callbacks.trainer
         set_training_mode(self.context.model)
@@ -133,6 +134,7 @@ class Loop:
         runner.micro_batches = run.micro_batches
         runner.begin_pass()
         bounded = run.is_bounded
+        agree = engine.agree if bounded else engine.agree_soon  # a run that is bounded ends at its step, not soon after
         if bounded and run.validation_is_due:  # the run was saved at a step before its validation
             run.feed.go_back()  # now, because it brings the random numbers of the step, from which validation draws
             self._validate_within_epoch()
@@ -147,7 +149,7 @@ class Loop:
                 position.skipped_steps += 1
                 meter.skip()
             else:
-                meter.add(loss, window.samples, result.bad, runner.weight)
+                meter.add(loss, window.samples * processes, result.bad, runner.weight)
             if result.taken and after_step is not None:
                 after_step()
             if logs:
@@ -155,7 +157,7 @@ class Loop:
             for listener in listeners:
                 listener(trainer)
             if bounded:
-                if run.validation_is_due and interruption.received is None:
+                if run.validation_is_due and not engine.agree(interruption.received is not None):
                     self._validate_within_epoch()
                 run.ending = run.ending or run.out_of_time
             if agree(interruption.received is not None or run.ending):

@@ -136,19 +136,31 @@ def read_weights(weights: Sequence[Weight]) -> list[float]:
     return read
 
 
-def mean_loss(losses: Sequence[Tensor], weights: Sequence[Weight]) -> float:
+def mean_loss(
+    losses: Sequence[Tensor],
+    weights: Sequence[Weight],
+    gather: Callable[[Any], list[Any]] = lambda value: [value],
+) -> float:
     """The loss of several batches as that of one large batch: the weighted mean, or the sum where losses are sums.
 
     Args:
         losses: Scalar tensors.
         weights: What each is a mean of. Batches that weigh nothing have no part in it.
+        gather: Gives what all processes gave it, of which each has batches of its own.
 
     Returns:
         NaN where no batch weighs anything, as torch has it.
     """
-    read = torch.tensor(read_weights(weights), dtype=torch.float64)
-    values = torch.stack(list(losses)).to("cpu", torch.float64)
-    if any(isinstance(weight, AddsUp) for weight in weights):
+    everywhere = gather(
+        (
+            read_weights(weights),
+            torch.stack(list(losses)).to("cpu", torch.float64) if losses else torch.zeros(0, dtype=torch.float64),
+            any(isinstance(weight, AddsUp) for weight in weights),
+        )
+    )
+    read = torch.tensor([weight for own, _, _ in everywhere for weight in own], dtype=torch.float64)
+    values = torch.cat([own for _, own, _ in everywhere])
+    if any(adds_up for _, _, adds_up in everywhere):
         return float(values.sum())
     values, read = values[read != 0], read[read != 0]
     return float((values * read).sum() / read.sum())

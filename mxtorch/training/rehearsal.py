@@ -95,8 +95,7 @@ def metric_names(metrics: Any, outputs: Any, targets: Any, argument: str, prefix
     Raises:
         ValueError: A metric can't take the batch, or computes something else than numbers.
     """
-    copies = metrics.clone()
-    copies.reset()
+    copies = _without_other_processes(metrics.clone())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a batch that has not all classes
         for name, metric in copies.items(copy_state=False):
@@ -104,8 +103,7 @@ def metric_names(metrics: Any, outputs: Any, targets: Any, argument: str, prefix
         failed: Exception | None = None
         names: list[str] = []
         try:
-            copies = metrics.clone()
-            copies.reset()
+            copies = _without_other_processes(metrics.clone())
             copies.update(outputs, targets)
             computed = copies.compute()
         except Exception as error:
@@ -120,6 +118,17 @@ def metric_names(metrics: Any, outputs: Any, targets: Any, argument: str, prefix
     for name, value in computed.items():
         names += as_figures(f"{prefix}/{name}", value)
     return names
+
+
+def _without_other_processes(metrics: Any) -> Any:
+    """Copies of metrics, begun anew, that compute on this process's batch alone."""
+    from torchmetrics import Metric
+
+    metrics.reset()
+    for module in metrics.modules():
+        if isinstance(module, Metric):
+            module.distributed_available_fn = lambda: False
+    return metrics
 
 
 def _update(what: str, metric: Any, outputs: Any, targets: Any) -> None:

@@ -8,17 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from mxtorch._checks import local_path
-from mxtorch.checkpointing import contents
+from mxtorch.checkpointing import contents, sharded
 from mxtorch.checkpointing.contents import Contents
+from mxtorch.checkpointing.file import CheckpointError
+from mxtorch.checkpointing.random_state import seed_everything
 from mxtorch.checkpointing.resume import CheckpointFolder, compare, fingerprint_of, newest_of, place_in
 from mxtorch.checkpointing.serialization import Attributes, frozen
 from mxtorch.optim import schedule_free
 from mxtorch.training.callback import CallbackList, put
 from mxtorch.training.context import Context
 from mxtorch.training.history import History
+from mxtorch.training.restart import for_process, own_parts
 from mxtorch.training.run import Position, Run
 from mxtorch.training.step import StepSettings
 
@@ -52,10 +56,17 @@ class Saving:
         with self.callbacks.judged_weights() as trained:
             content = self._parts().collect()
             if run is None:
-                return content | {"run": None}
+                return self._with_processes(content | {"run": None})
             place = run.state_dict() | {"trained_weights": trained}
             fingerprint = place.pop("fingerprint")  # plain, and the same all through the run: it needs no copy
             content["run"] = {**frozen(place, "run"), "fingerprint": fingerprint}
+        return self._with_processes(content)
+
+    def _with_processes(self, content: dict[str, Any]) -> dict[str, Any]:
+        """The content with what each process has of its own, where there are several."""
+        engine = self.context.engine
+        if engine.world_size > 1:
+            content["processes"] = engine.gather_values(own_parts(content))
         return content
 
     def load(self, path: str | Path) -> None:
@@ -129,6 +140,20 @@ class Saving:
 
     def _apply(self, saved: dict[str, Any], path: str | Path, run: Run | None) -> list[str]:
         """Put everything back, the run to its place, or nothing; returns in what the run will differ."""
+        engine = self.context.engine
+        parameter = next(self.context.model.parameters())
+        if sharded.is_sharded(path):
+            saved = sharded.fill(saved, Path(path), parameter)
+        elif engine.shards:
+            raise CheckpointError(
+                f"{path} is of a model that was not sharded; load it in a run with strategy='ddp', or load its weights "
+                "into the model before the Trainer is made"
+            )
+        place = saved["run"] if isinstance(saved["run"], dict) else {}
+        size = None if run is None else run.fingerprint["batch_size"]
+        sizes = (place.get("fingerprint", {}).get("batch_size"), size)
+        other_processes: list[str]
+        saved, other_processes = for_process(saved, engine.rank, engine.world_size, sizes)
         parts = self._parts()
         undone: list[contents.Stateful] = [parts.parts["callbacks"], parts.parts["trainable"]]
         objects: list[object] = [self.position, self.history]
@@ -145,7 +170,13 @@ class Saving:
                 left_over = parts.apply(saved)["callbacks"]
                 self._load_trained_weights(place.get("trained_weights", {}))
                 run.load_state_dict(place, self.train_metrics, self.context.engine.device)
-        return changed + [f"{name} has a state in the checkpoint and is not among the callbacks" for name in left_over]
+        if other_processes and engine.rank:
+            seed_everything(torch.initial_seed() + engine.rank)
+        return (
+            other_processes * (run is not None)
+            + changed
+            + [f"{name} has a state in the checkpoint and is not among the callbacks" for name in left_over]
+        )
 
     def _load_trained_weights(self, values: dict[str, Any]) -> None:
         """Go from the weights that are judged, which a checkpoint has as its model, to those that are trained.
@@ -188,4 +219,5 @@ def fingerprint(run: Run, context: Context, settings: StepSettings, lr: Any, sch
         validation=run.validates if set(run.validation) <= {"val"} else list(run.validation),
         clip_grad_norm=settings.clip_grad_norm,
         device=context.engine.device.type,
+        processes=context.engine.world_size,
     )

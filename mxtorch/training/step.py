@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from mxtorch.training.context import Context
 from mxtorch.training.data import Window
 from mxtorch.training.loss_weight import Weight, as_scalar
 from mxtorch.training.metrics import MetricBuffer
+from mxtorch.training.shared_sums import SharedSums
 from mxtorch.training.supervised import (
     Batch,
     StepOutput,
@@ -30,6 +32,11 @@ from mxtorch.training.supervised import (
 )
 from mxtorch.training.trial import in_memory_format, needs_trial, repeats_without_format
 from mxtorch.training.window_sums import WindowSums
+
+
+class FullElsewhereError(torch.OutOfMemoryError):
+    """The memory of another process is full."""
+
 
 NonfinitePolicy = Literal["raise", "skip", "rollback"]
 
@@ -130,14 +137,18 @@ class StepRunner:
         self._kept_buffers: KeptBuffers | None = None
         self._skips = False
         self._engine, self._optimizer = context.engine, context.optimizer
-        self._training_step, self._agree = context.training_step, context.engine.agree
+        self._training_step = context.training_step
         self._clips = {"clip_grad_norm": settings.clip_grad_norm, "clip_grad_value": settings.clip_grad_value}
         self._on_nonfinite = None if trial else settings.on_nonfinite
+        self._no_context = contextlib.nullcontext()
         self._needs_closure = needs_closure(context.optimizer.optimizer)
         if self._needs_closure:
             check_closure_settings(context)
         self._needs_autocast = context.engine.precision != "fp32"
         self._looks_at_losses = not (trial or context.engine.asynchronous)
+        # Optimizers that training_step steps itself compute gradients of their own meanwhile; and a process whose
+        # memory is full must not leave the others in the midst of an exchange.
+        self._held_back = self._auto_accumulate or bool(context.other_optimizers)
 
     def begin_pass(self) -> None:
         """Look closely at the next batch, as the first of a pass."""
@@ -170,7 +181,7 @@ class StepRunner:
             return in_memory_format(self.context, "training_step", lambda: self.step(window, measure_norm=measure_norm))
         if self._needs_closure:
             return self._closure_step(window, measure_norm)
-        agree, context = self._agree, self.context
+        context = self.context
         while True:
             bad: BadNumberError | None = None
             full: torch.OutOfMemoryError | None = None
@@ -185,13 +196,15 @@ class StepRunner:
             except torch.OutOfMemoryError as error:
                 # The traceback holds the activations, which would keep the memory full.
                 full = error.with_traceback(None) if self._auto_accumulate else error
+                if self._auto_accumulate and not isinstance(error, FullElsewhereError):
+                    self._engine.agree(True)
             except Exception as error:
                 if not repeats_without_format(context, "training_step", error):
                     raise
                 continue
-            if agree(full is not None):
+            if full is not None:
                 self._take_smaller_parts(window, full)
-            elif agree(bad is not None):
+            elif bad is not None:  # of gradients or a loss of all processes, so that all of them find it
                 return None, self._leave_out(window, bad)
             else:
                 return taken
@@ -216,7 +229,7 @@ class StepRunner:
         """Compute the gradients of the window's loss; returns the loss, None where no batch has one."""
         if self.micro_batches > 1:
             window = out_of_memory.split(window, self.micro_batches)
-        if len(window.batches) > 1:
+        if len(window.batches) > 1 or self._engine.world_size > 1:
             return self._accumulate(window, compared)
         loss = self._forward(window.batches[0], compared)
         if loss is None:
@@ -234,23 +247,41 @@ class StepRunner:
         corrected at the end.
         """
         engine, model = self.context.engine, self.context.model
-        sums = WindowSums(window.samples, on_device=engine.asynchronous)
-        last = len(window.batches) - 1
+        is_shared = engine.world_size > 1
+        held_back = is_shared and self._held_back
+        count = len(window.batches)
+        sums: Any = (
+            SharedSums(engine, count, held_back=held_back)
+            if is_shared
+            else WindowSums(window.samples, on_device=engine.asynchronous)
+        )
         for index, (batch, size) in enumerate(zip(window.batches, window.sizes, strict=True)):
-            loss = self._forward(batch, compared)
-            if loss is None:
-                continue
-            loss = sums.add(loss, size if self.weight is None else self.weight, size)
-            if index < last:
-                with engine.no_sync(model):
+            exchanges = index == count - 1 and not held_back
+            with self._no_context if exchanges else engine.no_sync(model):
+                loss = self._forward(batch, compared, size)
+                stand_in = engine.stand_in() if loss is None else None
+                if is_shared or loss is not None:
+                    loss = sums.add(loss, size if self.weight is None else self.weight, size)
+                if loss is not None and not exchanges:
                     engine.backward(loss)
-            else:
-                engine.backward(loss)
+            if exchanges:
+                engine.exchange_gradients(self._optimizer, stand_in if loss is None else loss, held_back=False)
+        if held_back and self._auto_accumulate and engine.agree(False):
+            raise FullElsewhereError("the memory of another process is full")
+        total: Tensor | None = sums.finish(self._optimizer)
+        if held_back:
+            engine.exchange_gradients(self._optimizer, None, held_back=True)
         self.weight = sums.weight
-        return sums.finish(self._optimizer)
+        if is_shared and self._looks_at_losses and total is not None and not math.isfinite(value := total.item()):
+            raise BadNumberError(f"the loss is {value}")
+        return total
 
-    def _forward(self, batch: Batch, compared: list[tuple[Any, Any]] | None) -> Tensor | None:
+    def _forward(self, batch: Batch, compared: list[tuple[Any, Any]] | None, size: int = 1) -> Tensor | None:
         """The loss of a batch, None for one to pass over. Outputs and targets, for metrics, go into `compared`."""
+        if not size:  # padding: other processes have samples left, and this one has none
+            if not self._engine.shards:
+                return None
+            compared = None
         batch = self._engine.move(batch)
         if self._first_batch:
             output = self._first_forward(batch)
@@ -273,8 +304,12 @@ class StepRunner:
                 compared.append((detached(outputs), targets))
             del outputs  # its memory is the backward pass's
         # Reading a number costs nothing on the CPU, so a bad one is found there before it spoils the weights.
-        if self._looks_at_losses and not math.isfinite(value := loss.item()):
+        if not size:
+            self.weight = 0
+        elif self._looks_at_losses and not math.isfinite(value := loss.item()):
             if self.weight is None or float(as_scalar(self.weight)) != 0:
+                if self._engine.world_size > 1:  # the loss of all processes is looked at, by all of them
+                    return loss
                 raise BadNumberError(f"the loss is {value}")
             if compared:
                 compared.pop()
@@ -341,9 +376,8 @@ class StepRunner:
         self._update_metrics(compared)
         return found[0][0], StepResult(True, found[0][1])
 
-    def _take_smaller_parts(self, window: Window, error: torch.OutOfMemoryError | None) -> None:
+    def _take_smaller_parts(self, window: Window, error: torch.OutOfMemoryError) -> None:
         """Take batches in twice as many parts from now on, or raise where that can't help or is not wanted."""
-        error = error or torch.OutOfMemoryError("the memory of another process is full")
         if not self._auto_accumulate or self.micro_batches >= max(window.sizes):
             raise out_of_memory.explained(error, window, self._place(window), self.micro_batches) from error
         self.context.engine.zero_grad(self.context.optimizer)
@@ -352,9 +386,9 @@ class StepRunner:
             out_of_memory.warn_of_batch_norm(self.context.model)
         self.micro_batches *= 2
 
-    def _leave_out(self, window: Window, error: BadNumberError | None) -> StepResult:
+    def _leave_out(self, window: Window, error: BadNumberError) -> StepResult:
         """Leave a bad step out, or raise what is wrong with it."""
-        reason = "a number of another process is not finite" if error is None else str(error)
+        reason = str(error)
         too_many = self._skips_in_a_row + 1 >= MOST_SKIPS_IN_A_ROW
         if self._kept_buffers is not None:
             self._kept_buffers.restore()

@@ -63,10 +63,7 @@ class WindowSums:
             return self._loss
         else:
             factor = torch.tensor(self._expected / self._sum, dtype=torch.float64)
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.grad.mul_(factor.to(parameter.grad.device, parameter.grad.dtype))
+        scale_gradients(optimizer, factor)
         return self._loss * factor.to(self._loss.device, self._loss.dtype)
 
     def _weighted(self, loss: Tensor, weight: float | Tensor | CountedTargets, size: int) -> Tensor:
@@ -87,6 +84,15 @@ class WindowSums:
         if isinstance(share, Tensor):  # an earlier batch of the window had its weight on the device
             return loss * share.to(loss.dtype)
         return loss if share == 1 else loss * share
+
+
+def scale_gradients(optimizer: ScheduledOptim, factor: Tensor) -> None:
+    """Multiply all gradients of an optimizer's parameters by a number; of sharded ones this process's part."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if (gradient := parameter.grad) is not None:
+                gradient = getattr(gradient, "_local_tensor", gradient)
+                gradient.mul_(factor.to(gradient.device, gradient.dtype))
 
 
 def _wide(weight: Tensor) -> Tensor:
