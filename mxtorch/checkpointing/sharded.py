@@ -65,7 +65,7 @@ def write(path: Path, content: dict[str, Any], tensors: dict[str, Tensor], group
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
     dist.barrier(group)
-    save(tensors, storage_writer=FileSystemWriter(temporary), process_group=group)  # type: ignore[arg-type]
+    save(tensors, storage_writer=FileSystemWriter(temporary), process_group=group)
     if not is_main:
         return
     file.write(temporary / PLAIN_FILE, content)
@@ -106,7 +106,7 @@ def fill(content: Any, path: Path, like: Any) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that one process reads it
             load(
-                tensors,  # type: ignore[arg-type]
+                tensors,
                 storage_reader=FileSystemReader(path),
                 no_dist=not isinstance(like, DTensor),
             )
