@@ -337,7 +337,12 @@ class LocalEngine:
 def scalars(values: tuple[float | Tensor, ...], device: torch.device) -> Tensor:
     """Numbers and scalar tensors as one tensor, float64 where the device has it."""
     dtype = torch.float32 if device.type == "mps" else torch.float64
-    parts = [torch.as_tensor(value, dtype=dtype).to(device, non_blocking=True).reshape(()) for value in values]
+    parts = [
+        value.to(device, dtype, non_blocking=True).reshape(())
+        if isinstance(value, Tensor)
+        else torch.full((), value, dtype=dtype, device=device)  # a kernel, where a copy might wait
+        for value in values
+    ]
     return torch.stack(parts)
 
 

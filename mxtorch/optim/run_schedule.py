@@ -168,7 +168,7 @@ def _base_rate(lr: float | RateSuggestion | Literal["keep"], schedule: Any) -> f
         rate = lr.suggestion_for("constant" if schedule is None else schedule)
         if lr.status != "ok":
             warnings.warn(
-                f"fit trains with a rate of {rate:.1e} that is no more than a guess. {lr.advice}", stacklevel=4
+                f"fit trains with a rate of {rate:.1e} that is no more than a guess. {lr.advice}", stacklevel=5
             )
         return rate
     if lr is None:  # what `found.suggestion` is where nothing was found: not to be taken for "as it is"
@@ -269,7 +269,7 @@ def check_end(optimizer: ScheduledOptim, scheduler: RunScheduler, steps: int | N
     remedy = "give fit a schedule for all of the run"
     if type(external).__name__ == "OneCycleLR":
         raise ValueError(f"schedule: {beyond[0].lower() + beyond[1:]}, where it fails; {remedy}")
-    warnings.warn(f"{beyond}, at {after}; {remedy}.", stacklevel=3)
+    warnings.warn(f"{beyond}, at {after}; {remedy}.", stacklevel=4)
 
 
 def _filled(schedule: schedules.Schedule, total_steps: int | None) -> schedules.Schedule:

@@ -87,7 +87,7 @@ class Saving:
         changed = self._apply(saved, path, run)
         self.callbacks.call("on_resume")
         if changed:
-            warnings.warn(f"The run goes on, but not bit for bit as it would have: {'; '.join(changed)}.", stacklevel=4)
+            warnings.warn(f"The run goes on, but not bit for bit as it would have: {'; '.join(changed)}.", stacklevel=5)
 
     def go_on(self, run: Run, path: str | Path, checkpoints: Sequence[CheckpointFolder]) -> Path | None:
         """Take a run to where its checkpoint was written; returns the file, None where the run begins.
