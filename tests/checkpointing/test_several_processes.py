@@ -110,7 +110,7 @@ def test_what_one_process_is_told_ends_all_and_the_run_goes_on_bit_for_bit(step,
 
 
 def test_kills_at_random_moments(whole, tmp_path, request):
-    """Two by default; `--kills 20` for the long form."""
+    """Twice; with `--kills 200`, twenty times."""
     chance = random.Random(7)
     for number in range(max(request.config.getoption("--kills") // 10, 1)):
         folder = str(tmp_path / str(number))

@@ -350,6 +350,24 @@ def test_what_is_built_on_the_loop(tmp_path):
     assert len(events) == 1
 
 
+def fine_tuned(rank: int, batch: int) -> tuple:
+    """Kept features, then all layers: other parameters are trained than before."""
+    net = network(nn.BatchNorm1d(16))
+    trainer = trainer_for(net)
+    loader = DataLoader(samples(96), batch, shuffle=True)
+    tuned = trainer.fine_tune(loader, epochs=1, freeze_epochs=3, lr=(0.1, 0.01), head="3", cache=True)
+    return weights_of(net), trainer.step, tuned.notes
+
+
+def test_each_process_computes_its_share_of_kept_features():
+    alone = fine_tuned(0, 24)
+    first, second = values(launch(2, fine_tuned, 12))
+    assert first[1] == second[1] == alone[1] == 16
+    assert distance(first[0], second[0]) == 0
+    assert distance(first[0], alone[0]) < 1e-10
+    assert first[2][0].partition(" in memory")[0] == alone[2][0].partition(" in memory")[0]
+
+
 def test_a_world_of_one_is_none():
     engine = DistributedEngine("cpu")
     net = network()
