@@ -644,6 +644,7 @@ class Trainer(SupervisedSteps):
 
         return summarize(self.context, batch, check_integer(depth, "depth"))
 
+    @_on_all_processes
     def profile(
         self, data: Iterable[Any], *, steps: int = 20, warmup: int = 5, trace: str | Path | None = None
     ) -> StepProfile:
@@ -664,6 +665,8 @@ class Trainer(SupervisedSteps):
         """
         from mxtorch.training.profiling import profile
 
+        data = self.engine.share(data)
+        self._check_same("profile", data, None, {"steps": steps, "warmup": warmup})
         return profile(self.context, self.settings, data, steps=steps, warmup=warmup, trace=trace)
 
     # ---------------------------------------------------------------- files

@@ -175,7 +175,11 @@ class Saving:
         return (
             other_processes * (run is not None)
             + changed
-            + [f"{name} has a state in the checkpoint and is not among the callbacks" for name in left_over]
+            # TensorBoard is the main process's alone.
+            + [
+                f"{name} has a state in the checkpoint and is not among the callbacks"
+                for name in left_over * (not engine.rank)
+            ]
         )
 
     def _load_trained_weights(self, values: dict[str, Any]) -> None:
