@@ -19,6 +19,7 @@ from mxtorch.checkpointing.snapshot import TrainingState
 from mxtorch.fine_tuning import dataset_fingerprint, storage
 from mxtorch.fine_tuning.cut import Cut
 from mxtorch.fine_tuning.dataset_fingerprint import CacheError
+from mxtorch.fine_tuning.frozen_pass import FrozenPass
 from mxtorch.fine_tuning.split_point import find_cut, unchanged
 from mxtorch.training.trainer_view import TrainerView
 from mxtorch.training.trial import run_in_memory_format
@@ -28,6 +29,8 @@ from mxtorch.training.trial import run_in_memory_format
 # pages each time, which doubles EfficientNet-Lite0's processor time.
 BATCH_SIZE = 32
 BATCH_SIZE_ON_CPU = 4
+# Trained parameters up to which steps on features are taken by one thread: of a head, 64 rows are then some 10 ms.
+LARGEST_ON_ONE_THREAD = 1_000_000
 
 
 @dataclass
@@ -41,6 +44,7 @@ class _Bank:
         dtype: The dtype in which features are handed out.
         definition: The hash of the data set's definition when they were computed.
         checked: Hashes of some inputs; empty for random ones.
+        reading: The data set that samples are read from; it may decode pictures at a reduced scale.
     """
 
     features: Tensor
@@ -49,6 +53,7 @@ class _Bank:
     dtype: torch.dtype
     definition: bytes
     checked: dict[int, bytes]
+    reading: Any
 
 
 class FeatureCache:
@@ -73,10 +78,12 @@ class FeatureCache:
         ...     history = trainer.fit(train, epochs=3)
         >>> cache.close()
 
-    Losses, the order of the data and the random numbers of the training are the same as without the cache. Features are
-    computed again when a frozen parameter or buffer has changed, which is checked at the start of each epoch; and when
-    the data set has changed: its definition with the transforms, the size and time of its files, or some items that are
-    read again.
+    The order of the data and the random numbers of the training are the same as without the cache, and so are losses,
+    but for rounding: batch normalisation is folded into the convolutions before it (networks of the zoo), and large
+    JPEG files are decoded at a reduced scale where the transform begins by resizing them. `exact=True` does neither. On
+    a CPU several batches are computed at once, one a thread. Features are computed again when a frozen parameter or
+    buffer has changed, which is checked at the start of each epoch; and when the data set has changed: its definition
+    with the transforms, the size and time of its files, or some items that are read again.
 
     Args:
         trainer: A `mxtorch.Trainer` whose model has frozen layers: parameters with `requires_grad=False`.
@@ -84,6 +91,7 @@ class FeatureCache:
         where: `"auto"`, `"memory"`, `"file"` or a folder. `"auto"` keeps features in memory up to a third of what is
             free, otherwise in a temporary memory-mapped file.
         half: Whether features are kept in float16: half the room, rounded to three digits.
+        exact: Whether pictures are decoded whole and the network is run as it is.
         tell: A function that is given notes: how much room will be taken and why, before it is taken.
 
     Raises:
@@ -97,6 +105,7 @@ class FeatureCache:
         at: str | None = None,
         where: storage.Where | str | Path = "auto",
         half: bool = False,
+        exact: bool = False,
         tell: Callable[[str], None] = print,
     ) -> None:
         storage.check_where(where, "where")
@@ -104,6 +113,7 @@ class FeatureCache:
         self.at = at
         self.where = where
         self.half = half
+        self.exact = exact
         self.tell = tell
         self.cut: Cut | None = None
         self._banks: dict[int, tuple[Any, _Bank]] = {}  # by id; data sets are kept, so that no id is reused
@@ -136,13 +146,29 @@ class FeatureCache:
     def in_force(self) -> Iterator[None]:
         """In this block the trainer's model takes features; it takes inputs as well, and runs whole on them.
 
+        On a CPU torch uses one thread in it where what is trained is small: there is nothing to share then, and threads
+        that wait for one another cost more than they compute, many times more on a busy machine.
+
         Raises:
             ValueError: No loader was made yet.
         """
         if self.cut is None:
             raise ValueError("in_force: there are no features yet; call loader(data) first")
-        with self.cut.in_force():
+        with self.cut.in_force(), self._threads():
             yield
+
+    @contextlib.contextmanager
+    def _threads(self) -> Iterator[None]:
+        trained = sum(value.numel() for value in self.trainer.model.parameters() if value.requires_grad)
+        before = torch.get_num_threads()
+        if self.trainer.engine.device.type != "cpu" or trained > LARGEST_ON_ONE_THREAD or before == 1:
+            yield
+            return
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def close(self) -> None:
         """Free the memory and the room on the disk, once no loader of features is left either."""
@@ -170,8 +196,8 @@ class FeatureCache:
         if self._values == before:
             return  # they were written, but with the values that they had, as by a restore
         self.tell("The frozen layers have changed: their features are computed again.")
-        for dataset, bank in self._banks.values():
-            self._fill(dataset, bank, workers=0)
+        for _, bank in self._banks.values():
+            self._fill(bank, workers=0)
 
     def _probe(self, dataset: Any) -> Tensor:
         probe: Tensor = self.trainer.engine.move(_stacked(self._probe_inputs(dataset)))
@@ -199,7 +225,7 @@ class FeatureCache:
         definition = dataset_fingerprint.digest(dataset)
         _, known = self._banks.get(id(dataset), (None, None))
         if known is not None and known.definition == definition and known.views in (1, views):
-            if known.views > 1 or dataset_fingerprint.fingerprints(dataset) == known.checked:
+            if known.views > 1 or dataset_fingerprint.fingerprints(known.reading) == known.checked:
                 self.refresh()
                 return known
             self.tell("Samples have changed since their features were computed: they are computed again.")
@@ -211,7 +237,7 @@ class FeatureCache:
             cause = f"it has {random}" if random else "two readings of an item differ"
             raise CacheError(f"its items change between calls ({cause}); views=k keeps k readings of each")
         bank = self._empty_bank(dataset, views if changing else 1, definition)
-        self._fill(dataset, bank, workers=data.num_workers)
+        self._fill(bank, workers=data.num_workers)
         self._banks[id(dataset)] = (dataset, bank)
         return bank
 
@@ -235,32 +261,50 @@ class FeatureCache:
         except OSError as error:
             reason = error.strerror or str(error)
             raise CacheError(f"{what}, {storage.in_words(size)}: no room in {place.folder} ({reason})") from error
-        return _Bank(table, [None] * rows, views, feature.dtype, definition, {})
+        return _Bank(table, [None] * rows, views, feature.dtype, definition, {}, self._reading(dataset))
 
-    def _fill(self, dataset: Any, bank: _Bank, *, workers: int) -> None:
+    def _reading(self, dataset: Any) -> Any:
+        """The data set that samples are read from; one that decodes at a reduced scale, where that is right."""
+        if self.exact:
+            return dataset
+        from mxtorch.fine_tuning.reduced_decoding import reduced  # imports torchvision
+
+        reading, loader = reduced(dataset)
+        if loader is not None:
+            self.tell(
+                f"Large JPEG files are decoded at a reduced scale, at no less than {loader.side} pixels a side, before "
+                "they are resized; exact=True decodes them whole."
+            )
+        return reading
+
+    def _fill(self, bank: _Bank, *, workers: int) -> None:
         """Run the frozen layers over all samples; the random numbers of the training stay the same."""
+        assert self.cut is not None
         started = time.perf_counter()
+        dataset = bank.reading
         wanted = set(dataset_fingerprint.checked_indices(len(dataset))) if bank.views == 1 else set()
         with contextlib.ExitStack() as ends:
             bar = progress_bar(len(bank.features), "features") if self.trainer.progress else None
             if bar is not None:
                 ends.callback(bar.close)
             ends.enter_context(unchanged(self.trainer.model))
+            run = FrozenPass(self.cut, self.trainer.engine, self._features, self._probe(dataset), exact=self.exact)
             for view in range(bank.views):
                 row = view
-                for inputs, rest in self._read(dataset, workers, view):
-                    self._fill_rows(bank, row, inputs, rest, wanted)
+                for inputs, rest, features in run(self._read(dataset, workers, view)):
+                    self._fill_rows(bank, row, inputs, rest, features, wanted)
                     row += len(inputs) * bank.views
                     if bar is not None:
                         bar.update(len(inputs))
         if bank.views == 1 and dataset_fingerprint.fingerprints(dataset) != bank.checked:
             raise CacheError("its items change between calls (some were read again, and differ)")
-        self.tell(f"{len(bank.features)} samples in {time.perf_counter() - started:.1f} s.")
+        how = ", with batch normalisation folded" if run.is_folded else ""
+        self.tell(f"{len(bank.features)} samples in {time.perf_counter() - started:.1f} s{how}.")
 
-    def _fill_rows(self, bank: _Bank, row: int, inputs: Tensor, rest: list[Any], wanted: set[int]) -> None:
-        """Compute the features of one batch, whose first sample has the row `row`."""
-        assert self.cut is not None
-        features = self._features(inputs)
+    def _fill_rows(
+        self, bank: _Bank, row: int, inputs: Tensor, rest: list[Any], features: Tensor, wanted: set[int]
+    ) -> None:
+        """Write down the features of one batch, whose first sample has the row `row`."""
         rows = torch.arange(row, row + len(inputs) * bank.views, bank.views)
         bank.features[rows] = features.to("cpu", bank.features.dtype)
         for index, target, one in zip(rows.tolist(), rest, inputs, strict=True):
