@@ -556,6 +556,7 @@ class Trainer(SupervisedSteps):
         cache: Cache = "auto",
         views: int = 1,
         half: bool = False,
+        exact: bool = False,
     ) -> FineTuning:
         """Train the head on the frozen network, then all layers, at rates found for each.
 
@@ -571,7 +572,7 @@ class Trainer(SupervisedSteps):
             "groups": groups,
         }
         options |= {"decay": decay, "train_norms": train_norms, "schedule": schedule}
-        options |= {"cache": cache, "views": views, "half": half}
+        options |= {"cache": cache, "views": views, "half": half, "exact": exact}
         self.fine_tuning = fine_tune(self, train_data, val_data, **options)
         return self.fine_tuning
 

@@ -36,7 +36,14 @@ class Call:
 
 
 class _Reached(BaseException):
-    """Leaves a forward pass at the cut. It is no Exception, so that no handler in a model catches it."""
+    """Leaves a forward pass at the cut, with what is there. It is no Exception, so that no model catches it.
+
+    Args:
+        values: What the module at the cut was given, or gave.
+    """
+
+    def __init__(self, values: tuple[Any, ...]) -> None:
+        self.values = values
 
 
 class Cut:
@@ -93,23 +100,44 @@ class Cut:
         Raises:
             CutError: There is not exactly one tensor at the cut.
         """
-        kept: list[Any] = []
-        original = self._module.forward
+        with self.computing() as compute:
+            return compute(inputs)
+
+    @contextlib.contextmanager
+    def computing(self, twin: nn.Module | None = None) -> Iterator[Callable[[Tensor], Tensor]]:
+        """In this block, as `features`, for many batches; several threads may call the function at once.
+
+        Args:
+            twin: A network with the same modules before the cut, to be run in place of the model.
+
+        Yields:
+            The function from inputs to features.
+        """
+        model = self.model if twin is None else twin
+        module = model.get_submodule(self.path)
+        original = module.forward
+        forward = self._forward if twin is None else twin.forward
 
         def stop(*arguments: Any, **named: Any) -> Any:
-            kept.extend([original(*arguments, **named)] if self.of_output else (*arguments, *named.values()))
-            raise _Reached
+            raise _Reached((original(*arguments, **named),) if self.of_output else (*arguments, *named.values()))
 
-        with preserved_modes(self.model), _forwards({self._module: stop}), torch.no_grad():
-            self.model.eval()
-            with contextlib.suppress(_Reached):
-                self._forward(inputs)
-        if len(kept) != 1 or not isinstance(kept[0], Tensor):
-            raise CutError("what is there is not one tensor")
-        # A copy: a view would keep the whole of its base in memory, and the layers that follow may write into it.
-        features = kept[0].detach().clone(memory_format=torch.preserve_format)
-        self._shape = features.shape[1:]
-        return features
+        def compute(inputs: Tensor) -> Tensor:
+            values: tuple[Any, ...] = ()
+            with torch.no_grad():  # each thread has a mode of its own
+                try:
+                    forward(inputs)
+                except _Reached as reached:
+                    values = reached.values
+            if len(values) != 1 or not isinstance(values[0], Tensor):
+                raise CutError("what is there is not one tensor")
+            # A copy: a view would keep the whole of its base in memory, and the layers that follow may write into it.
+            features = values[0].detach().clone(memory_format=torch.preserve_format)
+            self._shape = features.shape[1:]
+            return features
+
+        with preserved_modes(model), _forwards({module: stop}):
+            model.eval()
+            yield compute
 
     def outputs(self, features: Tensor) -> Any:
         """The network's outputs in its present mode, for features [N, ...].

@@ -19,6 +19,7 @@ from mxtorch.checkpointing.snapshot import TrainingState
 from mxtorch.fine_tuning import dataset_fingerprint, storage
 from mxtorch.fine_tuning.cut import Cut
 from mxtorch.fine_tuning.dataset_fingerprint import CacheError
+from mxtorch.fine_tuning.frozen_pass import FrozenPass
 from mxtorch.fine_tuning.split_point import find_cut, unchanged
 from mxtorch.training.trainer_view import TrainerView
 from mxtorch.training.trial import run_in_memory_format
@@ -28,6 +29,8 @@ from mxtorch.training.trial import run_in_memory_format
 # pages each time, which doubles EfficientNet-Lite0's processor time.
 BATCH_SIZE = 32
 BATCH_SIZE_ON_CPU = 4
+# Trained parameters up to which steps on features are taken by one thread: of a head, 64 rows are then some 10 ms.
+LARGEST_ON_ONE_THREAD = 1_000_000
 
 
 @dataclass
@@ -41,6 +44,7 @@ class _Bank:
         dtype: The dtype in which features are handed out.
         definition: The hash of the data set's definition when they were computed.
         checked: Hashes of some inputs; empty for random ones.
+        reading: The data set that samples are read from; it may decode pictures at a reduced scale.
     """
 
     features: Tensor
@@ -49,6 +53,7 @@ class _Bank:
     dtype: torch.dtype
     definition: bytes
     checked: dict[int, bytes]
+    reading: Any
 
 
 class FeatureCache:
@@ -76,10 +81,12 @@ class FeatureCache:
     Of several processes each computes its share of the features, and is given those of the others: the order of the
     data goes all over the data set, so that each needs all of them.
 
-    Losses, the order of the data and the random numbers of the training are the same as without the cache. Features are
-    computed again when a frozen parameter or buffer has changed, which is checked at the start of each epoch; and when
-    the data set has changed: its definition with the transforms, the size and time of its files, or some items that are
-    read again.
+    The order of the data and the random numbers of the training are the same as without the cache, and so are losses,
+    but for rounding: batch normalisation is folded into the convolutions before it (networks of the zoo), and large
+    JPEG files are decoded at a reduced scale where the transform begins by resizing them. `exact=True` does neither. On
+    a CPU several batches are computed at once, one a thread. Features are computed again when a frozen parameter or
+    buffer has changed, which is checked at the start of each epoch; and when the data set has changed: its definition
+    with the transforms, the size and time of its files, or some items that are read again.
 
     Args:
         trainer: A `mxtorch.Trainer` whose model has frozen layers: parameters with `requires_grad=False`.
@@ -87,6 +94,7 @@ class FeatureCache:
         where: `"auto"`, `"memory"`, `"file"` or a folder. `"auto"` keeps features in memory up to a third of what is
             free, otherwise in a temporary memory-mapped file.
         half: Whether features are kept in float16: half the room, rounded to three digits.
+        exact: Whether pictures are decoded whole and the network is run as it is.
         tell: A function that is given notes: how much room will be taken and why, before it is taken.
 
     Raises:
@@ -100,6 +108,7 @@ class FeatureCache:
         at: str | None = None,
         where: storage.Where | str | Path = "auto",
         half: bool = False,
+        exact: bool = False,
         tell: Callable[[str], None] = print,
     ) -> None:
         storage.check_where(where, "where")
@@ -107,6 +116,7 @@ class FeatureCache:
         self.at = at
         self.where = where
         self.half = half
+        self.exact = exact
         self.tell = tell
         self.cut: Cut | None = None
         self._banks: dict[int, tuple[Any, _Bank]] = {}  # by id; data sets are kept, so that no id is reused
@@ -140,13 +150,29 @@ class FeatureCache:
     def in_force(self) -> Iterator[None]:
         """In this block the trainer's model takes features; it takes inputs as well, and runs whole on them.
 
+        On a CPU torch uses one thread in it where what is trained is small: there is nothing to share then, and threads
+        that wait for one another cost more than they compute, many times more on a busy machine.
+
         Raises:
             ValueError: No loader was made yet.
         """
         if self.cut is None:
             raise ValueError("in_force: there are no features yet; call loader(data) first")
-        with self.cut.in_force():
+        with self.cut.in_force(), self._threads():
             yield
+
+    @contextlib.contextmanager
+    def _threads(self) -> Iterator[None]:
+        trained = sum(value.numel() for value in self.trainer.model.parameters() if value.requires_grad)
+        before = torch.get_num_threads()
+        if self.trainer.engine.device.type != "cpu" or trained > LARGEST_ON_ONE_THREAD or before == 1:
+            yield
+            return
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def close(self) -> None:
         """Free the memory and the room on the disk, once no loader of features is left either."""
@@ -174,8 +200,8 @@ class FeatureCache:
         if self._values == before:
             return  # they were written, but with the values that they had, as by a restore
         self.tell("The frozen layers have changed: their features are computed again.")
-        for dataset, bank in self._banks.values():
-            self._fill(dataset, bank, workers=0)
+        for _, bank in self._banks.values():
+            self._fill(bank, workers=0)
 
     def _probe(self, dataset: Any) -> Tensor:
         probe: Tensor = self.trainer.engine.move(_stacked(self._probe_inputs(dataset)))
@@ -203,7 +229,7 @@ class FeatureCache:
         definition = dataset_fingerprint.digest(dataset)
         _, known = self._banks.get(id(dataset), (None, None))
         if known is not None and known.definition == definition and known.views in (1, views):
-            if known.views > 1 or dataset_fingerprint.fingerprints(dataset) == known.checked:
+            if known.views > 1 or dataset_fingerprint.fingerprints(known.reading) == known.checked:
                 self.refresh()
                 return known
             self.tell("Samples have changed since their features were computed: they are computed again.")
@@ -215,7 +241,7 @@ class FeatureCache:
             cause = f"it has {random}" if random else "two readings of an item differ"
             raise CacheError(f"its items change between calls ({cause}); views=k keeps k readings of each")
         bank = self._empty_bank(dataset, views if changing else 1, definition)
-        self._fill(dataset, bank, workers=data.num_workers)
+        self._fill(bank, workers=data.num_workers)
         self._banks[id(dataset)] = (dataset, bank)
         return bank
 
@@ -239,42 +265,61 @@ class FeatureCache:
         except OSError as error:
             reason = error.strerror or str(error)
             raise CacheError(f"{what}, {storage.in_words(size)}: no room in {place.folder} ({reason})") from error
-        return _Bank(table, [None] * rows, views, feature.dtype, definition, {})
+        return _Bank(table, [None] * rows, views, feature.dtype, definition, {}, self._reading(dataset))
 
-    def _fill(self, dataset: Any, bank: _Bank, *, workers: int) -> None:
+    def _reading(self, dataset: Any) -> Any:
+        """The data set that samples are read from; one that decodes at a reduced scale, where that is right."""
+        if self.exact:
+            return dataset
+        from mxtorch.fine_tuning.reduced_decoding import reduced  # imports torchvision
+
+        reading, loader = reduced(dataset)
+        if loader is not None:
+            self.tell(
+                f"Large JPEG files are decoded at a reduced scale, at no less than {loader.side} pixels a side, before "
+                "they are resized; exact=True decodes them whole."
+            )
+        return reading
+
+    def _fill(self, bank: _Bank, *, workers: int) -> None:
         """Run the frozen layers over all samples; the random numbers of the training stay the same."""
+        assert self.cut is not None
         started = time.perf_counter()
+        dataset = bank.reading
         wanted = set(dataset_fingerprint.checked_indices(len(dataset))) if bank.views == 1 else set()
         with contextlib.ExitStack() as ends:
             bar = progress_bar(len(bank.features), "features") if self.trainer.progress else None
             if bar is not None:
                 ends.callback(bar.close)
             ends.enter_context(unchanged(self.trainer.model))
+            run = FrozenPass(self.cut, self.trainer.engine, self._features, self._probe(dataset), exact=self.exact)
             for view in range(bank.views):
-                for indices, (inputs, rest) in self._read(dataset, workers, view):
+                for inputs, (indices, rest), features in run(self._read(dataset, workers, view)):
                     rows = [index * bank.views + view for index in indices]
-                    self._fill_rows(bank, rows, inputs, rest, wanted)
+                    self._fill_rows(bank, rows, inputs, rest, features, wanted)
                     if bar is not None:
                         bar.update(len(inputs) * self.trainer.engine.world_size)
         if bank.views == 1 and dataset_fingerprint.fingerprints(dataset) != bank.checked:
             raise CacheError("its items change between calls (some were read again, and differ)")
-        self.tell(f"{len(bank.features)} samples in {time.perf_counter() - started:.1f} s.")
+        how = ", with batch normalisation folded" if run.is_folded else ""
+        self.tell(f"{len(bank.features)} samples in {time.perf_counter() - started:.1f} s{how}.")
 
-    def _fill_rows(self, bank: _Bank, rows: list[int], inputs: Tensor, rest: list[Any], wanted: set[int]) -> None:
-        """Compute the features of one batch, and take those that other processes have computed meanwhile."""
-        assert self.cut is not None
-        features = self._features(inputs).to("cpu", bank.features.dtype)
+    def _fill_rows(
+        self, bank: _Bank, rows: list[int], inputs: Tensor, rest: list[Any], features: Tensor, wanted: set[int]
+    ) -> None:
+        """Write down the features of one batch, and those that other processes have computed meanwhile."""
         checked = {
             row: dataset_fingerprint.fingerprint(one) for row, one in zip(rows, inputs, strict=True) if row in wanted
         }
-        for others in self.trainer.engine.gather_values((rows, features, rest, checked)):
+        found = (rows, features.to("cpu", bank.features.dtype), rest, checked)
+        for others in self.trainer.engine.gather_values(found):
             bank.features[others[0]] = others[1]
             for row, target in zip(others[0], others[2], strict=True):
                 bank.rest[row] = target
             bank.checked.update(others[3])
 
-    def _read(self, dataset: Any, workers: int, view: int) -> Iterator[tuple[list[int], tuple[Tensor, list[Any]]]]:
-        """This process's batches of a data set, with the indices of their samples; as many on all processes."""
+    def _read(self, dataset: Any, workers: int, view: int) -> Iterator[tuple[Tensor, tuple[list[int], list[Any]]]]:
+        """The inputs of this process's batches, with indices and targets; as many batches on all processes."""
         # The seeds of the workers come from a generator of its own, so that the global one stays as it is.
         generator = torch.Generator().manual_seed(torch.initial_seed() + view)
         size = BATCH_SIZE_ON_CPU if self.trainer.engine.device.type == "cpu" else BATCH_SIZE
@@ -284,7 +329,8 @@ class FeatureCache:
         reader: DataLoader[Any] = DataLoader(
             dataset, batch_sampler=own, num_workers=workers, collate_fn=_with_targets_apart, generator=generator
         )
-        yield from zip(own, reader, strict=True)
+        for indices, (inputs, rest) in zip(own, reader, strict=True):
+            yield inputs, (indices, rest)
 
 
 class _Features(Dataset[Any]):

@@ -89,12 +89,13 @@ def fine_tune(
     cache: Cache = "auto",
     views: int = 1,
     half: bool = False,
+    exact: bool = False,
 ) -> FineTuning:
     """Train the head on the frozen network, then all layers, at rates found for each; see docs/how-to/fine-tuning.md.
 
     While the network is frozen, its features at the head are computed once for each sample and kept, where the data
-    allow it. Losses, order of the data and random numbers are the same as without. Rates fall from the head to the
-    input.
+    allow it. Order of the data and random numbers are the same as without, and losses but for rounding. Rates fall from
+    the head to the input.
 
         >>> import torch
         >>> from torch import nn
@@ -131,6 +132,8 @@ def fine_tune(
             error. False computes none. A `FeatureCache` is used and stays open.
         views: How many readings of each sample are kept, for data with random augmentation.
         half: Whether features are kept in float16.
+        exact: Whether features are to the last bit those of the network as it is: without folding batch normalisation
+            and without decoding large JPEG files at a reduced scale.
 
     Returns:
         Rates, notes, and the time line, with the history.
@@ -152,7 +155,7 @@ def fine_tune(
     head_lr, lr_of_all = _given_rates(lr)
     grouping.check_decay(decay)
     run = _Run(trainer, train_data, val_data, schedules.get(schedule))
-    features = _feature_cache(run, cache, half)
+    features = _feature_cache(run, cache, half, exact)
     layers = grouping.layer_groups(trainer.model, head, groups)
     with grouping.rates_by_layer(trainer.optimizer, layers, decay):
         if freeze_epochs:
@@ -248,13 +251,13 @@ class _Run:
         self.result.timeline.append((name, time.perf_counter() - started))
 
 
-def _feature_cache(run: _Run, cache: Cache, half: bool) -> FeatureCache | None:
+def _feature_cache(run: _Run, cache: Cache, half: bool, exact: bool) -> FeatureCache | None:
     """The cache to use: the user's own, a new one, or none."""
     if isinstance(cache, FeatureCache) or cache is False:
         return cache or None
     where = "auto" if cache is True else cache
     storage.check_where(where, "cache")
-    return FeatureCache(run.trainer, where=where, half=half, tell=run.report)
+    return FeatureCache(run.trainer, where=where, half=half, exact=exact, tell=run.report)
 
 
 @contextlib.contextmanager
