@@ -28,20 +28,36 @@ def detections_found(outputs, targets):
 
 
 def detection():
-    # The smallest of torchvision's, on pictures of 64 pixels.
-    net = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(
-        weights=None, weights_backbone=None, num_classes=3, min_size=64, max_size=64
-    )
+    # A Faster R-CNN of torchvision over a small backbone, with few proposals.
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4, padding=1), nn.ReLU())
+    backbone.out_channels = 8
+    net = torchvision.models.detection.FasterRCNN(
+        backbone, num_classes=3, min_size=32, max_size=32,
+        rpn_anchor_generator=torchvision.models.detection.anchor_utils.AnchorGenerator(((8, 16),), ((1.0,),)),
+        box_roi_pool=torchvision.ops.MultiScaleRoIAlign(["0"], output_size=3, sampling_ratio=1),
+        rpn_pre_nms_top_n_train=20, rpn_post_nms_top_n_train=8, rpn_pre_nms_top_n_test=20, rpn_post_nms_top_n_test=8,
+    )  # fmt: skip
     samples = [
-        (torch.rand(3, 64, 64), {"boxes": torch.tensor([[4.0, 4.0, 30.0, 30.0]]), "labels": torch.tensor([1 + i % 2])})
+        (torch.rand(3, 32, 32), {"boxes": torch.tensor([[4.0, 4.0, 20.0, 20.0]]), "labels": torch.tensor([1 + i % 2])})
         for i in range(4)
     ]
     loader = DataLoader(samples, batch_size=2, collate_fn=lambda batch: tuple(map(list, zip(*batch, strict=True))))
     return net, None, loader, {"found": detections_found}
 
 
+class TwoScales(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.low = nn.Sequential(nn.Conv2d(3, 4, 3, stride=8, padding=1), nn.ReLU())
+        self.high = nn.Sequential(nn.Conv2d(4, 8, 3, stride=2, padding=1), nn.ReLU())
+
+    def forward(self, pictures):
+        low = self.low(pictures)
+        return {"low": low, "high": self.high(low)}
+
+
 def segmentation():
-    net = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3)
+    net = torchvision.models.segmentation.LRASPP(TwoScales(), low_channels=4, high_channels=8, num_classes=3)
     loader = DataLoader([(torch.rand(3, 32, 32), torch.randint(3, (32, 32))) for _ in range(4)], batch_size=2)
     return net, nn.CrossEntropyLoss(), loader, {"accuracy": MulticlassAccuracy(3)}
 
@@ -124,7 +140,7 @@ def test_task(task, tmp_path):
     figures = trainer.evaluate(loader)
     assert set(figures) == expected["figures"]
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    found = trainer.find_lr(loader, training_steps=8, num_steps=40 if task is detection else 60)
+    found = trainer.find_lr(loader, training_steps=8, num_steps=60)
     assert found.trials
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
