@@ -23,6 +23,11 @@ class StepResult(NamedTuple):
             measured.
         bad: A float tensor on the device that is 1 where the gradients are not finite. The loop reads it later, since
             reading it now would wait for the device. None where the engine has looked already.
+
+    Example:
+        >>> import torch
+        >>> StepResult(taken=True, gradient_norm=torch.tensor(0.5)).taken
+        True
     """
 
     taken: bool
@@ -43,6 +48,11 @@ class Engine(Protocol):
         asynchronous: Whether reading a number from a tensor waits for queued work, as on an accelerator. Where this is
             False the loop looks at every loss at once; elsewhere it reads losses in logging steps only.
         is_main: Whether this process writes files and prints. Exactly one process does.
+
+    Example:
+        >>> from mxtorch.engines import LocalEngine
+        >>> isinstance(LocalEngine("cpu"), Engine)
+        True
     """
 
     device: torch.device
