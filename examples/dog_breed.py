@@ -19,6 +19,7 @@ from pathlib import Path
 import matplotlib
 import torch
 from dog_data import Pictures, Samples, find_samples, without_broken
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
@@ -51,13 +52,26 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=_count(0), default=2, help="loader processes (default: %(default)s)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16")
-    parser.add_argument("--log-dir", type=Path, default=Path("runs/dogs"), help="for TensorBoard and the results")
+    parser.add_argument(
+        "--log-dir", type=Path, help="for TensorBoard and the results (default: runs/ and the name of the data)"
+    )
     parser.add_argument("--skip-broken", action="store_true", help="go on without pictures that can't be decoded")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    options.name = {"toy": "dogs", "oxford-pets": "pets"}.get(options.data) or Path(options.data).resolve().name
+    options.log_dir = free_folder(options.log_dir or Path("runs") / options.name)
     if options.epochs + options.unfreeze_epochs == 0:
         parser.error("--epochs and --unfreeze-epochs are both 0: there is nothing to train")
     return options
+
+
+def free_folder(folder: Path) -> Path:
+    """The folder, or one with a number, in which no earlier run has left its results."""
+    number, free = 1, folder
+    while free.is_dir() and any(free.iterdir()):
+        number += 1
+        free = folder.with_name(f"{folder.name}-{number}")
+    return free
 
 
 def _count(least: int) -> Callable[[str], int]:
@@ -77,8 +91,11 @@ def main() -> None:
     samples = without_broken(samples, skip=options.skip_broken)
     print(f"{len(samples.classes)} classes, {len(samples.train)} + {len(samples.val)} pictures", end="")
     print(f", {len(samples.broken)} broken ones left out" if samples.broken else "")
+    if options.log_dir.name != options.name:
+        print(f"earlier results are kept; those of this run go to {options.log_dir}")
 
     net = model_zoo.create(options.model, pretrained=not options.no_pretrained)
+    print(f"weights: {net.zoo_file or 'random'}")
     net.fc = nn.Linear(net.fc.in_features, len(samples.classes))
     train_data, val_data = make_loaders(net, samples, options)
 
@@ -94,6 +111,9 @@ def main() -> None:
 def make_loaders(net: nn.Module, samples: Samples, options: argparse.Namespace) -> tuple[DataLoader, DataLoader]:
     """Loaders with the transforms that the network was pretrained with."""
     size = options.image_size or (128 if options.data == "toy" else None)
+    with Image.open(samples.train[0][0]) as first:
+        print(f"pictures: the first has {first.width} x {first.height} pixels", end="")
+    print(f", all are read at {size} x {size}" if size else ", all are read at the size of the weights")
     pin = torch.cuda.is_available()
     loaders = []
     for part, train in ((samples.train, True), (samples.val, False)):
@@ -138,12 +158,25 @@ def report(
     result.plot().savefig(folder / "confusion.png", dpi=110)
     result.plot_top_losses().savefig(folder / "hardest.png", dpi=110)
     trainer.save(folder / "checkpoint.pt")
-    model = trainer.export(folder / "dogs.safetensors", val_data, train_data=train_data, about="Breeds of dogs.")
+    model = trainer.export(
+        folder / f"{options.name}.safetensors",
+        val_data,
+        train_data=train_data,
+        about=about(val_data.dataset.classes, options),
+    )
     picture = val_data.dataset.paths[0]
     answer = exporting.load(model).predict(picture)[0]
     print(f"\n{model} says of {picture}: {answer['class']}, {answer['probability']:.0%}")
     print(f"written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir() if path.suffix != '.0'))}")
     print(f"now type: tensorboard --logdir {folder}")
+
+
+def about(classes: list[str], options: argparse.Namespace) -> str:
+    """What the data are, for the model card."""
+    if options.data == "toy":
+        return "Breeds of dogs that were drawn by a program: they are no real breeds, and no real dogs."
+    named = ", ".join(classes[:10]) + (" and others" if len(classes) > 10 else "")
+    return f"Pictures of {len(classes)} classes: {named}."
 
 
 if __name__ == "__main__":

@@ -82,7 +82,15 @@ def freeze_to(net: nn.Module, group: GroupName) -> nn.Module:
 
 
 def freeze(net: nn.Module) -> nn.Module:
-    """Train only the classifier: `freeze_to(net, "head")`."""
+    """Train only the classifier: `freeze_to(net, "head")`.
+
+    Example:
+        >>> from mxtorch import model_zoo
+        >>> net = model_zoo.resnet18()
+        >>> net = model_zoo.freeze(net)
+        >>> net.conv1.weight.requires_grad, net.fc.weight.requires_grad
+        (False, True)
+    """
     return freeze_to(net, "head")
 
 

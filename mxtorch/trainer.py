@@ -61,6 +61,7 @@ from mxtorch.training.loop import Loop, place_of_next
 from mxtorch.training.metrics import as_collection
 from mxtorch.training.modes import preserved_modes
 from mxtorch.training.monitor import check_watched
+from mxtorch.training.notebook import trainer_as_html
 from mxtorch.training.rehearsal import rehearse_validations
 from mxtorch.training.run import Position, Run
 from mxtorch.training.saving import Saving, fingerprint
@@ -746,6 +747,9 @@ class Trainer(SupervisedSteps):
             f", optimizer={type(self.optimizer.optimizer).__name__}, learning_rate={self.optimizer.learning_rate:g}"
             f", step={self.step})"
         )
+
+    def _repr_html_(self) -> str:
+        return trainer_as_html(self)
 
     # ---------------------------------------------------------------- helpers
 

@@ -74,9 +74,9 @@ trainer = Trainer(
     metrics={"iou": MulticlassJaccardIndex(num_classes=3)},
     log_every=10,
 )
-found = trainer.find_lr(train_data, val_data, schedule="one_cycle", epochs=6, budget=6)
+found = trainer.find_lr(train_data, val_data, schedule="one_cycle", epochs=9, budget=6)
 print(found)
-print(trainer.fit(train_data, val_data, epochs=6, lr=found, schedule="one_cycle"))
+print(trainer.fit(train_data, val_data, epochs=9, lr=found, schedule="one_cycle"))
 
 # %%
 # Pictures, what is true, what is predicted.

@@ -50,6 +50,20 @@ class Checkpoint(Callback):
     Raises:
         ValueError: An argument is off.
         TypeError: `every` or `keep` is no integer.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from mxtorch import Trainer
+        >>> from mxtorch.callbacks import Checkpoint
+        >>> net, data = nn.Linear(4, 2), [(torch.randn(8, 4), torch.randint(2, (8,))) for _ in range(6)]
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        >>> callback = Checkpoint("checkpoints", every=4)
+        >>> trainer = Trainer(net, nn.CrossEntropyLoss(), optimizer, callbacks=[callback], progress=False)
+        >>> history = trainer.fit(data, data, epochs=2)
+        >>> from pathlib import Path
+        >>> Path("checkpoints/step-00000012.ckpt").exists()
+        True
     """
 
     def __init__(

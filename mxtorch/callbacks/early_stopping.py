@@ -105,6 +105,19 @@ class EarlyStopping(_Follower):
     Raises:
         ValueError: An argument is off. From `fit`, before the first step: neither metric nor name tells what is
             better. In the first epoch: it has no such figure.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from mxtorch import Trainer
+        >>> from mxtorch.callbacks import EarlyStopping
+        >>> net, data = nn.Linear(4, 2), [(torch.randn(8, 4), torch.randint(2, (8,))) for _ in range(6)]
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        >>> callback = EarlyStopping("val/loss", patience=1, min_delta=100.0)
+        >>> trainer = Trainer(net, nn.CrossEntropyLoss(), optimizer, callbacks=[callback], progress=False)
+        >>> history = trainer.fit(data, data, epochs=9)
+        >>> len(history)  # nothing gets better by 100
+        2
     """
 
     def __init__(
@@ -196,6 +209,19 @@ class BestWeights(_Follower):
         monitor: A column of the history.
         min_delta: What counts as an improvement.
         mode: As in `EarlyStopping`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from mxtorch import Trainer
+        >>> from mxtorch.callbacks import BestWeights
+        >>> net, data = nn.Linear(4, 2), [(torch.randn(8, 4), torch.randint(2, (8,))) for _ in range(6)]
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        >>> callback = BestWeights("val/loss")
+        >>> trainer = Trainer(net, nn.CrossEntropyLoss(), optimizer, callbacks=[callback], progress=False)
+        >>> history = trainer.fit(data, data, epochs=3)
+        >>> callback.best == min(history["val/loss"])
+        True
     """
 
     def __init__(self, monitor: str = "val/loss", *, min_delta: float = 0.0, mode: Mode = "auto") -> None:

@@ -21,6 +21,11 @@ class ProgressBar(Callback):
     Where the output is neither a terminal nor a notebook, there is a line every half minute in place of the bar. In a
     narrow terminal the last figures are left out, so that none is cut in two. A run that ends before its last epoch
     says so.
+
+    Example:
+        >>> from mxtorch.callbacks.progress import summary
+        >>> summary({"epoch": 2.0, "train/loss": 0.31, "val/accuracy": 0.9412, "learning_rate": 0.01})
+        'train/loss 0.31  val/accuracy 0.9412  lr 1.0e-02'
     """
 
     def __init__(self) -> None:

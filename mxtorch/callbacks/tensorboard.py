@@ -53,6 +53,21 @@ class TensorBoard(Callback):
 
     Raises:
         ValueError: The folder can't be written, or is no local path.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from mxtorch import Trainer
+        >>> from mxtorch.callbacks import TensorBoard
+        >>> net, data = nn.Linear(4, 2), [(torch.randn(8, 4), torch.randint(2, (8,))) for _ in range(6)]
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        >>> callback = TensorBoard("runs/example")
+        >>> trainer = Trainer(net, nn.CrossEntropyLoss(), optimizer, callbacks=[callback], progress=False)
+        >>> history = trainer.fit(data, data, epochs=1)
+        >>> trainer.close()
+        >>> from pathlib import Path
+        >>> [path.name[:19] for path in Path("runs/example").iterdir()]
+        ['events.out.tfevents']
     """
 
     def __init__(self, log_dir: str | Path) -> None:

@@ -40,7 +40,12 @@ for _flag in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"):
 
 
 class CheckpointError(ValueError):
-    """A file is no checkpoint, is damaged, or is from another run. The message says which, and what differs."""
+    """A file is no checkpoint, is damaged, or is from another run. The message says which, and what differs.
+
+    Example:
+        >>> issubclass(CheckpointError, ValueError)
+        True
+    """
 
 
 @contextlib.contextmanager

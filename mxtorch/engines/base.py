@@ -23,6 +23,11 @@ class StepResult(NamedTuple):
             measured.
         bad: A float tensor on the device that is 1 where the gradients are not finite. The loop reads it later, since
             reading it now would wait for the device. None where the engine has looked already.
+
+    Example:
+        >>> import torch
+        >>> StepResult(taken=True, gradient_norm=torch.tensor(0.5)).taken
+        True
     """
 
     taken: bool
@@ -52,6 +57,11 @@ class Engine(Protocol):
         dealt: How many processes' shares of the data this one is dealt: 1, or all of them within `alone` and
             `whole_data`.
         shards: Whether each process holds a part of the model only, so that none can run it alone.
+
+    Example:
+        >>> from mxtorch.engines import LocalEngine
+        >>> isinstance(LocalEngine("cpu"), Engine)
+        True
     """
 
     device: torch.device

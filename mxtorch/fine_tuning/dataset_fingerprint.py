@@ -33,7 +33,12 @@ _RANDOM_NAMES = (
 
 
 class CacheError(ValueError):
-    """The features of these data can't be kept; the message says why."""
+    """The features of these data can't be kept; the message says why.
+
+    Example:
+        >>> issubclass(CacheError, ValueError)
+        True
+    """
 
 
 def split_item(item: Any) -> tuple[Tensor, Any]:

@@ -53,6 +53,13 @@ class FineTuning:
         found: What `find_lr` returned in each phase in which it ran.
         notes: What was reported on the way: rates, features, what was left out and why.
         timeline: The parts of the run in order, each with its seconds.
+
+    Example:
+        >>> from mxtorch import History
+        >>> print(FineTuning(History(), timeline=[("features", 3.0), ("head: 10 epochs", 1.0)]))
+        features            3.0 s  ##############################
+        head: 10 epochs     1.0 s  ##########
+        together            4.0 s
     """
 
     history: History

@@ -180,6 +180,11 @@ class Function(Initializer):
 
     Args:
         function: Called with the tensor, and with `generator=` if it has that argument.
+
+    Example:
+        >>> import torch
+        >>> Function(torch.nn.init.ones_)(torch.empty(2)).tolist()
+        [1.0, 1.0]
     """
 
     function: Callable[..., Any]

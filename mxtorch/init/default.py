@@ -38,6 +38,11 @@ class Default(OfFans):
     Norms get scale 1 and shift 0, embeddings standard normal values, recurrent layers uniform values within
     `1 / sqrt(hidden_size)`, attention Xavier uniform values and zero biases, and all other layers uniform values within
     `1 / sqrt(fan_in)`. A tensor without a layer is filled like the last; it must have two dimensions or more.
+
+    Example:
+        >>> from mxtorch import nn
+        >>> nn.Linear(2, 2, weight_init=Default()).weight.shape
+        torch.Size([2, 2])
     """
 
     splits_blocks: ClassVar[bool] = False

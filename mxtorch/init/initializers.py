@@ -19,21 +19,39 @@ Nonlinearity = Literal["linear", "sigmoid", "tanh", "relu", "leaky_relu", "selu"
 
 @dataclasses.dataclass(frozen=True)
 class Zeros(Initializer):
-    """All zeros."""
+    """All zeros.
+
+    Example:
+        >>> import torch
+        >>> Zeros()(torch.empty(2)).tolist()
+        [0.0, 0.0]
+    """
 
     torch_function: ClassVar[str] = "zeros_"
 
 
 @dataclasses.dataclass(frozen=True)
 class Ones(Initializer):
-    """All ones."""
+    """All ones.
+
+    Example:
+        >>> import torch
+        >>> Ones()(torch.empty(2)).tolist()
+        [1.0, 1.0]
+    """
 
     torch_function: ClassVar[str] = "ones_"
 
 
 @dataclasses.dataclass(frozen=True)
 class Constant(Initializer):
-    """One finite value everywhere."""
+    """One finite value everywhere.
+
+    Example:
+        >>> import torch
+        >>> Constant(0.5)(torch.empty(2)).tolist()
+        [0.5, 0.5]
+    """
 
     torch_function: ClassVar[str] = "constant_"
     value: float = field(metadata=real())
@@ -41,7 +59,15 @@ class Constant(Initializer):
 
 @dataclasses.dataclass(frozen=True)
 class Uniform(Initializer):
-    """Uniform between a lower bound `a` and an upper bound `b`; the defaults are those of `torch.nn.init.uniform_`."""
+    """Uniform between a lower bound `a` and an upper bound `b`; the defaults are those of `torch.nn.init.uniform_`.
+
+    Example:
+        >>> import torch
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> weight = Uniform()(torch.empty(300, 200), generator=generator)
+        >>> f"{weight.std():.2f}"
+        '0.29'
+    """
 
     torch_function: ClassVar[str] = "uniform_"
     a: float = field(default=0.0, metadata=real())
@@ -55,7 +81,15 @@ class Uniform(Initializer):
 
 @dataclasses.dataclass(frozen=True)
 class Normal(Initializer):
-    """Normal with a mean and a standard deviation; the defaults are those of `torch.nn.init.normal_`."""
+    """Normal with a mean and a standard deviation; the defaults are those of `torch.nn.init.normal_`.
+
+    Example:
+        >>> import torch
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> weight = Normal()(torch.empty(300, 200), generator=generator)
+        >>> f"{weight.std():.2f}"
+        '1.00'
+    """
 
     torch_function: ClassVar[str] = "normal_"
     mean: float = field(default=0.0, metadata=real())
@@ -73,6 +107,13 @@ class TruncatedNormal(Initializer):
         std: The standard deviation before truncation.
         a: The lowest value.
         b: The highest value, above `a`.
+
+    Example:
+        >>> import torch
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> weight = TruncatedNormal()(torch.empty(300, 200), generator=generator)
+        >>> f"{weight.std():.2f}"
+        '0.88'
     """
 
     torch_function: ClassVar[str] = "trunc_normal_"
@@ -117,6 +158,13 @@ class XavierUniform(_Gained):
 
     Args:
         gain: A factor; by default that of the layer's own activation, or 1 for a layer without activation.
+
+    Example:
+        >>> import torch
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> weight = XavierUniform()(torch.empty(300, 200), generator=generator)
+        >>> f"{weight.std():.2f}"
+        '0.06'
     """
 
     torch_function: ClassVar[str] = "xavier_uniform_"
@@ -128,6 +176,13 @@ class XavierNormal(_Gained):
 
     Args:
         gain: As in `XavierUniform`.
+
+    Example:
+        >>> import torch
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> weight = XavierNormal()(torch.empty(300, 200), generator=generator)
+        >>> f"{weight.std():.2f}"
+        '0.06'
     """
 
     torch_function: ClassVar[str] = "xavier_normal_"
@@ -142,6 +197,13 @@ class Orthogonal(_Gained):
 
     Args:
         gain: As in `XavierUniform`.
+
+    Example:
+        >>> import torch
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> weight = Orthogonal()(torch.empty(300, 200), generator=generator)
+        >>> f"{weight.std():.2f}"
+        '0.06'
     """
 
     torch_function: ClassVar[str] = "orthogonal_"
@@ -183,6 +245,13 @@ class KaimingUniform(_Kaiming):
             the weight of a transposed convolution, torch swaps them.
         nonlinearity: A name that `torch.nn.init.calculate_gain` knows; by default the layer's own activation. For a
             layer without activation, the default is torch's: a leaky ReLU of slope `a`, which is a ReLU at 0.
+
+    Example:
+        >>> import torch
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> weight = KaimingUniform()(torch.empty(300, 200), generator=generator)
+        >>> f"{weight.std():.2f}"
+        '0.10'
     """
 
     torch_function: ClassVar[str] = "kaiming_uniform_"
@@ -216,7 +285,15 @@ class _Lecun(OfFans):
 
 @dataclasses.dataclass(frozen=True)
 class LecunUniform(_Lecun):
-    """Uniform with variance `1 / fan_in` (LeCun et al. 1998, "Efficient BackProp", sec. 4.6)."""
+    """Uniform with variance `1 / fan_in` (LeCun et al. 1998, "Efficient BackProp", sec. 4.6).
+
+    Example:
+        >>> import torch
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> weight = LecunUniform()(torch.empty(300, 200), generator=generator)
+        >>> f"{weight.std():.2f}"
+        '0.07'
+    """
 
     torch_function: ClassVar[str] = "kaiming_uniform_"
 
@@ -226,6 +303,13 @@ class LecunNormal(_Lecun):
     """Normal with variance `1 / fan_in` (LeCun et al. 1998, "Efficient BackProp", sec. 4.6).
 
     Self-normalising networks need this initialiser before SELU (Klambauer et al. 2017, arXiv 1706.02515, sec. 2).
+
+    Example:
+        >>> import torch
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> weight = LecunNormal()(torch.empty(300, 200), generator=generator)
+        >>> f"{weight.std():.2f}"
+        '0.07'
     """
 
     torch_function: ClassVar[str] = "kaiming_normal_"
@@ -258,6 +342,11 @@ class Identity(Initializer):
     """Ones on the diagonal of a matrix, and zeros elsewhere. In a recurrent layer, each gate is an identity matrix.
 
     Recurrent networks with ReLU need this at the start (Le et al. 2015, arXiv 1504.00941, sec. 2).
+
+    Example:
+        >>> import torch
+        >>> Identity()(torch.empty(2, 2)).tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
     """
 
     torch_function: ClassVar[str] = "eye_"
@@ -271,6 +360,11 @@ class Dirac(Initializer):
 
     Args:
         groups: The number of groups; by default that of the convolution, or 1 without a convolution.
+
+    Example:
+        >>> import torch
+        >>> Dirac()(torch.empty(1, 1, 3)).tolist()
+        [[[0.0, 1.0, 0.0]]]
     """
 
     torch_function: ClassVar[str] = "dirac_"
@@ -299,6 +393,12 @@ class Sparse(Initializer):
     Args:
         sparsity: The part of each column that is zero, from 0 to 1.
         std: The standard deviation of the rest; the default is torch's.
+
+    Example:
+        >>> import torch
+        >>> weight = Sparse(sparsity=0.5)(torch.empty(4, 3))
+        >>> (weight == 0).sum(dim=0).tolist()
+        [2, 2, 2]
     """
 
     torch_function: ClassVar[str] = "sparse_"
@@ -323,6 +423,11 @@ class Bilinear(Initializer):
     Output channel i depends only on input channel i, as in Long et al. 2015 (arXiv 1411.4038, sec. 3.3). With as many
     groups as channels, all kernels are equal. To upsample by `f`, give the convolution `kernel_size=2 * f - f % 2`,
     `stride=f` and `padding=math.ceil((f - 1) / 2)`.
+
+    Example:
+        >>> import torch
+        >>> Bilinear()(torch.empty(1, 1, 4, 4))[0, 0, 0].tolist()
+        [0.0625, 0.1875, 0.1875, 0.0625]
     """
 
     def check(self, shape: torch.Size, place: Place | None) -> None:
@@ -355,6 +460,11 @@ class LSTMBias(Initializer):
 
     Args:
         forget: The bias of the forget gate; both papers recommend 1.
+
+    Example:
+        >>> import torch
+        >>> LSTMBias()(torch.empty(8)).tolist()
+        [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
     """
 
     splits_blocks: ClassVar[bool] = False

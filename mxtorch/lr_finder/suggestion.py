@@ -35,6 +35,10 @@ class Reading:
         interval: Rates between which the best one lies in 80 of 100 cases.
         edge: The rate from which the loss of a range test breaks away; None where it does not, and for trials.
         smoothed: The running median of the losses of a range test.
+
+    Example:
+        >>> Reading("guess", "Short trainings only.", 0.01, (0.001, 0.03)).suggestion
+        0.01
     """
 
     status: Status

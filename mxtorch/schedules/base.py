@@ -5,9 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from mxtorch._checks import closest, number, whole_number
+from mxtorch.schedules.plotting import plot
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 S = TypeVar("S", bound="Schedule")
 # Any function from the step, counted from 0, to the multiplier of the base rate. A `Schedule` is one.
@@ -60,6 +64,16 @@ class Schedule:
         if steps is None or steps < 1:
             raise ValueError(f"total_steps: got {total_steps!r}; give an integer of at least 1")
         return self._filled_in(steps)
+
+    def plot(self, total_steps: int, axes: Axes | None = None) -> Axes:
+        """Draw this schedule over a run of `total_steps` steps; see `mxtorch.schedules.plot`.
+
+        Example:
+            >>> from mxtorch.schedules import WarmupCosine
+            >>> WarmupCosine().plot(total_steps=100).get_title(loc="left")
+            'WarmupCosine'
+        """
+        return plot(self, total_steps, axes)
 
     def to_dict(self) -> dict[str, Any]:
         """Name and fields as plain values, which `torch.load(weights_only=True)` reads and `from_dict` takes.

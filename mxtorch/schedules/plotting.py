@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from mxtorch.schedules.base import Schedule, ScheduleFunction
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def plot(schedule: ScheduleFunction, total_steps: int, axes: Axes | None = None) -> Axes:
+def plot(schedule: Callable[[int], float], total_steps: int, axes: Axes | None = None) -> Axes:
     """Draw a schedule over a run.
 
     Args:
@@ -29,10 +28,12 @@ def plot(schedule: ScheduleFunction, total_steps: int, axes: Axes | None = None)
     if axes is None:
         import matplotlib.pyplot as plt
 
-        _, axes = plt.subplots(figsize=(6, 3))
-    if isinstance(schedule, Schedule):
-        schedule = schedule.for_steps(total_steps)
-    axes.plot(range(total_steps), [schedule(step) for step in range(total_steps)], color="#e07a1f")
+        _, axes = plt.subplots(figsize=(6, 3), layout="tight")
+    filled_in: Any = getattr(schedule, "for_steps", None)
+    shown = schedule if filled_in is None else filled_in(total_steps)
+    axes.plot(range(total_steps), [shown(step) for step in range(total_steps)], color="#e07a1f")
+    axes.set_title(getattr(schedule, "__name__", type(schedule).__name__), loc="left", fontsize=11)
     axes.set_xlabel("optimizer steps")
     axes.set_ylabel("multiple of the base rate")
+    axes.grid(alpha=0.25)
     return axes

@@ -115,7 +115,13 @@ def from_dict(content: dict[str, Any]) -> Schedule:
 
 
 def is_savable(schedule: object) -> TypeGuard[Schedule]:
-    """Whether `from_dict` can restore it. It can for the classes of this package, not for subclasses elsewhere."""
+    """Whether `from_dict` can restore it. It can for the classes of this package, not for subclasses elsewhere.
+
+    Example:
+        >>> from mxtorch.schedules import OneCycle
+        >>> is_savable(OneCycle()), is_savable(lambda step: 1.0)
+        (True, False)
+    """
     if type(schedule) in _COMBINATIONS.values():
         return all(is_savable(part) for part in schedule.schedules)  # type: ignore[attr-defined]
     return type(schedule) in _BY_NAME.values()

@@ -39,6 +39,20 @@ class Callback:
 
     `on_X_end` is called for every `on_X_start` that returned, whatever happened in between, in reverse order.
     The others are called only when their event came about.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from mxtorch import Trainer
+        >>> class Stop(Callback):
+        ...     def on_epoch_complete(self, trainer, row):
+        ...         if row["epoch"] == 2:
+        ...             trainer.stop()
+        >>> net, data = nn.Linear(4, 2), [(torch.randn(8, 4), torch.randint(2, (8,))) for _ in range(6)]
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        >>> trainer = Trainer(net, nn.CrossEntropyLoss(), optimizer, callbacks=[Stop()], progress=False)
+        >>> len(trainer.fit(data, epochs=9))
+        2
     """
 
     def on_fit_start(self, trainer: TrainerView) -> None:
@@ -126,6 +140,13 @@ class CallbackList:
 
     Raises:
         TypeError: Something else than a callback is among them.
+
+    Example:
+        >>> class Greeting(Callback):
+        ...     def on_fit_start(self, trainer):
+        ...         print("hello", trainer)
+        >>> CallbackList([Greeting()], "trainer").call("on_fit_start")
+        hello trainer
     """
 
     def __init__(self, callbacks: Iterable[Callback], trainer: TrainerView) -> None:

@@ -82,17 +82,30 @@ def test_a_notebook_is_not_flooded(pages):
 
 
 SCRIPT = """
+import time
 import torch
 from torchmetrics.classification import MulticlassAccuracy
 from mxtorch import Trainer
 torch.manual_seed(0)
 net = torch.nn.Linear(4, 2)
-data = [(torch.randn(8, 4), torch.randint(2, (8,))) for _ in range(150)]
+batches = [(torch.randn(8, 4), torch.randint(2, (8,))) for _ in range(150)]
+
+
+class Slow:
+    def __len__(self):
+        return len(batches)
+
+    def __iter__(self):
+        for batch in batches:
+            time.sleep(0.005)
+            yield batch
+
+
 metrics = {"accuracy": MulticlassAccuracy(num_classes=2), "macro_accuracy": MulticlassAccuracy(num_classes=2)}
 trainer = Trainer(net, torch.nn.CrossEntropyLoss(), torch.optim.SGD(net.parameters(), lr=0.1), metrics=metrics,
                   device="cpu", log_every=5)
-trainer.find_lr(data, data, num_steps=60)
-trainer.fit(data, data[:2], epochs=12)
+trainer.find_lr(batches, batches, num_steps=60)
+trainer.fit(Slow(), batches[:2], epochs=2)
 """
 
 

@@ -114,7 +114,29 @@ def test_the_script_from_end_to_end(tmp_path):
     assert "2 views of 60 samples" in result.stdout
     for name in ("lr_finder_head.png", "confusion.png", "hardest.png", "checkpoint.pt", "dogs.safetensors"):
         assert (tmp_path / "runs" / "dogs" / name).stat().st_size > 1000
-    assert "Apache-2.0" in (tmp_path / "runs" / "dogs" / "dogs.md").read_text()
+    card = (tmp_path / "runs" / "dogs" / "dogs.md").read_text()
+    assert "Apache-2.0" in card
+    assert "Pictures of 10 classes: bramble\\_terrier" in card or "Pictures of 10 classes: bramble_terrier" in card
+    assert "File of the initial weights" in card
+    assert "the first has 64 x 64 pixels, all are read at 64 x 64" in result.stdout
+
+
+def test_a_second_run_leaves_the_first_as_it_was(tmp_path):
+    assert dog_breed.free_folder(tmp_path / "dogs") == tmp_path / "dogs"
+    (tmp_path / "dogs").mkdir()
+    assert dog_breed.free_folder(tmp_path / "dogs") == tmp_path / "dogs"
+    (tmp_path / "dogs" / "dogs.md").write_text("a card")
+    (tmp_path / "dogs-2").mkdir()
+    (tmp_path / "dogs-2" / "dogs.md").write_text("a card")
+    assert dog_breed.free_folder(tmp_path / "dogs") == tmp_path / "dogs-3"
+
+
+def test_results_are_named_after_the_data(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for data, name in (("toy", "dogs"), ("oxford-pets", "pets"), (str(tmp_path / "ants_and_bees"), "ants_and_bees")):
+        monkeypatch.setattr(sys, "argv", ["dog_breed.py", "--data", data])
+        options = dog_breed.parse_arguments()
+        assert (options.name, options.log_dir) == (name, Path("runs") / name)
 
 
 def test_the_script_tells_what_is_wrong(tmp_path):
