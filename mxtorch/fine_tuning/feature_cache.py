@@ -140,7 +140,8 @@ class FeatureCache:
         dataset_fingerprint.check_loader(data)
         with unchanged(self.trainer.model, data):
             if self.cut is None:
-                self.cut = find_cut(self.trainer.model, self._probe(data.dataset), self.at)
+                with self._one_thread():  # some passes of two samples
+                    self.cut = find_cut(self.trainer.model, self._probe(data.dataset), self.at)
                 self._checksum = dataset_fingerprint.checksum(self.cut.frozen)
                 self._values = dataset_fingerprint.hash_of(self.cut.frozen)
             bank = self._bank(data, views)
@@ -164,8 +165,14 @@ class FeatureCache:
     @contextlib.contextmanager
     def _threads(self) -> Iterator[None]:
         trained = sum(value.numel() for value in self.trainer.model.parameters() if value.requires_grad)
+        with contextlib.nullcontext() if trained > LARGEST_ON_ONE_THREAD else self._one_thread():
+            yield
+
+    @contextlib.contextmanager
+    def _one_thread(self) -> Iterator[None]:
+        """On a CPU torch uses one thread in this block."""
         before = torch.get_num_threads()
-        if self.trainer.engine.device.type != "cpu" or trained > LARGEST_ON_ONE_THREAD or before == 1:
+        if self.trainer.engine.device.type != "cpu" or before == 1:
             yield
             return
         torch.set_num_threads(1)
