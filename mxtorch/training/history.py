@@ -299,11 +299,12 @@ class History:
 
             _, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="tight")
         loss, metric, rate = axes
-        if self.records:
-            steps = self.records.column("step")
-            loss.plot(steps, self.records.column("train/loss"), color="#9db4c0", label="train/loss")
-            first = next(name for name in self.records[0] if name.startswith("learning_rate/"))
-            rate.plot(steps, self.records.column(first), color="#e07a1f")
+        trained = [record for record in self.records if "train/loss" in record]  # others are of a validation
+        if trained:
+            steps = [record["step"] for record in trained]
+            loss.plot(steps, [record["train/loss"] for record in trained], color="#9db4c0", label="train/loss")
+            first = next(name for name in trained[0] if name.startswith("learning_rate/"))
+            rate.plot(steps, [record[first] for record in trained], color="#e07a1f")
         epoch_ends = [row["step"] for row in self.rows]
         for name in self.columns:
             if name.startswith("val/") and name.endswith("/loss"):
