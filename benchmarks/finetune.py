@@ -25,6 +25,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -134,6 +135,7 @@ def run_fastai(options: argparse.Namespace) -> Clock:
         opt_func=partial(OptimWrapper, opt=partial(torch.optim.SGD, momentum=0.9, nesterov=True, weight_decay=1e-4)),
         splitter=splitter,
         metrics=accuracy,
+        path=Path(tempfile.mkdtemp()),  # lr_find writes its copy of the weights there
     )
     with learner.no_bar(), learner.no_logging():
         learner.freeze()
