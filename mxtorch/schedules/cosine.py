@@ -148,7 +148,8 @@ class CosineRestarts(Schedule):
     def _begin(self, cycle: int) -> float:
         """The step that a cycle begins with."""
         mul, cycle_steps = self.cycle_mul, self._filled("cycle_steps")
-        return float(cycle_steps * (cycle if mul == 1 else (mul**cycle - 1) / (mul - 1)))
+        # Rounded, so that a cycle that begins with a whole step begins with it, and not one later.
+        return round(float(cycle_steps * (cycle if mul == 1 else (mul**cycle - 1) / (mul - 1))), 9)
 
     def _lengths(self, total_steps: int) -> dict[str, Any]:
         cycles = range(3 if self.cycle_limit is None else self.cycle_limit)

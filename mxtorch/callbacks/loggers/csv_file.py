@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from mxtorch._checks import local_path
 from mxtorch.callbacks.loggers.base import Logger
@@ -35,7 +35,6 @@ class CSVLogger(Logger):
         self.path = local_path(path, "path")
         self._columns: list[str] = []
         self._lines = 0
-        self._file: TextIO | None = None
 
     def start(self, settings: Mapping[str, Any], identity: str | None, step: int) -> str:
         """Open the file; lines that were written after the checkpoint are dropped."""
@@ -66,9 +65,8 @@ class CSVLogger(Logger):
                 rows = list(csv.DictReader(file))
             self._columns += new
             self._rewrite(rows)
-        assert self._file is not None
-        csv.DictWriter(self._file, self._columns, restval="").writerow(row)
-        self._file.flush()
+        with self.path.open("a", newline="", encoding="utf-8") as file:  # no file stays open between two lines
+            csv.DictWriter(file, self._columns, restval="").writerow(row)
         self._lines += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -88,20 +86,12 @@ class CSVLogger(Logger):
         self.close()
         self._lines = lines
 
-    def finish(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
     def __getstate__(self) -> dict[str, Any]:
-        """Without the open file."""
-        return super().__getstate__() | {"_file": None, "_lines": 0}
+        """Without the lines, which belong to the run of this process."""
+        return super().__getstate__() | {"_lines": 0}
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        self.finish()
         with atomic_text(self.path) as file:
             writer = csv.DictWriter(file, self._columns, restval="")
             writer.writeheader()
             writer.writerows(rows)
-        self._file = self.path.open("a", newline="", encoding="utf-8")
