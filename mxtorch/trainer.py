@@ -32,7 +32,6 @@ from mxtorch.checkpointing.resume import Rollback, check_arguments
 from mxtorch.checkpointing.serialization import Attributes
 from mxtorch.data.sharding import batch_size_of_all, check_enough
 from mxtorch.engines.base import Engine, Precision, StepResult
-from mxtorch.engines.distributed import DistributedEngine
 from mxtorch.engines.local import LocalEngine
 from mxtorch.engines.processes import launched
 from mxtorch.lr_finder.result import LRFinderResult
@@ -832,7 +831,12 @@ def _engine(engine: Engine | None, device: Any, precision: Any, channels_last: A
         ValueError: Another argument was given beside it.
     """
     if engine is None:
-        kind = LocalEngine if launched() is None else DistributedEngine
+        if launched() is None:
+            kind: type[LocalEngine] = LocalEngine
+        else:
+            from mxtorch.engines.distributed import DistributedEngine
+
+            kind = DistributedEngine
         return kind(device, precision, channels_last=channels_last, compile=compile)
     if not isinstance(engine, Engine):
         raise TypeError(f"engine: got {engine!r}; give an object with the methods of mxtorch.engines.Engine")

@@ -51,6 +51,7 @@ def test_what_a_training_does_not_need_is_imported_on_first_use():
     script = """
 import sys, mxtorch
 heavy = ("torchvision", "timm", "tensorboard", "matplotlib", "model_zoo", "mxtorch.init", "mxtorch.nn", "torchmetrics")
+heavy += ("torch.distributed.checkpoint", "torch.distributed.tensor", "accelerate", "sympy", "PIL")
 print([name for name in heavy if name in sys.modules])
 mxtorch.init.Normal, mxtorch.nn.Linear, mxtorch.balance.class_weights, mxtorch.FineTuning, mxtorch.Interpretation
 """

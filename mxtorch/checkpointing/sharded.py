@@ -16,10 +16,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
-from torch.distributed.tensor import DTensor, Shard, zeros
 
 from mxtorch.checkpointing import file
 from mxtorch.checkpointing.file import CheckpointError
@@ -35,8 +31,15 @@ def split(content: Any) -> tuple[Any, dict[str, Tensor]]:
     return _split(content, "", tensors), tensors
 
 
+def _is_distributed(value: Any) -> bool:
+    """Whether each process holds a part of a tensor."""
+    from torch.distributed.tensor import DTensor  # with it come more modules than with all of mxtorch
+
+    return isinstance(value, DTensor)
+
+
 def _split(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(value, DTensor):
+    if _is_distributed(value):
         tensors[place] = value
         return {_KEY: place, _SHAPE: list(value.shape), _DTYPE: value.dtype}
     if isinstance(value, dict):
@@ -60,6 +63,9 @@ def write(path: Path, content: dict[str, Any], tensors: dict[str, Tensor], group
     Raises:
         OSError: The folder can't be written; an older one of that name is untouched.
     """
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
     temporary = path.with_name(f".{path.name}.tmp")
     if is_main:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -100,15 +106,18 @@ def fill(content: Any, path: Path, like: Any) -> Any:
     Raises:
         CheckpointError: It is damaged.
     """
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
     tensors: dict[str, Tensor] = {}
-    filled = _fill(content, tensors, like.device_mesh if isinstance(like, DTensor) else None)
+    filled = _fill(content, tensors, like.device_mesh if _is_distributed(like) else None)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that one process reads it
             load(
                 tensors,
                 storage_reader=FileSystemReader(path),
-                no_dist=not isinstance(like, DTensor),
+                no_dist=not _is_distributed(like),
             )
     except Exception as error:  # whatever a damaged file makes the readers raise
         raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {str(error)[:300]}") from error
@@ -122,6 +131,8 @@ def _fill(value: Any, tensors: dict[str, Tensor], mesh: Any) -> Any:
             if mesh is None:
                 tensor = torch.zeros(shape, dtype=dtype)
             else:
+                from torch.distributed.tensor import Shard, zeros
+
                 tensor = zeros(shape, dtype=dtype, device_mesh=mesh, placements=[Shard(0)])
             tensors[value[_KEY]] = tensor
             return tensor
