@@ -45,8 +45,8 @@ def write(folder: Path) -> None:
                 lines += [f"   mxtorch.{name}" for name in chosen] + [""]
     path, text = folder / "index.rst", "\n".join(lines)
     if not path.exists() or path.read_text() != text:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
 
 
 def _is_short_name(name: str) -> bool:
