@@ -63,11 +63,6 @@ def test_all_processes_find_the_rate_of_one_with_the_batch_of_all():
         assert one[3], case
         rates = [alone[index][0], *(seeded[index][0] for seeded in spread)]
         assert min(rates) / 3.2 < one[0] < max(rates) * 3.2
-    # Without batch normalisation a training of one process is that of all: whole trainings end at the same loss.
-    longest = {(rate, steps): loss for rate, steps, loss in alone[0][2] if steps > 30}
-    for rate, steps, loss in first[0][2]:
-        if (rate, steps) in longest:
-            assert loss == pytest.approx(longest[rate, steps], rel=1e-3)
 
 
 class Processes(LocalEngine):
