@@ -55,7 +55,9 @@ def ask(job: tuple[str, int, str, str, Path, str, float]) -> dict[str, Any] | No
         "steps": steps,
         "longest": max((trial.steps for trial in found.trials), default=0),
         "seconds": round(found.seconds, 2),
-        "trials": [[trial.rung, trial.steps, *(f"{x:.4g}" for x in (trial.rate, trial.loss))] for trial in found.trials],
+        "trials": [
+            [trial.rung, trial.steps, *(f"{x:.4g}" for x in (trial.rate, trial.loss))] for trial in found.trials
+        ],
     }
 
 

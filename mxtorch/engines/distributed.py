@@ -123,7 +123,16 @@ class DistributedEngine(LocalEngine):
             raise ValueError("several processes need Accelerate: pip install 'mxtorch[distributed]'") from error
         # Buffers are told to the others once a step, and not in each forward pass.
         handler = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=self._find_unused)
-        return Accelerator(cpu=self.device.type == "cpu", kwargs_handlers=[handler])
+        accelerator = Accelerator(cpu=self.device.type == "cpu", kwargs_handlers=[handler])
+        if accelerator.num_processes != dist.get_world_size():
+            # Its state is one of the whole process, and a forked process inherits it. It would wrap nothing, and each
+            # process would train alone.
+            raise ValueError(
+                f"engine: {dist.get_world_size()} processes were started, and Accelerate knows of "
+                f"{accelerator.num_processes}, since an Accelerator was made before this process joined the others; "
+                "make it afterwards, or call accelerate.state.AcceleratorState._reset_state(True) first"
+            )
+        return accelerator
 
     # ---------------------------------------------------------------- the model
 
@@ -186,6 +195,11 @@ class DistributedEngine(LocalEngine):
         with warnings.catch_warnings():  # newer versions of torch have another name for `broadcast_buffers`
             warnings.simplefilter("ignore", FutureWarning)
             wrapped = self._accelerator.prepare_model(module, device_placement=False)
+        if not isinstance(wrapped, nn.parallel.DistributedDataParallel):
+            raise ValueError(
+                f"engine: Accelerate is set to {self._accelerator.distributed_type}, which does not wrap the model in "
+                "DDP; start the script with torchrun, or without that setting of `accelerate config`"
+            )
         self._accelerator._models.clear()  # they would be kept, and there is a new one for other trained parameters
         return wrapped
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
+import gc
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -81,6 +84,8 @@ class LocalEngine:
         if channels_last not in (True, False, "auto"):
             raise ValueError(f"channels_last: got {channels_last!r}; give True, False or 'auto'")
         self.asynchronous = self.device.type != "cpu"
+        if self.asynchronous:
+            _keep_garbage_of_forked_processes()
         self.memory_format: torch.memory_format | None = None
         self._channels_last = channels_last
         self._wants_channels_last = False  # True with "auto" for a suitable network, until a trial fails
@@ -353,6 +358,17 @@ def _parameters(optimizer: ScheduledOptim) -> list[Tensor]:
 def _gradients(optimizer: ScheduledOptim) -> list[Tensor]:
     # Reading `.grad` costs about half a microsecond, so it is read once.
     return [grad for group in optimizer.param_groups for p in group["params"] if (grad := p.grad) is not None]
+
+
+@functools.cache
+def _keep_garbage_of_forked_processes() -> None:
+    """Let no process that is forked from this one, as a loader's worker is, collect garbage that it inherits.
+
+    Garbage may hold memory of the device, or memory pinned for it. To release it calls the driver, which no forked
+    process may do: the worker would be aborted, at a moment that depends on when Python collects.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=gc.freeze)
 
 
 def _nothing() -> None:

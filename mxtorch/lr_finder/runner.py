@@ -191,7 +191,7 @@ class SearchRunner:
             multiplier: The schedule, squeezed into the steps; its momentum is used, too.
             whole: The training is of full length: it is judged as a validation would, by running statistics.
         """
-        count = max(round(min(BATCHES_PER_STEP * steps * self._held_out_batches, len(self._held_out))), 1)
+        count = min(max(round(BATCHES_PER_STEP * steps), 1) * self._held_out_batches, max(len(self._held_out), 1))
         loss_before = self.loss_before(count)
         set_rate = self.begin()
         dealt = endless(self.windows)

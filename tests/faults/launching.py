@@ -100,6 +100,7 @@ def _start(
         os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
         torch.set_num_threads(1)
         gc.disable()  # what the parent has left is not for the children to finalize
+        _forget_accelerate()
         value = function(rank, *arguments)
         (folder / f"{rank}.value").write_bytes(pickle.dumps(value))
         status = 0
@@ -113,3 +114,10 @@ def _start(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def _forget_accelerate() -> None:
+    """Reset the state that Accelerate keeps for a process, which a test before may have set in the parent."""
+    state = sys.modules.get("accelerate.state")
+    if state is not None:
+        state.AcceleratorState._reset_state(reset_partial_state=True)
