@@ -49,7 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="sizes for a trial")
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=100, help="with few, one collection of garbage weighs in")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--only", nargs="+", choices=("pictures", "search", "gpt"), default=("pictures", "search", "gpt")
@@ -289,7 +289,7 @@ def search(options: argparse.Namespace) -> dict[str, float]:
     loader = DataLoader(data, batch // world, shuffle=True, drop_last=True, collate_fn=as_it_is)
     val_loader = DataLoader(held_out, batch // world, collate_fn=as_it_is)
     # A fifth of the training takes longer than the 20 seconds that a search takes at least, and longer in proportion.
-    found = trainer.find_lr(loader, val_loader, epochs=2 if options.small else 3, budget=0.5 if options.small else None)
+    found = trainer.find_lr(loader, val_loader, epochs=2 if options.small else 5, budget=0.5 if options.small else None)
     steps = sum(trial.steps for trial in found.trials)
     return {"seconds": found.seconds, "suggestion": found.suggestion or 0.0, "steps": steps}
 
@@ -304,7 +304,7 @@ def gpt(options: argparse.Namespace, contender: str) -> dict[str, float]:
     with device:  # its first weights are drawn there, which takes a second in place of half a minute
         net = GPT(size, length)
     text = torch.randint(256, (batch, length + 1), device=device)
-    data = Clock([(text[:, :-1], text[:, 1:])] * max(options.steps // 2, WARM_UP + 5), WARM_UP)
+    data = Clock([(text[:, :-1], text[:, 1:])] * max(options.steps, WARM_UP + 5), WARM_UP)
     if contender == "bare":
         bare_fsdp2(net, data, device)
     else:

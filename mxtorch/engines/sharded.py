@@ -109,5 +109,5 @@ def norm_of(gradients: list[Tensor], device: torch.device) -> Tensor:
 def clip(gradients: list[Tensor], norm: Tensor, most: float) -> None:
     """Scale gradients so that their norm is at most so large; the formula of `torch.nn.utils.clip_grad_norm_`."""
     factor = (most / (norm + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
-        gradient.mul_(factor.to(gradient.dtype))
+    for dtype in {gradient.dtype for gradient in gradients}:
+        torch._foreach_mul_([gradient for gradient in gradients if gradient.dtype == dtype], factor.to(dtype))
