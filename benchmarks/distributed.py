@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from gpu_loops import Clock
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from gpt import GPT, SIZES, Size, loss_of_bytes
@@ -285,7 +285,8 @@ def search(options: argparse.Namespace) -> dict[str, float]:
     trainer = Trainer(
         net, nn.CrossEntropyLoss(), optimizer, device=device.type, precision="bf16", progress=False, seed=0
     )
-    data, held_out = OnDevice(count, size, device), OnDevice(512 if not options.small else 32, size, device)
+    data = OnDevice(count, size, device)
+    held_out = Subset(data, range(32 if options.small else 512))
     loader = DataLoader(data, batch // world, shuffle=True, drop_last=True, collate_fn=as_it_is)
     val_loader = DataLoader(held_out, batch // world, collate_fn=as_it_is)
     # A fifth of the training takes longer than the 20 seconds that a search takes at least, and longer in proportion.

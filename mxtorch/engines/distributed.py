@@ -19,6 +19,8 @@ from mxtorch._structure import digest
 from mxtorch.data.sharding import share
 from mxtorch.engines import processes, sharded
 from mxtorch.engines.base import Precision, StepResult
+from mxtorch.engines.comparison import check_same, described, described_optimizers
+from mxtorch.engines.exchange import broadcast_buffers, broadcast_values, mean_gradients
 from mxtorch.engines.failure import Togetherness
 from mxtorch.engines.local import LocalEngine, resolve_device, scalars
 from mxtorch.engines.nonfinite import BadNumberError
@@ -27,8 +29,6 @@ from mxtorch.optim.scheduled import ScheduledOptim
 
 Strategy = Literal["ddp", "fsdp2"]
 _STRATEGIES = ("ddp", "fsdp2")
-# Gradients that are exchanged after the backward pass go together in pieces of this size, as in DDP.
-BUCKET_BYTES = 25 * 2**20
 # On an accelerator a flag is read so many steps late, when it has long been there.
 STEPS_LATE = 2
 
@@ -147,7 +147,7 @@ class DistributedEngine(LocalEngine):
                 "model: it has layers that get their shapes from the first batch, and the processes need the same from "
                 "the start; run a batch through it before the Trainer is made"
             )
-        self.check_same("Trainer", {"model": described(modules), "optimizers": _described_optimizers(optimizers)})
+        self.check_same("Trainer", {"model": described(modules), "optimizers": described_optimizers(optimizers)})
         self._modules = modules
         if self._sync_batch_norm:
             nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
@@ -160,7 +160,7 @@ class DistributedEngine(LocalEngine):
         trained = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
         tensors = [tensor for module in modules for tensor in [*module.parameters(), *module.buffers()]]
         for tensor in {id(tensor): tensor for tensor in [*tensors, *trained]}.values():
-            _broadcast(tensor)
+            broadcast_values(tensor)
         compiler = None
         if compiled:
             compiler = functools.partial(torch.compile, **(compiled if isinstance(compiled, dict) else {}))
@@ -182,7 +182,7 @@ class DistributedEngine(LocalEngine):
         tensors = [*model.parameters(), *model.buffers()]
         if len(set(processes.gather(digest([tensor.detach() for tensor in tensors])))) > 1:
             for tensor in tensors:
-                _broadcast(tensor)
+                broadcast_values(tensor)
         sharded.shard(model, optimizers, self.device, half=self.precision == "bf16", wrap=self._wrap_classes)
         model.to(self.device)
         if loss is not None:
@@ -205,7 +205,7 @@ class DistributedEngine(LocalEngine):
 
     def _before_other_step(self, optimizer: Any, arguments: Any, named_arguments: Any) -> None:
         if self.world_size > 1:
-            self._mean_gradients([p for group in optimizer.param_groups for p in group["params"]])
+            mean_gradients([p for group in optimizer.param_groups for p in group["params"]])
 
     # ---------------------------------------------------------------- a step
 
@@ -249,7 +249,7 @@ class DistributedEngine(LocalEngine):
             if held_back or loss is None:
                 raise ValueError("auto_accumulate: fsdp2 can't take it; give the loader a smaller batch_size")
             self.backward(loss)
-            self._tell_buffers()
+            broadcast_buffers(self._modules)
             return
         replicas = self._replicas
         assert replicas is not None
@@ -259,10 +259,10 @@ class DistributedEngine(LocalEngine):
             self.backward(loss)
         replicas.in_step = False
         if held_back or not called:  # training_step went round `trainer.model`
-            self._mean_gradients([p for module in self._modules for p in module.parameters() if p.requires_grad])
+            mean_gradients([p for module in self._modules for p in module.parameters() if p.requires_grad])
         elif not self._looked_for_unused:
             self._check_all_used()
-        self._tell_buffers()
+        broadcast_buffers(self._modules)
 
     def step(
         self,
@@ -330,40 +330,6 @@ class DistributedEngine(LocalEngine):
             return value
         return torch.cat([one.to(self.device) for one in processes.gather(value.detach().cpu())])
 
-    def _tell_buffers(self) -> None:
-        """Give all processes the main one's buffers, as DDP does: running statistics are those of its share of data.
-
-        After the forward passes of a step, so that what is judged, averaged and saved after it is the same everywhere.
-        """
-        kinds: dict[torch.dtype, list[Tensor]] = {}
-        for module in self._modules:
-            for buffer in module.buffers():
-                if buffer.numel():
-                    kinds.setdefault(buffer.dtype, []).append(buffer.detach())
-        for buffers in kinds.values():
-            flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
-            dist.broadcast(flat, 0)
-            if not self.is_main:
-                parts = torch.split(flat, [buffer.numel() for buffer in buffers])
-                for buffer, part in zip(buffers, parts, strict=True):
-                    buffer.copy_(part.view(buffer.shape))
-
-    @torch.no_grad()
-    def _mean_gradients(self, parameters: list[Any]) -> None:
-        """Exchange gradients after the backward pass. A parameter without one on any process stays without."""
-        present = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.uint8)
-        dist.all_reduce(present, dist.ReduceOp.MAX, group=processes.control_group())
-        used = [p for p, is_present in zip(parameters, present.tolist(), strict=True) if is_present]
-        for parameter in used:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        for bucket in _buckets([parameter.grad for parameter in used]):
-            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-            dist.all_reduce(flat)
-            flat /= self.world_size
-            for gradient, part in zip(bucket, torch.split(flat, [one.numel() for one in bucket]), strict=True):
-                gradient.copy_(part.view(gradient.shape))
-
     def _check_all_used(self) -> None:
         """Raise where a parameter had no part in the first step: DDP would wait for its gradient in vain."""
         self._looked_for_unused = True
@@ -416,17 +382,7 @@ class DistributedEngine(LocalEngine):
         """Raise on all processes where one of them was given something else."""
         if self.world_size == 1:
             return
-        everyone = processes.gather((call, dict(facts)))
-        calls = [other for other, _ in everyone]
-        if len(set(calls)) > 1:
-            raise ValueError(f"the processes do not call the same: {_each(calls)}")
-        for name in {name: None for _, given in everyone for name in given}:
-            values = [given.get(name) for _, given in everyone]
-            if any(value != values[0] for value in values):
-                raise ValueError(
-                    f"{name}: the processes were not given the same for {call}: {_each(values)}; let the script do the "
-                    "same on all of them"
-                )
+        check_same(call, facts)
 
     def file_group(self) -> Any:
         """A gloo group of its own; made when it is first asked for, by all processes together."""
@@ -510,35 +466,6 @@ def device_of(device: str | torch.device, launch: processes.Launch) -> torch.dev
     return torch.device(resolved.type, launch.local_rank)
 
 
-def described(modules: list[nn.Module]) -> list[tuple[str, str, tuple[int, ...], str, bool]]:
-    """Names, kinds and shapes of all parameters and buffers, to be compared between processes."""
-    found = []
-    for index, module in enumerate(modules):
-        tensors = [*module.named_parameters(), *module.named_buffers()]
-        for name, tensor in tensors:
-            place = f"loss.{name}" if index else name
-            shape = tuple(getattr(tensor, "shape", ()))
-            found.append((place, type(module).__name__, shape, str(tensor.dtype), tensor.requires_grad))
-    return found
-
-
-def _described_optimizers(optimizers: tuple[ScheduledOptim, ...]) -> list[tuple[str, list[int]]]:
-    return [
-        (type(optimizer.optimizer).__name__, [len(group["params"]) for group in optimizer.param_groups])
-        for optimizer in optimizers
-    ]
-
-
-def _broadcast(tensor: Tensor) -> None:
-    """Give all processes the main one's values."""
-    if tensor.numel():
-        values = tensor.detach()
-        dense = values.contiguous()
-        dist.broadcast(dense, 0)
-        if dense is not values:
-            values.copy_(dense)
-
-
 @contextlib.contextmanager
 def _gradients_kept(model: Any) -> Iterator[None]:
     """Add gradients up on each process, and do not exchange them yet."""
@@ -547,36 +474,3 @@ def _gradients_kept(model: Any) -> Iterator[None]:
         yield
     finally:
         model.set_requires_gradient_sync(True)
-
-
-def _each(values: list[Any]) -> str:
-    """What each process has, those that agree together; of long lists what differs first."""
-    if all(isinstance(value, list) for value in values):
-        length = min(map(len, values))
-        at = next((i for i in range(length) if any(value[i] != values[0][i] for value in values)), None)
-        values = [len(value) if at is None else value[at] for value in values]
-    kinds: dict[str, list[int]] = {}
-    for rank, value in enumerate(values):
-        kinds.setdefault(repr(value)[:200], []).append(rank)
-    return ", ".join(
-        f"{text} on process{'es' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
-        for text, ranks in kinds.items()
-    )
-
-
-def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Gradients of one type, several at a time."""
-    kinds: dict[torch.dtype, list[Tensor]] = {}
-    for gradient in gradients:
-        kinds.setdefault(gradient.dtype, []).append(gradient)
-    for same in kinds.values():
-        bucket: list[Tensor] = []
-        size = 0
-        for gradient in same:
-            if bucket and size + gradient.nbytes > BUCKET_BYTES:
-                yield bucket
-                bucket, size = [], 0
-            bucket.append(gradient)
-            size += gradient.nbytes
-        if bucket:
-            yield bucket

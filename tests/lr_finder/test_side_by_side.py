@@ -63,6 +63,13 @@ def test_all_processes_find_the_rate_of_one_with_the_batch_of_all():
         assert one[3], case
         rates = [alone[index][0], *(seeded[index][0] for seeded in spread)]
         assert min(rates) / 3.2 < one[0] < max(rates) * 3.2
+    # Without batch normalisation a training of one process is that of all, whoever trains it. Those of few steps are
+    # judged by a part of the held-out samples, which is another one for another batch size.
+    on_one = {(rate, steps): loss for rate, steps, loss in alone[0][2] if steps > 10}
+    compared = [(loss, on_one[rate, steps]) for rate, steps, loss in first[0][2] if (rate, steps) in on_one]
+    assert len(compared) >= 3
+    for loss, expected in compared:
+        assert loss == pytest.approx(expected, rel=1e-3)
 
 
 class Processes(LocalEngine):
