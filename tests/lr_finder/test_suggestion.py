@@ -25,7 +25,7 @@ def last_rung(*losses, steps=100, rates=RATES):
     return [Trial(rate, steps, loss, UNTRAINED, 2) for rate, loss in zip(rates, losses, strict=False)]
 
 
-BOWL = (1.5, 0.7, 0.5, 0.55, 1.5)
+BOWL = (1.5, 0.6, 0.5, 0.55, 1.5)
 
 
 def read(trials, plan=None, **options):
@@ -49,6 +49,7 @@ def test_whole_trainings_that_were_judged_by_held_out_samples_are_ok():
         ("at the end of the range", {"plan": plan_of(highest=1e-2)}, last_rung(1.5, 0.6, 0.5)),
         ("no other rate was tried", {}, last_rung(0.5)),
         ("may be luck", {}, last_rung(1.9, 1.9, 0.5, 1.9, 1.9)),
+        ("one other rate is nearly as good", {}, last_rung(1.9, 1.9, 0.5, 0.55, 1.9)),
     ],
 )
 def test_a_guess_says_why(why, options, trials):
