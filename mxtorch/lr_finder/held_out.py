@@ -1,4 +1,4 @@
-"""Samples that the search for a rate does not train on, to judge it by."""
+"""Held-out samples: a search does not train on them and judges the rates by them."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from mxtorch.checkpointing.snapshot import LoaderSnapshot
 from mxtorch.training.data import Window, windows
 from mxtorch.training.supervised import batch_size
 
-# Of training data without validation data, at most one window in so many, and so many in all, are held out.
+# Without validation data, at most one training window in LARGEST_SHARE is held out, and MOST_WINDOWS in all.
 LARGEST_SHARE = 3
 MOST_WINDOWS = 12
-# Of data whose samples can't be asked for by their index, so many batches from all over a pass are mixed, and so many
-# are read for them at most: reading costs time, keeping costs memory.
+# If samples can't be read by their index, MOST_BATCHES_MIXED batches from all over a pass are mixed, and at most
+# MOST_BATCHES_READ are read for this. Reading costs time, keeping costs memory.
 MOST_BATCHES_MIXED = 64
 MOST_BATCHES_READ = 1024
 
 
 class HeldOutData:
-    """Training windows, and batches that are not among them.
+    """Training windows, and held-out batches that are not among them.
 
-    With validation data the batches are samples from all over it, mixed: validation sets are often sorted by class, and
-    batches of one class tell nothing, least of all to batch normalisation. Without it they are the first windows of a
-    pass over the training data, kept in memory; every further pass is begun with the random states of the first one, so
-    that a shuffling loader gives the same windows, and these are left out again. Data that can't be repeated (an
-    iterable with an order of its own) may bring held-out samples back in later passes.
+    With validation data, the batches are mixed samples from all over it. Validation sets are often sorted by class, and
+    a batch of one class says nothing, least of all with batch normalisation. Without validation data, the batches are
+    the first windows of a pass over the training data and are kept in memory. Every later pass begins with the random
+    states of the first one, so that a shuffling loader gives the same windows, which are left out again. Data that
+    can't be repeated (an iterable with an order of its own) may return held-out samples in later passes.
 
     Args:
-        train_data: What is trained on.
-        val_data: Validation data, or None.
-        accumulate: Batches to a window, or a function that gives them, where it depends on how data are dealt.
-        samples: How many samples to hold out, about.
-        most_batches: In how many batches at most.
-        needs_mixed: Whether batches of one class mislead, as they do batch normalisation: where those of `val_data`
-            can't be mixed, training data are held out instead.
+        train_data: The training data.
+        val_data: The validation data, or None.
+        accumulate: The number of batches in a window, or a function that returns it.
+        samples: The approximate number of samples to hold out.
+        most_batches: The largest number of held-out batches.
+        needs_mixed: Whether batches of one class mislead, as they do with batch normalisation. If the batches of
+            `val_data` can't be mixed, training data are held out instead.
 
     Attributes:
         batches: The held-out batches.
-        note: What could not be done as wanted; empty if nothing.
+        note: A sentence on what could not be done as usual; empty if there is nothing to say.
     """
 
     def __init__(
@@ -83,21 +83,21 @@ class HeldOutData:
             self.note = "the training data are too few to hold samples out; give val_data"
 
     def windows(self) -> Iterator[Window]:
-        """A pass over what is trained on."""
+        """Return a pass over the training windows."""
         if self._left_out == 0:
             return windows(self._data, self._accumulate())
         now = LoaderSnapshot(self._data)
         self._order.restore()
         rest = iter(windows(self._data, self._accumulate()))
         first = list(itertools.islice(rest, self._left_out + 1))[self._left_out :]
-        # The order is dealt by now; what else is random goes on, so that passes differ in it.
+        # The order of this pass is fixed now. All other random numbers continue, so that they differ between passes.
         now.restore_global_generators()
         return itertools.chain(first, rest)
 
     def _from_validation(
         self, val_data: Iterable[Any], samples: int, most_batches: int, needs_mixed: bool
     ) -> list[Any] | None:
-        """Batches of samples from all over the validation data; None where there are none to judge by."""
+        """Return batches of samples from all over the validation data; None if they can't be used."""
         loader = _spread_loader(val_data, samples, most_batches)
         if loader is not None:
             return list(loader)
@@ -117,7 +117,7 @@ class HeldOutData:
         return [batches[place] for place in _one_of_each_stretch(len(batches), min(most_batches, len(batches)))]
 
     def _first_windows(self, samples: int, most_batches: int) -> list[Window]:
-        """The windows to hold out: the first ones, a third of a pass at most."""
+        """Return the windows to hold out: the first ones, at most a third of a pass."""
         dealt = iter(windows(self._data, self._accumulate()))
         first = next(dealt, None)
         if first is None:
@@ -127,17 +127,17 @@ class HeldOutData:
         if batch_count is not None:
             affordable = min(wanted, -(-batch_count // self._accumulate()) // LARGEST_SHARE)
             return list(itertools.islice(itertools.chain([first], dealt), affordable))
-        # Without a length, look whether there are as many windows as are needed beside them.
+        # Without a length, look whether enough windows for training are left.
         held = [first, *itertools.islice(dealt, wanted - 1)]
         count = len(held) + sum(1 for _ in itertools.islice(dealt, (LARGEST_SHARE - 1) * wanted))
         return held[: count // LARGEST_SHARE]
 
 
 def _spread_loader(val_data: Iterable[Any], samples: int, most_batches: int) -> DataLoader[Any] | None:
-    """A loader of samples from all over the data, mixed; None where samples can't be asked for by their index."""
+    """Return a loader of mixed samples from all over the data; None if samples can't be read by their index."""
     if not isinstance(val_data, DataLoader) or isinstance(val_data.dataset, IterableDataset):
         return None
-    # The sampler tells which samples are for validation: the data set may hold those for training too.
+    # The sampler says which samples are for validation. The data set may also hold samples for training.
     count = len(val_data.dataset)  # type: ignore[arg-type]
     if val_data.batch_size is not None:
         size, there = val_data.batch_size, list(itertools.islice(val_data.sampler, count))
@@ -154,9 +154,9 @@ def _spread_loader(val_data: Iterable[Any], samples: int, most_batches: int) -> 
 
 
 def _from_all_over(data: Iterable[Any]) -> tuple[list[Any], bool]:
-    """Batches chosen at random, the same ones every time, from a pass; and whether the pass was read to its end.
+    """Choose batches of a pass at random, the same every time; also return whether the pass was read to its end.
 
-    Reservoir sampling (Vitter 1985, algorithm R), since the data may have no length.
+    The method is reservoir sampling (Vitter 1985, algorithm R), because the data may have no length.
     """
     chance = random.Random(0)
     kept: list[Any] = []
@@ -171,7 +171,7 @@ def _from_all_over(data: Iterable[Any]) -> tuple[list[Any], bool]:
 
 
 def _one_of_each_stretch(count: int, wanted: int) -> list[int]:
-    """Places from all over: one at random, the same every time, from each of equal stretches.
+    """Choose one index at random, the same every time, from each of `wanted` equal stretches.
 
     Neither sorted nor periodic labels make such a choice one-sided.
     """
@@ -182,9 +182,9 @@ def _one_of_each_stretch(count: int, wanted: int) -> list[int]:
 
 
 def _mixed(batches: Sequence[Any], samples: int, most_batches: int) -> list[Any] | None:
-    """The samples of batches dealt anew, so that each new batch has some of all; None where they can't be told apart.
+    """Mix the samples of batches into new batches; None if the samples can't be separated.
 
-    They can where every tensor has the samples along its first dimension.
+    Samples can be separated if every tensor has them along its first dimension.
     """
     sizes = [batch_size(batch) for batch in batches]
     if len(batches) < 2:
@@ -211,5 +211,5 @@ def _mixed(batches: Sequence[Any], samples: int, most_batches: int) -> list[Any]
 
 
 def _has_other_leaves(batch: Any) -> bool:
-    """Whether something beside tensors has an entry a sample, as names of files, which `concatenate` nests."""
+    """Whether something else than tensors has an entry for each sample, such as names of files."""
     return any(not isinstance(leaf, Tensor) for leaf in tree_leaves(batch))

@@ -1,4 +1,4 @@
-"""The range test itself: train at rising rates, write the losses down (Smith 2015, arXiv 1506.01186, sec. 3.3)."""
+"""The range test: train at rising rates and record the losses (Smith 2015, arXiv 1506.01186, sec. 3.3)."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from typing import Any, NamedTuple, Protocol
 from mxtorch.optim import momentum
 from mxtorch.optim.scheduled import set_group_rate
 
-# fp16's scaler halves its scale on each overflow, from 2**16 down: more skips in a row are no start-up any more.
+# The gradient scaler of fp16 starts at 2**16 and halves at each overflow. More skips in a row mean a real fault.
 MOST_SKIPS_IN_A_ROW = 40
-# Divergence is judged on the median of this many losses: one bad batch is no divergence.
+# The median of this many losses decides on divergence, so that one bad batch does not end the sweep.
 DIVERGENCE_WINDOW = 5
-# The noise is the median change between neighbours in this many losses.
+# The noise is the median difference of neighbouring losses among this many.
 NOISE_WINDOW = 50
 
 
-# Steps between two looks at the held-out loss: while it rests, and once it moves by this share.
+# Steps between two measurements of the held-out loss: before and after it has moved by this share of its first value.
 RESTING_INTERVAL = 8
 MOVING_INTERVAL = 3
 MOVEMENT = 0.005
-# So many held-out losses in a row far above the first one end the sweep.
+# This many held-out losses in a row far above the first one end the sweep.
 RISEN_IN_A_ROW = 3
 
 
 class Sweep(NamedTuple):
-    """What a range test saw: one rate and one loss for each optimizer step, and why it ended.
+    """The record of a range test: a rate and a loss for each optimizer step, and the reason why it ended.
 
     Attributes:
         rates: The rate of each step.
         losses: The training loss of each step, before the step was taken.
         stop_reason: `completed`, `diverged`, `non_finite` or `overflow`.
-        held_out: Rates, and the held-out loss after the step at each; the last may be infinite. Empty where nothing
-            was held out.
+        held_out: Pairs of a rate and the held-out loss after the step at that rate. The last loss may be infinite.
+            Empty if no samples were held out.
     """
 
     rates: list[float]
@@ -46,7 +46,7 @@ class Sweep(NamedTuple):
 
 
 def geometric_rates(start: float, end: float, count: int) -> list[float]:
-    """`count` rates from `start` to `end`, evenly spaced in their logarithm."""
+    """Return `count` rates from `start` to `end`, evenly spaced in their logarithm."""
     return [start * (end / start) ** (index / (count - 1)) for index in range(count)]
 
 
@@ -62,18 +62,18 @@ def range_test(
 ) -> Sweep:
     """Take one optimizer step at each rate.
 
-    Rates are those of the first parameter group; the ratios between groups stay. A step that fp16 skipped is
-    tried again at the same rate. The caller restores what the steps change.
+    The rates are those of the first parameter group; the other groups keep their ratios to it. If fp16 skips a step,
+    the step is repeated at the same rate. The caller restores what the steps change.
 
     Args:
-        take_step: Takes a window of batches; returns a function that reads the loss, None where there is none, and
-            whether the step was taken.
-        windows: Opens the data; called again when it runs out.
+        take_step: Takes a step on a window of batches. It returns a function that reads the loss, or None without a
+            loss, and whether the step was taken.
+        windows: Opens a pass over the data; called again when the pass ends.
         set_rate: Sets the rate of the next step; see `rate_setter`.
         rates: The rates, rising.
-        probe: Measures the held-out loss; returns a function that reads it. It is asked before the first step, then
+        probe: Measures the held-out loss and returns a function that reads it. It is called before the first step, then
             every few steps, more often once the loss moves.
-        read_lag: Read each loss so many steps late, so that an accelerator is not waited for.
+        read_lag: Each loss is read this many steps late, so that the test does not wait for an accelerator.
         on_step: Called with the step and its loss, for a progress bar.
     """
     unread: deque[Callable[[], float]] = deque()
@@ -122,25 +122,25 @@ def range_test(
     if stop_reason in ("completed", "overflow"):
         read(until=0)
     held_out.read(until=0)
-    batches.close()  # ends the loader's workers now, not when the garbage collector comes by
+    batches.close()  # ends the loader's workers now, and not when the garbage collector runs
     return Sweep(rates[: len(losses)], losses, stop_reason, held_out.points)
 
 
 class RateSetter(Protocol):
-    """Sets the rate of the next step, and its momentum; None leaves each group its own momentum."""
+    """A function that sets the rate and the momentum of the next step. With None, groups keep their momentum."""
 
     def __call__(self, rate: float, momentum_now: float | None = None, /) -> None:
-        """Set them."""
+        """Set the rate and the momentum."""
 
 
 def rate_setter(groups: Sequence[dict[str, Any]], bases: Sequence[float]) -> RateSetter:
-    """A function of the first group's rate, and of its momentum if a schedule cycles that.
+    """Return a function that sets the first group's rate, and its momentum if a schedule cycles the momentum.
 
     The other groups keep their ratios to the first one.
 
     Args:
         groups: Parameter groups of an optimizer, whose `"lr"` is set.
-        bases: The rate of each group, which say their ratios.
+        bases: The rate of each group, from which the ratios follow.
     """
     ratios = [base / bases[0] for base in bases]
 
@@ -153,7 +153,7 @@ def rate_setter(groups: Sequence[dict[str, Any]], bases: Sequence[float]) -> Rat
 
 
 class HeldOutWatch:
-    """Looks at the held-out loss where it is worth a forward pass, and tells when it has left for good."""
+    """Measures the held-out loss every few steps, and detects that it has risen for good."""
 
     def __init__(self, probe: Callable[[], Callable[[], float]] | None) -> None:
         self.points: list[tuple[float, float]] = []
@@ -165,13 +165,13 @@ class HeldOutWatch:
         self._risen = 0
 
     def look(self, rate: float, step: int) -> None:
-        """Measure after a step, when a look is due."""
+        """Measure after a step, if a measurement is due."""
         if self._probe is not None and step >= self._next_step:
             self._unread.append((rate, self._probe()))
             self._next_step = step + (MOVING_INTERVAL if self._moves else RESTING_INTERVAL)
 
     def read(self, until: int) -> bool:
-        """Read all but so many of the losses; whether they stand far above the first one."""
+        """Read the losses except the last `until`; return whether they are far above the first one."""
         while len(self._unread) > until:
             rate, read_loss = self._unread.popleft()
             loss = read_loss()
@@ -185,10 +185,10 @@ class HeldOutWatch:
 
 
 class DivergenceWatch:
-    """Tells when losses stand clearly above where the sweep began.
+    """Detects that the losses are clearly above their first values.
 
-    The yardstick is the largest of the drop so far and the noise, not a multiple of the loss: losses may be
-    negative, and near zero. A single spike does not count.
+    A rise is compared with the largest drop so far and with the noise, and not with a multiple of the loss, because
+    losses may be negative or near zero. A single spike does not count.
     """
 
     def __init__(self) -> None:
@@ -197,7 +197,7 @@ class DivergenceWatch:
         self._best = math.inf
 
     def has_diverged(self, loss: float) -> bool:
-        """Take the next loss, and judge."""
+        """Add the next loss; return whether the losses have diverged."""
         losses = self._losses
         losses.append(loss)
         if loss < self._best:
@@ -205,7 +205,7 @@ class DivergenceWatch:
         if len(losses) == DIVERGENCE_WINDOW:
             self._start = statistics.median(losses)
         if loss <= self._start or len(losses) < 2 * DIVERGENCE_WINDOW:
-            return False  # in most steps
+            return False  # most steps end here
         rise = statistics.median(losses[-DIVERGENCE_WINDOW:]) - self._start
         if rise <= 2 * max(self._start - self._best, 0.01 * abs(self._start)):
             return False
@@ -214,7 +214,7 @@ class DivergenceWatch:
 
 
 def endless(windows: Callable[[], Iterable[Any]]) -> Generator[Any, None, None]:
-    """The windows of one pass over the data after the other."""
+    """Yield the windows of the data, one pass after another."""
     while True:
         empty = True
         for window in windows():

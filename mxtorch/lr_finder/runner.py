@@ -1,4 +1,4 @@
-"""Trains from one snapshot, again and again, and judges by samples that are not trained on."""
+"""The short trainings of a search: each begins from the same snapshot and is judged by held-out samples."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from mxtorch.training.modes import preserved_modes
 from mxtorch.training.out_of_memory import split
 from mxtorch.training.supervised import batch_size
 
-# A held-out loss of this many samples has a standard error small enough to tell rates apart; more cost time.
+# The standard error of a held-out loss of this many samples is small enough to compare rates. More cost time.
 JUDGED_SAMPLES = 512
 MOST_JUDGED_BATCHES = 16
-# A forward pass costs about a third of a step, so that with this many batches a step judging adds a tenth to the time.
+# A forward pass costs about a third of a step. With this many held-out batches a step, judging adds a tenth.
 BATCHES_PER_STEP = 0.3
-# A range test looks at the held-out loss often, so at fewer samples.
+# A range test measures the held-out loss often, so on fewer samples.
 PROBE_SAMPLES = 64
 PROBE_BATCHES = 2
 TIMED_STEPS = 5
-# A training is given up once its loss is no number; that is looked at this many times within it.
+# A short training checks this many times whether its loss is still a number, and ends if it is not.
 LOOKS = 4
-# So many steps of training_step in a row without one of the optimizer: it is not stepped there at all.
+# After this many steps in a row without an optimizer step, training_step does not step this optimizer at all.
 MOST_WITHOUT_A_STEP = 40
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
@@ -45,19 +45,20 @@ class SearchRunner:
     """The trainings of a search.
 
     Args:
-        trainable: What is trained.
-        before: The snapshot that every training begins from.
-        watch: Gives the loss to judge by after each step, in place of the held-out loss; or None.
-        advance: Called after every step, for a progress bar.
+        trainable: The training whose rate is searched.
+        before: The snapshot from which every training begins.
+        watch: A function that returns the loss to judge by after each step, in place of the held-out loss; or None.
+        advance: A function that is called after every step, for a progress bar.
 
     Attributes:
-        trainable: What is trained.
-        engine: The processes that train.
-        can_train_alone: Whether one of several processes can train by itself, on the batches of all.
-        together: The time of a step of all processes beside that of one alone; see `side_by_side.run_all`.
-        windows: Opens the training data.
+        trainable: The training whose rate is searched.
+        engine: The engine of the processes that train.
+        can_train_alone: Whether one of several processes can train by itself, on the batches of all processes.
+        together: The time of a step that all processes take together, divided by the time of a step that one process
+            takes alone; see `side_by_side.run_all`.
+        windows: A function that opens a pass over the training data.
         is_held_out: Whether there are held-out batches to judge by.
-        note: What could not be done as wanted, in a sentence; empty if nothing.
+        note: A sentence on what the search could not do as usual; empty if there is nothing to say.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class SearchRunner:
         return bool(self._held_out)
 
     def begin(self) -> RateSetter:
-        """The state of the snapshot, ready for training; returns the function that sets the rate."""
+        """Restore the snapshot and prepare for training; return the function that sets the rate."""
         self._before.restore()
         self._before.set_workers_aside()
         self.trainable.begin()
@@ -125,11 +126,11 @@ class SearchRunner:
         self._probed = self._few_samples()
 
     def _batches(self) -> int:
-        """Batches to a step: a process that trains alone takes those of all processes, and so the step of all."""
+        """Return the number of batches in a step; a process that trains alone takes the batches of all processes."""
         return self._accumulate * self.engine.dealt
 
     def _few_samples(self) -> list[Any]:
-        """What a range test looks at; a compiled model would be compiled anew for a batch of another size."""
+        """Return the samples for a range test; a whole batch for a compiled model, which another size compiles anew."""
         first = self._held_out[:1]
         sizes = [batch_size(batch) or 1 for batch in first]
         if sum(sizes) < PROBE_SAMPLES:
@@ -139,10 +140,11 @@ class SearchRunner:
         return split(Window(first, sizes, sum(sizes)), sizes[0] // PROBE_SAMPLES).batches[:1]
 
     def seconds_per_step(self, rate: float) -> float:
-        """The mean time of a step, with that of opening the data again, at a rate that changes little.
+        """Measure the mean time of a step, including the time to open the data, at a rate that changes little.
 
-        Several processes measure a step of all together, and one of each by itself, which decides what `together` is;
-        the time is that of the better way, divided by the steps that it takes at once.
+        Several processes measure two ways to train: all processes take each step together, or each process trains a
+        rate of its own. The quotient of the two times is kept in `together`. The method returns the time of the faster
+        way, divided by the number of rates that are trained at once.
         """
         engine = self.engine
         if engine.world_size == 1:
@@ -162,16 +164,16 @@ class SearchRunner:
         seconds = []
         for _ in range(TIMED_STEPS + 1):
             started = time.perf_counter()
-            self._next_step(dealt)()  # reading the loss waits for the device
+            self._next_step(dealt)()  # to read the loss is to wait for the device
             seconds.append(time.perf_counter() - started)
         dealt.close()
-        return statistics.fmean(seconds[1:])  # the first one makes kernels, buffers and the optimizer's state
+        return statistics.fmean(seconds[1:])  # the first step also makes kernels, buffers and the optimizer's state
 
     def step(self, window: Window) -> tuple[Callable[[], float] | None, bool]:
-        """One optimizer step.
+        """Take one optimizer step.
 
         Returns:
-            A function that reads the loss, None where no batch of the window has one; and whether the step was taken.
+            A function that reads the loss, or None if no batch of the window has one; and whether the step was taken.
         """
         loss, taken = self.trainable.step(window)
         if loss is None:
@@ -187,9 +189,9 @@ class SearchRunner:
         Args:
             rate: The base rate.
             steps: Optimizer steps.
-            rung: For the record.
+            rung: The number of the rung, for the record.
             multiplier: The schedule, squeezed into the steps; its momentum is used, too.
-            whole: The training is of full length: it is judged as a validation would, by running statistics.
+            whole: Whether the training has the full length. It is then judged as in validation, by running statistics.
         """
         count = min(max(round(BATCHES_PER_STEP * steps), 1) * self._held_out_batches, max(len(self._held_out), 1))
         loss_before = self.loss_before(count)
@@ -217,7 +219,7 @@ class SearchRunner:
         return Trial(rate, steps, loss if math.isfinite(loss) else math.inf, loss_before, rung)
 
     def _next_step(self, dealt: Iterator[Window]) -> Callable[[], float]:
-        """A step with the next window that has a loss, as a training goes on after one that has none."""
+        """Take a step with the next window that has a loss. A window without a loss does not end a training either."""
         for _ in range(MOST_WITHOUT_A_STEP):
             read, _ = self.step(next(dealt))
             if read is not None:
@@ -226,14 +228,14 @@ class SearchRunner:
         raise ValueError(f"{name}: it gave no loss for {MOST_WITHOUT_A_STEP} steps in a row; no rate can be tried")
 
     def check_stepped(self) -> None:
-        """Raise where the optimizer took no step at all; fp16 may have skipped them all."""
+        """Raise if the optimizer took no step at all. In fp16 all steps may have been skipped, which is no error."""
         if not self.engine.agree(self._has_stepped) and not self.trainable.may_skip_steps:
             raise ValueError(
                 f"optimizer: {self.trainable.step_name} took no step with it; call its step() there, or search another"
             )
 
     def loss_before(self, count: int) -> float:
-        """The loss before any step: on so many held-out batches, or of the first windows in training."""
+        """Return the loss before any step, on `count` held-out batches or else on the first training windows."""
         if count not in self._losses_before:
             set_rate = self.begin()
             self._losses_before[count] = self._judge(count) if self._held_out else self._training_loss_before(set_rate)
@@ -247,16 +249,16 @@ class SearchRunner:
         return statistics.fmean(losses)
 
     def probe(self) -> Callable[[], float]:
-        """A function that reads the held-out loss that a range test looks at."""
+        """Measure the held-out loss for a range test; return a function that reads it."""
         return self._mean_loss(self._probed, self._uses_batch_statistics)
 
     def _judge(self, count: int, *, whole: bool = False) -> float:
-        """The mean loss on held-out batches.
+        """Return the mean loss on held-out batches.
 
         Args:
-            count: On the first so many.
-            whole: Use running statistics of batch normalisation. In short trainings these lag behind the weights, so
-                those of the batch are used.
+            count: The number of batches.
+            whole: Whether batch normalisation uses its running statistics. In short trainings these lag behind the
+                weights, so the statistics of the batch are used.
         """
         return self._mean_loss(self._held_out[:count], self._uses_batch_statistics and not whole)()
 
@@ -269,16 +271,16 @@ class SearchRunner:
                 if loss is None:
                     continue
                 part = torch.as_tensor(weight, dtype=torch.float32, device=loss.device)
-                total = torch.where(part > 0, loss.detach().float() * part, 0.0) + total  # of no targets it is NaN
+                total = torch.where(part > 0, loss.detach().float() * part, 0.0) + total  # without targets it is NaN
                 together = together + part
-        # On several processes, which have the same weights and batches, the last digits could differ.
+        # Several processes have the same weights and batches here, but the last digits could differ.
         return self.trainable.read_later(self.engine.reduce(total / together))
 
     @torch.no_grad()
     def knowledge(self) -> tuple[bool, bool]:
-        """Whether the network has learnt something, and whether there is nothing left to learn.
+        """Return whether the network has learnt something, and whether there is nothing left to learn.
 
-        The loss is compared with what it is with the targets of other samples.
+        The loss is compared with the loss for the targets of other samples.
         """
         exchanged = self.exchanged_loss()
         if exchanged is None:
@@ -292,7 +294,7 @@ class SearchRunner:
 
     @torch.no_grad()
     def exchanged_loss(self) -> float | None:
-        """The loss of the first held-out batch with the targets of other samples; None where that means nothing."""
+        """Return the first held-out batch's loss with the targets of other samples; None if that has no meaning."""
         if not self._held_out:
             return None
         with self._evaluating():
@@ -300,11 +302,11 @@ class SearchRunner:
 
     @contextlib.contextmanager
     def _evaluating(self, uses_batch_statistics: bool | None = None) -> Iterator[None]:
-        """Evaluation mode.
+        """Set evaluation mode in the block.
 
         Args:
-            uses_batch_statistics: Whether batch normalisation uses those of the batch; None where all batches have
-                more than one sample, which those of one sample do not have.
+            uses_batch_statistics: Whether batch normalisation uses the statistics of the batch. With None, it does if
+                all batches have more than one sample, because one sample has no statistics.
         """
         if uses_batch_statistics is None:
             uses_batch_statistics = self._uses_batch_statistics

@@ -1,9 +1,9 @@
-"""The short trainings of a search on several processes: side by side, one rate a process.
+"""The short trainings of a search on several processes: they run side by side, one rate on each process.
 
-A process that trains alone takes in each step the batches of all processes one after the other, and adds their
-gradients up. So the rate is tried with the batch that the training will have, and the trainings exchange nothing. Where
-there are fewer rates left than processes, some would have nothing to do: then the rates are trained one after the other
-by all processes together, if that takes less time as measured.
+In each step, a process that trains alone takes the batches of all processes one after the other and adds up their
+gradients. So each rate is tried with the batch size of the later training, and the processes exchange nothing. If fewer
+rates are left than there are processes, some processes would wait. Then all processes train these rates together, one
+after the other, if the measured times say that this is faster.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ Found = TypeVar("Found")
 
 
 def run_all(engine: Engine, rates: Sequence[float], train: Callable[[float], Found], *, together: float) -> list[Found]:
-    """What `train` returns for each rate, the same on all processes.
+    """Return what `train` returns for each rate, the same on all processes.
 
     Args:
-        engine: Whose processes share the work.
-        rates: In their order.
-        train: Trains at a rate from the snapshot of the search.
-        together: The time that a step of all processes takes beside one that a process takes alone, with the batches of
-            all: 1 / processes where they scale ideally; 0 where a process can't train alone.
+        engine: The engine of the processes that share the work.
+        rates: The rates, in the order in which they are trained.
+        train: A function that trains at a rate from the snapshot of the search.
+        together: The time of a step that all processes take together, divided by the time of a step that one process
+            takes alone with the batches of all. It is 1 / processes if they scale ideally, and 0 if a process can't
+            train alone.
     """
     count = engine.world_size
     if count == 1:
@@ -47,7 +48,7 @@ def run_all(engine: Engine, rates: Sequence[float], train: Callable[[float], Fou
 
 @contextlib.contextmanager
 def same_random_numbers(engine: Engine) -> Iterator[None]:
-    """In the block all processes draw what the main one draws; afterwards they go on where they were."""
+    """In the block, all processes draw the main process's random numbers; afterwards each continues with its own."""
     if engine.world_size == 1:
         yield
         return

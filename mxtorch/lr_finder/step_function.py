@@ -1,4 +1,4 @@
-"""The steps of a loop of any kind: a function that takes one, and what it changes."""
+"""Training loops of any kind: a function that takes one step, and the objects that it changes."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ class HasGroups(Protocol):
 
 
 class StepFunction:
-    """The steps that a function takes, and the way back; a `Trainable`.
+    """A `Trainable` made of a function that takes one step.
 
     Args:
-        step: `step(batch) -> loss`: forward, backward and the optimizer's step; None for a batch that has no loss.
-            Where several batches make a step, it is called with a list of them.
-        optimizer: Whose rate is searched.
-        state: The modules, and what else `step` changes.
-        evaluate: `evaluate(batch) -> loss`, or a `StepOutput`; None where held-out samples can't be judged.
-        loss: `loss(outputs, targets)`, for what `evaluate` returns; or None.
-        accumulate: Batches to an optimizer step.
-        usual_lr: The rate around which others are tried; None for the usual one of the optimizer's kind.
-        begin: Called before each training; or None.
+        step: `step(batch) -> loss` runs forward, backward and the optimizer's step. It returns None for a batch that
+            has no loss. If a step takes several batches, the function gets a list of them.
+        optimizer: The optimizer whose rate is searched.
+        state: The modules, and everything else that `step` changes.
+        evaluate: `evaluate(batch)` returns a loss or a `StepOutput`. With None, the search judges by training losses.
+        loss: `loss(outputs, targets)` for the outputs that `evaluate` returns; or None.
+        accumulate: The number of batches in an optimizer step.
+        usual_lr: The search tries rates around this one; None takes the usual rate of this kind of optimizer.
+        begin: A function that the search calls before each training; or None.
     """
 
     step_name = "step"
@@ -67,7 +67,7 @@ class StepFunction:
         begin: Callable[[], Any] | None,
     ) -> None:
         self.modules = [part for part in state if isinstance(part, nn.Module)]
-        self.engine: Engine = LocalEngine("cpu")  # there is one process, and the device is the function's affair
+        self.engine: Engine = LocalEngine("cpu")  # there is one process; the function itself chooses the device
         self.accumulate = accumulate
         first = next((parameter for module in self.modules for parameter in module.parameters()), torch.zeros(()))
         self.read_lag = 0 if first.device.type == "cpu" else 2
@@ -81,12 +81,12 @@ class StepFunction:
         self._trained = [module for module in self.modules if any(id(one) in held for one in module.parameters())]
         self._state = state
         self._usual_lr = usual_lr
-        self._rates: list[float] | None = None  # those that are set, to be compared with those of the step
+        self._rates: list[float] | None = None  # the rates that the search has set; the step must not change them
         self._steps = 0
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """In the block, steps of the optimizer are counted, and their rates are compared with those that were set."""
+        """In the block, count the optimizer's steps, and check that each one runs at the rate that was set."""
         if not self._chain:  # an optimizer of another library has no hooks
             yield
             return
@@ -101,15 +101,15 @@ class StepFunction:
                 handle.remove()
 
     def usual_rate(self, is_constant: bool) -> float:
-        """The rate that was given, or the usual one of the optimizer's kind."""
+        """Return the rate that the user gave, or the usual rate of this kind of optimizer."""
         if self._usual_lr is not None:
             return self._usual_lr
         return usual_rate(self._chain[-1] if self._chain else self._given, is_constant)
 
     def capture(self, data: Any) -> TrainingState:
-        """A copy of everything that steps and passes over the data change.
+        """Copy everything that steps and passes over the data change.
 
-        Gradients are copied by value, since a loop may clear them where it likes and how it likes.
+        Gradients are copied by value, because a loop may clear them at any place and in any way.
         """
         others = {"optimizer": self._given, "step": self._step, "evaluate": self._evaluate, "begin": self._begin}
         others["state"] = [part for part in self._state if not isinstance(part, nn.Module)]
@@ -117,7 +117,7 @@ class StepFunction:
         return TrainingState(self.modules, None, loader=data, others=others)
 
     def begin(self) -> None:
-        """Training mode for what is trained and wholly in evaluation mode; parts that are in it stay there."""
+        """Set training mode for trained modules that are in evaluation mode; frozen parts keep their mode."""
         for module in self._trained:
             if not module.training:
                 module.train()
@@ -127,7 +127,7 @@ class StepFunction:
             self._begin()
 
     def rate_setter(self) -> RateSetter:
-        """A function that sets the rates; the schedule of a `ScheduledOptim` is set aside."""
+        """Return a function that sets the rates; the schedule of a `ScheduledOptim` is removed meanwhile."""
         bases = [float(group["lr"]) for group in self._groups]
         for part in self._chain:
             if isinstance(part, ScheduledOptim):
@@ -144,36 +144,36 @@ class StepFunction:
         return set_rate
 
     def step(self, window: Window) -> tuple[Tensor | None, bool]:
-        """One optimizer step: the loss, None where no batch has one; and whether the step was taken."""
+        """Take one optimizer step; return the loss (None if no batch has one) and whether the step was taken."""
         steps_before = self._steps
         loss = self._step(window.batches if self.accumulate > 1 else window.batches[0])
         taken = self._steps > steps_before or not self._chain
         return (None, False) if loss is None else (_scalar(loss, "step"), taken)
 
     def move(self, batch: Any) -> Any:
-        """The batch as it is: the functions move it themselves."""
+        """Return the batch as it is: the user's functions move it themselves."""
         return batch
 
     def why_training_losses(self) -> str | None:
-        """Without `evaluate` there is nothing to judge held-out batches with."""
+        """Say that `evaluate` is missing, without which held-out batches have no loss."""
         return "evaluate was not given, so training losses are judged" if self._evaluate is None else None
 
     def why_not_judged(self, batch: Any) -> str:
-        """Whether `evaluate` gives a loss."""
+        """Try whether `evaluate` gives a loss."""
         return "evaluate gives no loss, so training losses are judged" if self._output(batch).loss is None else ""
 
     def loss_of(self, batch: Any) -> Weighted:
-        """The loss of a held-out batch, and what it is a mean of."""
+        """Return the loss of a held-out batch and its weight."""
         output = self._output(batch)
         weight = None if output.loss is None else weight_of(output)
         return output.loss, (batch_size(batch) or 1) if weight is None else as_scalar(weight)
 
     def exchanged_loss(self, batch: Any) -> float | None:
-        """The loss with the targets of other samples, where `evaluate` returns outputs and targets."""
+        """Return the loss with the targets of other samples; this needs outputs and targets from `evaluate`."""
         return None if self._loss is None else loss_with_exchanged_targets(self._loss, self._output(batch))
 
     def read_later(self, value: Tensor) -> Callable[[], float]:
-        """Begin to read a scalar tensor; the function that is returned gives the number."""
+        """Start to read a scalar tensor; return a function that waits for the number."""
         return read_later(value)
 
     def _output(self, batch: Any) -> StepOutput:
@@ -184,7 +184,7 @@ class StepFunction:
         return as_step_output(_scalar(given, "evaluate"))
 
     def _check_rates(self, optimizer: Optimizer, *arguments: Any) -> None:
-        """Raise where something in `step` has set the rate anew: no rate would be tried then."""
+        """Raise if `step` has changed the rate: then the search would try no rate at all."""
         if self._rates is None:
             return
         for group, rate in zip(self._groups, self._rates, strict=True):
@@ -200,11 +200,11 @@ class StepFunction:
 
 
 def _scalar(loss: Any, function: str) -> Tensor:
-    """A loss as a scalar tensor without a graph.
+    """Return a loss as a scalar tensor without a graph.
 
     Raises:
-        TypeError: It is no number and no tensor.
-        ValueError: It is a tensor of several numbers.
+        TypeError: The loss is neither a number nor a tensor.
+        ValueError: The loss is a tensor of several numbers.
     """
     if isinstance(loss, Tensor):
         if loss.numel() != 1:

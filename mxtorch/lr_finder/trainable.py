@@ -1,4 +1,4 @@
-"""What a search trains: steps at a rate, the loss of a held-out batch, and the way back to the start."""
+"""What a search needs of a training: steps at a rate, the loss of a held-out batch, and a return to the start."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ Weighted = tuple[Tensor | None, float | Tensor]
 
 
 class Trainable(Protocol):
-    """What a search asks of a training, whoever wrote its loop.
+    """The interface between a search and a training loop. Trainer has one implementation, other loops have another.
 
     Attributes:
-        engine: What the processes are that train together, of which a loop of one's own has one.
-        accumulate: Batches to an optimizer step.
-        read_lag: Steps after which a loss is read, so that an accelerator is not waited for.
-        may_skip_steps: Whether steps may be left out without a fault, as those of fp16 whose gradients overflow.
-        is_compiled: Whether a batch of another size costs a compilation.
-        step_name: What a step is called in messages.
+        engine: The engine of the processes that train together. A loop that the user wrote has one process.
+        accumulate: The number of batches in an optimizer step.
+        read_lag: A loss is read this many steps late, so that the search does not wait for an accelerator.
+        may_skip_steps: Whether a skipped step is normal. In fp16, steps whose gradients overflow are skipped.
+        is_compiled: Whether the model is compiled. A batch of another size then costs a new compilation.
+        step_name: The name of a step in messages.
     """
 
     engine: Engine
@@ -53,7 +53,7 @@ class Trainable(Protocol):
     step_name: str
 
     def usual_rate(self, is_constant: bool) -> float:
-        """The rate around which others are tried.
+        """Return the rate around which the search tries others.
 
         Args:
             is_constant: False for a schedule that is at its peak for a short time.
@@ -61,43 +61,43 @@ class Trainable(Protocol):
 
     @property
     def modules(self) -> list[nn.Module]:
-        """The modules that a step runs: the model, a loss with parameters or modes."""
+        """The modules that a step runs: the model, and the loss if it is a module."""
 
     def capture(self, data: Any) -> TrainingState:
-        """A copy of everything that steps and passes over the data change."""
+        """Copy everything that steps and passes over the data change."""
 
     def begin(self) -> None:
-        """Make ready for training from the state of the snapshot."""
+        """Prepare for training from the state of the snapshot."""
 
     def rate_setter(self) -> RateSetter:
-        """A function that sets the first group's rate, and the others in their ratios to it; no schedule is in force.
+        """Return a function that sets the rate of the first group; the other groups keep their ratios to it.
 
-        It is asked for after each return to the snapshot.
+        No schedule is active while the search trains. The search calls this method after each return to the snapshot.
         """
 
     def step(self, window: Window) -> tuple[Tensor | None, bool]:
-        """One optimizer step: the loss, None where no batch has one; and whether the step was taken."""
+        """Take one optimizer step; return the loss (None if no batch has one) and whether the step was taken."""
 
     def move(self, batch: Any) -> Any:
-        """The batch on the device."""
+        """Move a batch to the device."""
 
     def why_training_losses(self) -> str | None:
-        """Why losses of held-out batches can't be computed at all, in words; None where they can, as far as known."""
+        """Say why the loss of a held-out batch can't be computed; None if nothing is known to prevent it."""
 
     def why_not_judged(self, batch: Any) -> str:
-        """Why a held-out batch has no loss, in words; empty where it has one. The model is in evaluation mode."""
+        """Say why a held-out batch has no loss; empty if it has one. The model is in evaluation mode."""
 
     def loss_of(self, batch: Any) -> Weighted:
-        """The loss of a held-out batch, and what it is a mean of. The model is in evaluation mode."""
+        """Return the loss of a held-out batch and its weight. The model is in evaluation mode."""
 
     def exchanged_loss(self, batch: Any) -> float | None:
-        """The loss of a batch with the targets of other samples; None where that means nothing.
+        """Return the loss of a batch with the targets of other samples; None if that has no meaning.
 
         The model is in evaluation mode.
         """
 
     def read_later(self, value: Tensor) -> Callable[[], float]:
-        """Begin to read a scalar tensor; the function that is returned gives the number."""
+        """Start to read a scalar tensor; return a function that waits for the number."""
 
 
 class TrainerSteps:
@@ -106,7 +106,7 @@ class TrainerSteps:
     Args:
         context: The model with everything that computes and changes it.
         settings: How a step is taken.
-        optimizer: Whose rate is searched.
+        optimizer: The optimizer whose rate is searched.
     """
 
     step_name = "training_step"
@@ -121,55 +121,55 @@ class TrainerSteps:
         self._optimizer = optimizer
         self._runner = StepRunner(context, settings, trial=True, place=lambda window: "a step of the search")
         self._labels_are_known = False
-        # A training_step of the user's own is judged by itself where no evaluation_step goes with it.
+        # If the user overrides training_step and not evaluation_step, training_step also computes held-out losses.
         own_alone = context.has_own_training_step and not context.has_own_evaluation_step
         self._judged_step = context.training_step if own_alone else context.evaluation_step
         self._judged_name = "training_step" if own_alone else "evaluation_step"
 
     def usual_rate(self, is_constant: bool) -> float:
-        """The usual rate of the optimizer's kind."""
+        """Return the usual rate of this kind of optimizer."""
         return usual_rate(self._optimizer.optimizer, is_constant)
 
     @property
     def modules(self) -> list[nn.Module]:
-        """The model, and the loss where it is a module."""
+        """The model, and the loss if it is a module."""
         return self._context.modules
 
     def capture(self, data: Any) -> TrainingState:
-        """A copy of everything that steps and passes over the data change."""
+        """Copy everything that steps and passes over the data change."""
         return self._context.capture(data)
 
     def begin(self) -> None:
-        """Training mode, the weights that are trained, and a close look at the next batch."""
+        """Set training mode, put the weights to train in place, and check the next batch closely."""
         set_training_mode(self._context.model)
         set_training_point(self._context.optimizers)
         self._runner.begin_pass()
 
     def rate_setter(self) -> RateSetter:
-        """A function that sets the rates; the optimizer's schedule is set aside."""
+        """Return a function that sets the rates; the optimizer's schedule is removed until the snapshot is restored."""
         self._optimizer.schedule = None
         momentum.begin(self._optimizer)
         groups = self._optimizer.param_groups
         return rate_setter(groups, proportions(groups, self._optimizer.base_learning_rates))
 
     def step(self, window: Window) -> tuple[Tensor | None, bool]:
-        """One optimizer step: the loss, None where no batch has one; and whether the step was taken."""
+        """Take one optimizer step; return the loss (None if no batch has one) and whether the step was taken."""
         steps_before = self._optimizer.current_steps
         loss, _ = self._runner.step(window)
         return loss, self._optimizer.current_steps > steps_before
 
     def move(self, batch: Any) -> Any:
-        """The batch on the engine's device."""
+        """Move a batch to the engine's device."""
         return self._context.engine.move(batch)
 
     def why_training_losses(self) -> str | None:
-        """`training_step` may step optimizers itself, and then it can't be run to judge."""
+        """Say whether `training_step` steps optimizers itself: then it would train on held-out samples."""
         if self._judged_name == "training_step" and self._context.other_optimizers:
             return "training_step steps optimizers itself: its loss is judged"
         return None
 
     def why_not_judged(self, batch: Any) -> str:
-        """Whether the step gives a loss in evaluation mode; a step of the user's own may not."""
+        """Try the step in evaluation mode; a step that the user wrote may give no loss there."""
         if self._judged_name == "evaluation_step":
             if self._output(batch).loss is None:
                 return "evaluation_step gives no loss, so training losses are judged"
@@ -187,27 +187,27 @@ class TrainerSteps:
         return "" if has_loss else "training_step gives no loss without gradients, so training losses are judged"
 
     def loss_of(self, batch: Any) -> Weighted:
-        """The loss of a held-out batch, and what it is a mean of."""
+        """Return the loss of a held-out batch and its weight."""
         output = self._output(batch)
         weight = None if output.loss is None else weight_of(output)
         return output.loss, (self._context.count_samples(batch) or 1) if weight is None else as_scalar(weight)
 
     def exchanged_loss(self, batch: Any) -> float | None:
-        """The loss of a batch with the targets of other samples; None where that means nothing."""
+        """Return the loss of a batch with the targets of other samples; None if that has no meaning."""
         loss = self._context.loss
         if loss is None or self._context.has_own_evaluation_step or self._context.has_own_training_step:
-            return None  # outputs of a step of the user's own may be for metrics, and need not suit the loss
+            return None  # a step that the user wrote may return outputs for metrics, which the loss can't take
         output = self._output(batch)
         with self._context.engine.autocast():
             return loss_with_exchanged_targets(loss, output)
 
     def read_later(self, value: Tensor) -> Callable[[], float]:
-        """Begin to read a scalar tensor; the function that is returned gives the number."""
+        """Start to read a scalar tensor; return a function that waits for the number."""
         return self._context.engine.read_later(value)
 
     def _judge_batch(self, batch: Any) -> Any:
         engine = self._context.engine
-        batch = engine.move(batch)  # which is on the device, but maybe in another memory format
+        batch = engine.move(batch)  # it is on the device, but perhaps in another memory format
         with engine.autocast():
             return self._judged_step(batch)
 
@@ -226,11 +226,11 @@ class TrainerSteps:
 
 
 def loss_with_exchanged_targets(loss: Callable[..., Tensor], output: StepOutput) -> float | None:
-    """The loss of outputs against the targets of other samples; None where that means nothing.
+    """Return the loss of outputs against the targets of other samples; None if that has no meaning.
 
     Args:
         loss: `loss(outputs, targets) -> scalar tensor`.
-        output: Outputs and targets of a batch.
+        output: The outputs and targets of a batch.
     """
     targets = output.targets
     if not isinstance(targets, Tensor) or targets.ndim == 0 or len(targets) < 4:
