@@ -56,6 +56,7 @@ _LIBRARIES |= {"fastai", "fastcore"}
 # Objects of these modules belong to the machinery around a training, or hold data that do not change in place.
 _NOT_ENTERED = (
     *("mxtorch.training.", "mxtorch.callbacks.", "mxtorch.engines.", "mxtorch.checkpointing.", "mxtorch.lr_finder."),
+    *("mxtorch.fine_tuning.feature_bank", "mxtorch.fine_tuning.feature_cache"),
     *("torch._", "torch.fx", "torch.export", "torch.distributed", "torch.autograd", "torch.cuda", "torch.profiler"),
     *("inspect", "logging", "typing", "ast", "importlib", "pathlib", "datetime", "decimal", "fractions", "uuid", "abc"),
     *("_thread", "threading", "multiprocessing", "warnings", "contextlib", "_pytest", "pytest", "unittest", "tqdm"),

@@ -8,6 +8,7 @@ returning a placeholder of the right shape, and the module at the cut taking the
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -82,17 +83,22 @@ class Cut:
     @property
     def frozen(self) -> dict[str, Tensor]:
         """Parameters and buffers before the cut, by their names."""
+        named = itertools.chain(self.model.named_parameters(), self.model.named_buffers())
+        return {name: value for name, value in named if name in self._frozen_names}
+
+    @functools.cached_property
+    def _frozen_names(self) -> frozenset[str]:
         inside = {id(module) for module in (*self._outputs, *([self._module] if self.of_output else []))}
         names = [name for name, module in self.model.named_modules(remove_duplicate=False) if id(module) in inside]
         after = set()
         if not self.of_output:
             after = {id(value) for value in itertools.chain(self._module.parameters(), self._module.buffers())}
         own = {id(value) for value in _own_tensors(self.model, self.path)}
-        return {
-            name: value
+        return frozenset(
+            name
             for name, value in itertools.chain(self.model.named_parameters(), self.model.named_buffers())
             if id(value) not in after and (id(value) in own or any(covers(path, name) for path in names))
-        }
+        )
 
     def features(self, inputs: Tensor) -> Tensor:
         """The features [N, ...] at the cut, for inputs [N, ...] of the network, computed in evaluation mode.

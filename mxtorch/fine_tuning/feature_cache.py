@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from mxtorch._checks import check_integer
 from mxtorch.callbacks.bars import progress_bar
@@ -19,6 +18,8 @@ from mxtorch.checkpointing.snapshot import TrainingState
 from mxtorch.fine_tuning import dataset_fingerprint, storage
 from mxtorch.fine_tuning.cut import Cut
 from mxtorch.fine_tuning.dataset_fingerprint import CacheError
+from mxtorch.fine_tuning.feature_bank import FeatureBank
+from mxtorch.fine_tuning.feature_loader import FeatureDataset, FeatureLoader
 from mxtorch.fine_tuning.frozen_pass import FrozenPass
 from mxtorch.fine_tuning.split_point import find_cut, unchanged
 from mxtorch.training.trainer_view import TrainerView
@@ -31,29 +32,6 @@ BATCH_SIZE = 32
 BATCH_SIZE_ON_CPU = 4
 # Trained parameters up to which steps on features are taken by one thread: of a head, 64 rows are then some 10 ms.
 LARGEST_ON_ONE_THREAD = 1_000_000
-
-
-@dataclass
-class _Bank:
-    """The features of one data set.
-
-    Attributes:
-        features: [samples * views, ...]; the views of a sample are neighbours.
-        rest: The target of each row, as the data set gave it.
-        views: Rows of a sample.
-        dtype: The dtype in which features are handed out.
-        definition: The hash of the data set's definition when they were computed.
-        checked: Hashes of some inputs; empty for random ones.
-        reading: The data set that samples are read from; it may decode pictures at a reduced scale.
-    """
-
-    features: Tensor
-    rest: list[Any]
-    views: int
-    dtype: torch.dtype
-    definition: bytes
-    checked: dict[int, bytes]
-    reading: Any
 
 
 class FeatureCache:
@@ -119,9 +97,10 @@ class FeatureCache:
         self.exact = exact
         self.tell = tell
         self.cut: Cut | None = None
-        self._banks: dict[int, tuple[Any, _Bank]] = {}  # by id; data sets are kept, so that no id is reused
+        self._banks: dict[int, tuple[Any, FeatureBank]] = {}  # by id; data sets are kept, so that no id is reused
         self._checksum: tuple[Any, ...] = ()
-        self._values = b""
+        self._values: tuple[tuple[str, int], ...] = ()
+        self._pass: tuple[Any, FrozenPass] | None = None  # with the values that it was made from
 
     def loader(self, data: Any, *, views: int = 1) -> DataLoader[Any]:
         """A loader of features that goes through the samples in the same order as `data`.
@@ -138,14 +117,14 @@ class FeatureCache:
         views = check_integer(views, "views")
         data = self.trainer.engine.share(data)
         dataset_fingerprint.check_loader(data)
-        with unchanged(self.trainer.model, data):
+        # All but the pass itself are small pieces of work, which threads that wait for one another only slow down.
+        with unchanged(self.trainer.model, data), self._one_thread() as threads:
             if self.cut is None:
-                with self._one_thread():  # some passes of two samples
-                    self.cut = find_cut(self.trainer.model, self._probe(data.dataset), self.at)
+                self.cut = find_cut(self.trainer.model, self._probe(data.dataset), self.at)
                 self._checksum = dataset_fingerprint.checksum(self.cut.frozen)
-                self._values = dataset_fingerprint.hash_of(self.cut.frozen)
-            bank = self._bank(data, views)
-        return FeatureLoader(self, _Features(bank), data)
+                self._values = dataset_fingerprint.values_of(self.cut.frozen)
+            bank = self._bank(data, views, threads)
+        return FeatureLoader(FeatureDataset(bank), data, self.refresh)
 
     @contextlib.contextmanager
     def in_force(self) -> Iterator[None]:
@@ -159,6 +138,7 @@ class FeatureCache:
         """
         if self.cut is None:
             raise ValueError("in_force: there are no features yet; call loader(data) first")
+        self._pass = None  # its room is of no use while the network is trained
         with self.cut.in_force(), self._threads():
             yield
 
@@ -169,21 +149,22 @@ class FeatureCache:
             yield
 
     @contextlib.contextmanager
-    def _one_thread(self) -> Iterator[None]:
-        """On a CPU torch uses one thread in this block."""
+    def _one_thread(self) -> Iterator[int]:
+        """On a CPU torch uses one thread in this block, which is given how many there were before."""
         before = torch.get_num_threads()
         if self.trainer.engine.device.type != "cpu" or before == 1:
-            yield
+            yield before
             return
         torch.set_num_threads(1)
         try:
-            yield
+            yield before
         finally:
             torch.set_num_threads(before)
 
     def close(self) -> None:
         """Free the memory and the room on the disk, once no loader of features is left either."""
         self._banks.clear()
+        self._pass = None
 
     def refresh(self) -> None:
         """Compute features again if the layers that they come from have changed.
@@ -203,12 +184,14 @@ class FeatureCache:
         if checksum == self._checksum:
             return
         self._checksum, before = checksum, self._values
-        self._values = dataset_fingerprint.hash_of(frozen)
+        self._values = dataset_fingerprint.values_of(frozen)
         if self._values == before:
             return  # they were written, but with the values that they had, as by a restore
         self.tell("The frozen layers have changed: their features are computed again.")
-        for _, bank in self._banks.values():
-            self._fill(bank, workers=0)
+        with self._one_thread() as threads:
+            for _, bank in self._banks.values():
+                self._fill(bank, workers=0, threads=threads)
+        self._pass = None
 
     def _probe(self, dataset: Any) -> Tensor:
         probe: Tensor = self.trainer.engine.move(_stacked(self._probe_inputs(dataset)))
@@ -230,7 +213,7 @@ class FeatureCache:
 
         return run_in_memory_format(self.trainer.engine, "features", capture, compute)
 
-    def _bank(self, data: DataLoader[Any], views: int) -> _Bank:
+    def _bank(self, data: DataLoader[Any], views: int, threads: int) -> FeatureBank:
         """The features of a loader's data set, which are computed unless they are known and up to date."""
         dataset: Any = data.dataset
         definition = dataset_fingerprint.digest(dataset)
@@ -248,11 +231,11 @@ class FeatureCache:
             cause = f"it has {random}" if random else "two readings of an item differ"
             raise CacheError(f"its items change between calls ({cause}); views=k keeps k readings of each")
         bank = self._empty_bank(dataset, views if changing else 1, definition)
-        self._fill(bank, workers=data.num_workers)
+        self._fill(bank, workers=data.num_workers, threads=threads)
         self._banks[id(dataset)] = (dataset, bank)
         return bank
 
-    def _empty_bank(self, dataset: Any, views: int, definition: bytes) -> _Bank:
+    def _empty_bank(self, dataset: Any, views: int, definition: bytes) -> FeatureBank:
         """Room for the features, reported before it is taken."""
         assert self.cut is not None
         feature = self._features(_stacked(self._probe_inputs(dataset)))[0]
@@ -272,7 +255,7 @@ class FeatureCache:
         except OSError as error:
             reason = error.strerror or str(error)
             raise CacheError(f"{what}, {storage.in_words(size)}: no room in {place.folder} ({reason})") from error
-        return _Bank(table, [None] * rows, views, feature.dtype, definition, {}, self._reading(dataset))
+        return FeatureBank(table, [None] * rows, views, feature.dtype, definition, {}, self._reading(dataset))
 
     def _reading(self, dataset: Any) -> Any:
         """The data set that samples are read from; one that decodes at a reduced scale, where that is right."""
@@ -288,7 +271,17 @@ class FeatureCache:
             )
         return reading
 
-    def _fill(self, bank: _Bank, *, workers: int) -> None:
+    def _frozen_pass(self, dataset: Any, threads: int) -> FrozenPass:
+        """The frozen layers made ready for many batches; once for all data sets, as long as they stay the same."""
+        assert self.cut is not None
+        values = dataset_fingerprint.values_of(self.cut.frozen)
+        if self._pass is None or self._pass[0] != values or self._pass[1].threads != threads:
+            probe = self._probe(dataset)
+            made = FrozenPass(self.cut, self.trainer.engine, self._features, probe, exact=self.exact, threads=threads)
+            self._pass = values, made
+        return self._pass[1]
+
+    def _fill(self, bank: FeatureBank, *, workers: int, threads: int) -> None:
         """Run the frozen layers over all samples; the random numbers of the training stay the same."""
         assert self.cut is not None
         started = time.perf_counter()
@@ -299,7 +292,7 @@ class FeatureCache:
             if bar is not None:
                 ends.callback(bar.close)
             ends.enter_context(unchanged(self.trainer.model))
-            run = FrozenPass(self.cut, self.trainer.engine, self._features, self._probe(dataset), exact=self.exact)
+            run = self._frozen_pass(dataset, threads)
             for view in range(bank.views):
                 for inputs, (indices, rest), features in run(self._read(dataset, workers, view)):
                     rows = [index * bank.views + view for index in indices]
@@ -312,7 +305,7 @@ class FeatureCache:
         self.tell(f"{len(bank.features)} samples in {time.perf_counter() - started:.1f} s{how}.")
 
     def _fill_rows(
-        self, bank: _Bank, rows: list[int], inputs: Tensor, rest: list[Any], features: Tensor, wanted: set[int]
+        self, bank: FeatureBank, rows: list[int], inputs: Tensor, rest: list[Any], features: Tensor, wanted: set[int]
     ) -> None:
         """Write down the features of one batch, and those that other processes have computed meanwhile."""
         checked = {
@@ -338,43 +331,6 @@ class FeatureCache:
         )
         for indices, (inputs, rest) in zip(own, reader, strict=True):
             yield inputs, (indices, rest)
-
-
-class _Features(Dataset[Any]):
-    """A bank as a data set, which is read a whole batch at a time."""
-
-    def __init__(self, bank: _Bank) -> None:
-        self.bank = bank
-        self.passes = 0  # decides the view; it is an attribute here, so that find_lr restores it
-
-    def __len__(self) -> int:
-        return len(self.bank.features) // self.bank.views
-
-    def __getitems__(self, indices: Sequence[int]) -> Any:
-        bank = self.bank
-        samples = torch.as_tensor(indices)
-        rows = samples % len(self) * bank.views + (samples + self.passes) % bank.views
-        targets = [bank.rest[row] for row in rows.tolist()]
-        return dataset_fingerprint.join_batch(bank.features[rows].to(bank.dtype), targets)
-
-
-class FeatureLoader(DataLoader[Any]):
-    """Goes through features in the order in which another loader goes through its samples."""
-
-    def __init__(self, cache: FeatureCache, features: _Features, data: DataLoader[Any]) -> None:
-        self.cache = cache
-        super().__init__(
-            features,
-            batch_sampler=data.batch_sampler,  # the same object, because it holds the order
-            collate_fn=lambda batch: batch,
-            pin_memory=data.pin_memory,
-            generator=data.generator,
-        )
-
-    def __iter__(self) -> Any:
-        self.cache.refresh()
-        self.dataset.passes += 1  # type: ignore[attr-defined]
-        return super().__iter__()
 
 
 def _with_targets_apart(items: list[Any]) -> tuple[Tensor, list[Any]]:

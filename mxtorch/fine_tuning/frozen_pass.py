@@ -36,23 +36,31 @@ class FrozenPass:
         features: The features of a batch by the network itself: where a copy can't be made, or fails.
         probe: Some inputs, on the engine's device, that folded layers are tried with.
         exact: Whether batch normalisation is left as it is.
+        threads: How many batches are computed at once; on an accelerator always one.
 
     Attributes:
         is_folded: Whether batch normalisation was folded into the convolutions before it.
-        threads: How many batches are computed at once.
+        threads: The argument.
     """
 
     def __init__(
-        self, cut: Cut, engine: Engine, features: Callable[[Tensor], Tensor], probe: Tensor, *, exact: bool
+        self,
+        cut: Cut,
+        engine: Engine,
+        features: Callable[[Tensor], Tensor],
+        probe: Tensor,
+        *,
+        exact: bool,
+        threads: int,
     ) -> None:
         self._cut = cut
         self._engine = engine
         self._features = features
         folded = None if exact else self._folded(probe)
         self.is_folded = folded is not None
-        on_cpu = engine.device.type == "cpu"
-        self.threads = torch.get_num_threads() if on_cpu else 1
-        self._twins = [] if self.threads == 1 and folded is None else self._copies(folded or cut.model)
+        self.threads = threads
+        self._at_once = threads if engine.device.type == "cpu" else 1
+        self._twins = [] if self._at_once == 1 and folded is None else self._copies(folded or cut.model)
 
     def __call__(self, batches: Iterable[tuple[Tensor, Any]]) -> Iterator[tuple[Tensor, Any, Tensor]]:
         """Inputs and rest of each batch, with the features, in the order of the batches."""
@@ -64,13 +72,13 @@ class FrozenPass:
             free: deque[Callable[[Tensor], Tensor]] = deque(
                 ends.enter_context(self._cut.computing(twin)) for twin in self._twins
             )
-            if self.threads == 1:
+            if self._at_once == 1:
                 for inputs, rest in batches:
                     yield inputs, rest, self._computed(free[0], inputs)
                 return
-            ends.callback(torch.set_num_threads, self.threads)
+            ends.callback(torch.set_num_threads, torch.get_num_threads())
             pool = ends.enter_context(
-                ThreadPoolExecutor(self.threads, "features", torch.set_num_threads, initargs=(1,))
+                ThreadPoolExecutor(self._at_once, "features", torch.set_num_threads, initargs=(1,))
             )
 
             def work(inputs: Tensor) -> Tensor:
@@ -83,7 +91,7 @@ class FrozenPass:
             waiting: deque[tuple[Tensor, Any, Future[Tensor]]] = deque()
             for inputs, rest in batches:
                 waiting.append((inputs, rest, pool.submit(work, inputs)))
-                if len(waiting) > WAITING * self.threads:
+                if len(waiting) > WAITING * self._at_once:
                     yield self._done(*waiting.popleft())
             while waiting:
                 yield self._done(*waiting.popleft())
@@ -105,7 +113,7 @@ class FrozenPass:
         """Copies that share parameters and buffers; none where the network can't be copied."""
         shared = {id(value): value for value in itertools.chain(model.parameters(), model.buffers())}
         try:
-            return [copy.deepcopy(model, dict(shared)) for _ in range(self.threads)]
+            return [copy.deepcopy(model, dict(shared)) for _ in range(self._at_once)]
         except Exception:  # whatever the objects in a network raise when they are copied
             return []
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, SubsetRandomSa
 from torchvision.transforms import v2
 
 from mxtorch.checkpointing.random_state import seed_everything
+from mxtorch.checkpointing.snapshot import LoaderSnapshot, parts_of
 from mxtorch.fine_tuning import CacheError, FeatureCache
 from mxtorch.training.modes import set_training_mode
 
@@ -319,3 +320,20 @@ def test_what_is_frozen_stays_in_evaluation_mode(net):
     assert all(module.training for module in net[1].modules())
     assert isinstance(net[2][0], nn.Dropout)
     assert net[2][0].training
+
+
+def test_what_the_features_come_from_is_no_part_of_the_loader(frozen, make, train, val, cache_of):
+    trainer = make(frozen)
+    cache = cache_of(trainer)
+    features = cache.loader(train)
+    parts = parts_of(features)
+    assert not [part for part in parts if isinstance(part, nn.Module)]
+    assert train.sampler in parts, "it decides the order"
+    versions = [value._version for value in cache.cut.frozen.values()]
+    with cache.in_force():
+        for _ in range(3):
+            snapshot = LoaderSnapshot(features)
+            list(features)
+            snapshot.restore()
+    assert features.dataset.passes == 0
+    assert [value._version for value in cache.cut.frozen.values()] == versions, "nothing was copied and written back"

@@ -112,6 +112,28 @@ def test_normalisation_of_the_zoo_is_folded(make, exact):
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
+def test_layers_are_folded_once_for_all_data_sets_until_they_change(make, monkeypatch):
+    net = zoo_network()
+    folded = []
+    fuse = model_zoo.fuse
+    monkeypatch.setattr(model_zoo, "fuse", lambda model: folded.append(1) or fuse(model))
+    cache = FeatureCache(make(net, channels_last=False), tell=[].append)
+
+    def are_right():
+        dataset = TensorDataset(torch.randn(6, 3, 32, 32), torch.arange(6) % 2)
+        bank = cache.loader(DataLoader(dataset, 3)).dataset.bank
+        expected = cache.cut.features(dataset.tensors[0])
+        return torch.allclose(bank.features, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+    assert are_right()
+    assert are_right()
+    assert len(folded) == 1
+    with torch.no_grad():
+        net.conv1.weight.copy_(net.conv1.weight.flip(0))  # the sum of its elements stays
+    assert are_right()
+    assert len(folded) == 2
+
+
 def test_a_folding_that_is_wrong_is_not_used(make, monkeypatch):
     def wrong(net):
         folded = zoo_network()
