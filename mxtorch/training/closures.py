@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import math
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mxtorch.engines.nonfinite import BadNumberError, mark_bad_gradients
 from mxtorch.optim.scheduled import ScheduledOptim
 from mxtorch.training.context import Context
 
@@ -47,6 +49,20 @@ def check_closure_settings(context: Context) -> None:
             f"precision: 'fp16' scales gradients, and {type(context.optimizer.optimizer).__name__} computes them "
             "several times within a step, where they can't be unscaled; use 'bf16' or 'fp32', or another optimizer"
         )
+
+
+def check_finite(loss: Tensor, optimizer: ScheduledOptim) -> None:
+    """Raise a BadNumberError if a loss or a gradient is not finite.
+
+    It waits for the device, as such an optimizer does itself when it reads the loss.
+    """
+    if not math.isfinite(value := loss.item()):
+        raise BadNumberError(f"the loss is {value}")
+    found = torch.zeros((), device=loss.device)
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    mark_bad_gradients(gradients, found)
+    if found.item():
+        raise BadNumberError("the loss is finite, its gradient is not")
 
 
 def clip_gradients(

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from mxtorch._checks import check_integer
 from mxtorch._structure import detached
+from mxtorch.checkpointing.snapshot import TrainingState
 from mxtorch.engines.base import StepResult
 from mxtorch.engines.nonfinite import MOST_SKIPS_IN_A_ROW, BadNumberError, KeptBuffers
 from mxtorch.training import diagnosis, out_of_memory
-from mxtorch.training.closures import PassedOver, check_closure_settings, clip_gradients, needs_closure
+from mxtorch.training.closures import PassedOver, check_closure_settings, check_finite, clip_gradients, needs_closure
 from mxtorch.training.context import Context
 from mxtorch.training.data import Window
 from mxtorch.training.loss_weight import Weight, as_scalar
@@ -350,9 +351,14 @@ class StepRunner:
     def _closure_step(self, window: Window, measure_norm: bool) -> tuple[Tensor | None, StepResult]:
         """A step of an optimizer that computes loss and gradients as often as it likes, as LBFGS and SAM do.
 
-        Gradients are clipped in every computation. Loss, norm and metrics are those of the first one.
+        Gradients are clipped in every computation. Loss, norm and metrics are those of the first one. A computation
+        that gives a bad number comes when the weights have moved already, so a step that may be left out is undone from
+        a copy of weights, optimizer state and buffers.
         """
         engine, optimizer = self._engine, self._optimizer
+        before = TrainingState((), optimizer.optimizer) if self._skips else None
+        if self._skips and self._kept_buffers is not None:
+            self._kept_buffers.keep()
         compared: list[tuple[Any, Any]] | None = None if self.metrics is None else []
         found: list[tuple[Tensor, Tensor | None]] = []
 
@@ -362,6 +368,8 @@ class StepRunner:
             loss = self._gradients_of(window, None if found else compared)
             if loss is None:
                 raise PassedOver
+            if not self._trial:
+                check_finite(loss, optimizer)
             found.append((loss, clip_gradients(optimizer, measure_norm=measure_norm, **self._clips)))
             return loss
 
@@ -372,8 +380,17 @@ class StepRunner:
         except PassedOver:
             return None, self._pass_over()
         except BadNumberError as error:
-            raise FloatingPointError(f"{self._place(window)} is not finite: {error}; lower the learning rate") from None
+            if before is None:
+                kind = type(optimizer.optimizer).__name__
+                raise FloatingPointError(
+                    f"{self._place(window)} is not finite: {error}, in computation {len(found) + 1} of {kind}'s step; "
+                    f"lower the learning rate, clip gradients, or give Trainer(on_nonfinite='skip'), which undoes "
+                    "such a step and goes on"
+                ) from None
+            before.restore()
+            return None, self._leave_out(window, error)
         self._update_metrics(compared)
+        self._skips_in_a_row = 0
         return found[0][0], StepResult(True, found[0][1])
 
     def _take_smaller_parts(self, window: Window, error: torch.OutOfMemoryError) -> None:

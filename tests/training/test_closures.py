@@ -144,6 +144,79 @@ def test_a_bad_loss_names_the_step(name):
         trainer.fit(data)
 
 
+class Breaks(nn.Module):
+    """A loss or gradient that is bad for chosen inputs in chosen computations, counted from each input's first."""
+
+    def __init__(self, bad, computation, of_gradient):
+        super().__init__()
+        self.layer, self.norm, self.dropout = nn.Linear(4, 2), nn.BatchNorm1d(2), nn.Dropout(0.3)
+        self.bad, self.computation, self.of_gradient = bad, computation, of_gradient
+        self.seen = 0
+
+    def forward(self, inputs):
+        outputs = self.dropout(self.norm(self.layer(inputs)))
+        if inputs[0, 0].item() not in self.bad:
+            return outputs
+        self.seen += 1
+        if self.seen < self.computation:
+            return outputs
+        if not self.of_gradient:
+            return outputs * float("nan")
+        outputs.register_hook(lambda gradient: gradient * float("inf"))
+        return outputs
+
+
+SKIPPED = {
+    **OPTIMIZERS,
+    "SAM with momentum": lambda p: SAMWithMomentum(p),
+    "LBFGS with a short memory": lambda p: torch.optim.LBFGS(p, lr=0.5, history_size=2, max_iter=4),
+}
+
+
+@pytest.mark.parametrize("of_gradient", [False, True])
+@pytest.mark.parametrize("computation", [1, 2])
+@pytest.mark.parametrize("place", [0, 1, 3])
+@pytest.mark.parametrize("name", SKIPPED)
+def test_a_bad_step_is_undone_and_counted(name, place, computation, of_gradient):
+    """The run is that of data without the bad batch, bit for bit."""
+
+    def run(data, bad):
+        torch.manual_seed(5)
+        net = Breaks(bad, computation, of_gradient)
+        metric = torchmetrics.Accuracy(task="multiclass", num_classes=2)
+        trainer = trainer_with(SKIPPED[name], net, on_nonfinite="skip", train_metrics={"accuracy": metric})
+        history = trainer.fit(data, lr=0.1, schedule="constant")
+        return trainer, history
+
+    data = batches(40)
+    trainer, history = run(data, {data[place][0][0, 0].item()})
+    expected, rows = run([batch for index, batch in enumerate(data) if index != place], set())
+    assert trainer.skipped_steps == 1
+    assert (trainer.step, trainer.optimizer.current_steps) == (5, 4)
+    torch.testing.assert_close(trainer.model.state_dict(), expected.model.state_dict(), rtol=0, atol=0)
+    state, others = (one.optimizer.optimizer.state_dict() for one in (trainer, expected))
+    torch.testing.assert_close(state["state"], others["state"], rtol=0, atol=0)
+    assert history["train/accuracy"] == rows["train/accuracy"]
+
+
+def test_too_many_bad_steps_in_a_row_are_an_error():
+    data = batches(8) * 60
+    net = Breaks({data[0][0][0, 0].item()}, 1, of_gradient=False)
+    trainer = trainer_with(SAM, net, on_nonfinite="skip")
+    before = net.layer.weight.detach().clone()
+    with pytest.raises(FloatingPointError, match="39 steps before it"):
+        trainer.fit(data)
+    assert torch.equal(net.layer.weight, before)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_bad_gradient_does_not_reach_the_weights_unseen(name):
+    data = batches()
+    net = Breaks({data[1][0][0, 0].item()}, 2, of_gradient=True)
+    with pytest.raises(FloatingPointError, match=r"step 2 .*gradient is not, in computation 2 .*on_nonfinite='skip'"):
+        trainer_with(OPTIMIZERS[name], net).fit(data)
+
+
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "NAdam"])
 def test_other_optimizers_need_none(name):
     assert not needs_closure(getattr(torch.optim, name)(nn.Linear(1, 1).parameters(), lr=0.1))
