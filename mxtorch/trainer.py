@@ -293,7 +293,8 @@ class Trainer(SupervisedSteps):
             max_time: The run ends likewise after so many seconds (or a `timedelta`), those before a resume included.
                 The schedule does not know of it.
             validate_every: Validate within an epoch, too: after so many steps of it, or each part of it, as 0.25. The
-                figures are in `history.records`, and are judged by the callbacks that watch one.
+                figures are in `history.records`, and are judged by the callbacks that watch one. More steps than an
+                epoch has are counted over epochs: the run is then validated after every so many, and at its end.
             val_batches: Take only the first batches of validation data. With `max_steps` that is a smoke run.
 
         Returns:
@@ -324,6 +325,8 @@ class Trainer(SupervisedSteps):
         given |= {"steps_per_epoch": steps_per_epoch, "resume": resume, "auto_accumulate": auto_accumulate}
         self._check_same("fit", train_data, validation, given | {"limits": str(limits)})
         check_enough(train_data, self.engine.world_size)
+        watches = mode_of(schedule) is not None and not (schedule_monitor or "").startswith("train/")
+        limits = limits.of_run(epochs, steps_in, watches=watches)
         total_steps = limits.total_steps(epochs, steps_in)
         loss_module = self.loss if isinstance(self.loss, nn.Module) else None
         others = self.other_optimizers.values()

@@ -281,9 +281,10 @@ class Checkpoint(Callback):
                 raise writing.failure
 
     def _is_best(self, trainer: TrainerView, row: Mapping[str, float]) -> bool:
-        monitor = current_run(trainer).figure(self.monitor)
+        run = current_run(trainer)
+        monitor = run.figure(self.monitor)
         if monitor not in row:
-            if self.monitor == "val/loss" and not current_run(trainer).validates:
+            if (self.monitor == "val/loss" and not run.validates) or run.leaves_out(monitor):
                 return False
             raise ValueError(f"monitor: got {monitor!r}{closest(monitor, row)}")
         value = row[monitor]

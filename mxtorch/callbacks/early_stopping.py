@@ -153,6 +153,8 @@ class EarlyStopping(_Follower):
 
     def on_epoch_complete(self, trainer: TrainerView, row: Mapping[str, float]) -> None:
         """Judge the epoch."""
+        if current_run(trainer).leaves_out(self.monitor):
+            return
         self._judge(trainer, row)
         if self._stopped:
             trainer.stop()
@@ -236,7 +238,8 @@ class BestWeights(_Follower):
 
     def on_epoch_complete(self, trainer: TrainerView, row: Mapping[str, float]) -> None:
         """Keep the weights if they are the best so far."""
-        self._judge(trainer, row)
+        if not current_run(trainer).leaves_out(self.monitor):
+            self._judge(trainer, row)
 
     def on_validated(self, trainer: TrainerView, figures: Mapping[str, float]) -> None:
         """Keep weights within the epoch if they are the best so far."""

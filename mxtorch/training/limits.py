@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import itertools
 import math
@@ -22,10 +23,12 @@ class Limits:
     Attributes:
         max_steps: Optimizer steps; None for no limit.
         max_seconds: Seconds of the wall clock, those before a resume included; None for no limit.
-        validate_every: Optimizer steps between two validations within an epoch, or a part of the epoch below 1; None
-            for validation at its end alone.
+        validate_every: Optimizer steps between two validations, or a part of the epoch below 1; None for validation at
+            the end of each epoch alone.
         val_batches: Batches of a validation; None for all.
         steps_alone: Whether `max_steps` alone ends the run, however many epochs that takes.
+        over_epochs: Whether the steps of `validate_every` are counted over epochs, whose ends are then not validated;
+            `of_run` settles it.
     """
 
     max_steps: int | None = None
@@ -33,6 +36,7 @@ class Limits:
     validate_every: int | float | None = None
     val_batches: int | None = None
     steps_alone: bool = False
+    over_epochs: bool = False
 
     @classmethod
     def checked(
@@ -81,6 +85,33 @@ class Limits:
             return check_integer(epochs, "epochs")
         return 1 if self.max_steps is None else math.ceil(self.max_steps / (steps_per_epoch or 1))
 
+    def of_run(self, epochs: int, steps_in: Callable[[int], int | None], *, watches: bool) -> Limits:
+        """The limits of a run of so many epochs: one that is shorter than `validate_every` has it counted over epochs.
+
+        Args:
+            epochs: Its epochs.
+            steps_in: The steps of an epoch, by its number from 0.
+            watches: Whether a scheduler is given a figure of each epoch's validation.
+
+        Raises:
+            ValueError: A scheduler watches a figure that not every epoch will have.
+        """
+        every = self.validate_every
+        if not isinstance(every, int):
+            return self
+        shortest = steps_in(0)
+        if shortest is not None:
+            # Accumulation may change with the epochs, and it is settled for all of them how they are counted.
+            shortest = min(steps_in(epoch) or 0 for epoch in range(epochs))
+        if shortest is None or every <= shortest:
+            return self
+        if watches:
+            raise ValueError(
+                f"validate_every: got {every}, and an epoch has {shortest} steps, so that there are epochs without a "
+                "validation; but the schedule watches a figure of each epoch. Give 'epoch', or another schedule"
+            )
+        return dataclasses.replace(self, over_epochs=True)
+
     def total_steps(self, epochs: int, steps_in: Callable[[int], int | None]) -> int | None:
         """Optimizer steps of the run, as far as they are known.
 
@@ -89,7 +120,7 @@ class Limits:
             steps_in: The steps of an epoch, by its number from 0.
 
         Raises:
-            ValueError: `validate_every` does not fit an epoch.
+            ValueError: `validate_every` is a part of an epoch whose length is not known.
         """
         if steps_in(0) is None:
             self.validation_interval(None)
@@ -108,7 +139,7 @@ class Limits:
             steps_per_epoch: Steps of the epoch; None where the data have no length.
 
         Raises:
-            ValueError: The interval is a part of an epoch whose length is not known, or is longer than the epoch.
+            ValueError: The interval is a part of an epoch whose length is not known.
         """
         every = self.validate_every
         if isinstance(every, float):
@@ -118,11 +149,6 @@ class Limits:
                     "steps, or fit steps_per_epoch"
                 )
             return max(round(every * steps_per_epoch), 1)
-        if every is not None and steps_per_epoch is not None and every > steps_per_epoch:
-            raise ValueError(
-                f"validate_every: got {every}, and an epoch has {steps_per_epoch} steps, after which there is a "
-                "validation anyway; give fewer, or 'epoch'"
-            )
         return every
 
 

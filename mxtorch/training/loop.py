@@ -80,7 +80,8 @@ class Loop:
         try:
             figures = run.figures or self._train_epoch()
             row = {"epoch": float(run.position.epoch + 1), **figures}
-            row |= self._validate()
+            run.unvalidated = not self.context.engine.agree(run.end_is_validated)
+            row |= {} if run.unvalidated else self._validate()
         except Interrupted:
             self.callbacks.call("on_interrupt")
             raise

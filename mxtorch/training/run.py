@@ -74,6 +74,7 @@ class Run:
         stopping: Whether it ends after the current epoch.
         ending: Whether the current epoch ends after the step just taken.
         validated_at: The step of the last validation within an epoch.
+        unvalidated: Whether the epoch has ended without a validation, for `limits.over_epochs`.
         left_best: Whether it is over, and a callback has put the weights of its best epoch into the model.
         epoch: The current epoch within this run, from 0.
         meter: The losses of this epoch so far; None between epochs.
@@ -101,6 +102,7 @@ class Run:
     stopping: bool = False
     ending: bool = False
     validated_at: int | None = None
+    unvalidated: bool = False
     left_best: bool = False
     epoch: int = 0
     meter: LossMeter | None = None
@@ -177,12 +179,31 @@ class Run:
 
     @property
     def validation_is_due(self) -> bool:
-        """Whether a validation within the epoch comes next; at the epoch's last step there is one anyway."""
+        """Whether a validation within the epoch comes next; one that is due at its last step is that of its end."""
         count = 0 if self.meter is None else self.meter.count
         every = self.limits.validation_interval(self.steps_per_epoch)
-        if every is None or count == 0 or count % every or count == self.steps_per_epoch or self.cut:
+        if every is None or count == 0 or count == self.steps_per_epoch or self.cut:
+            return False
+        if (self.steps_done if self.limits.over_epochs else count) % every:
             return False
         return self.validated_at != self.position.step
+
+    @property
+    def end_is_validated(self) -> bool:
+        """Whether the end of the current epoch, whose training is over, is validated.
+
+        Where steps are counted over epochs, it is if a validation is due then, or if the run ends.
+        """
+        if not self.limits.over_epochs:
+            return True
+        assert type(self.limits.validate_every) is int
+        is_due = self.steps_done % self.limits.validate_every == 0 and self.validated_at != self.position.step
+        has_all_epochs = self.epochs_done + 1 >= self.epochs and not self.limits.steps_alone
+        return is_due or has_all_epochs or self.over
+
+    def leaves_out(self, figure: str) -> bool:
+        """Whether the row of the epoch that has ended can't have a figure, because it was not validated."""
+        return self.unvalidated and figure.startswith("val/")
 
     def ended_early(self) -> str:
         """Why the run has ended before its epochs were over, in a sentence; empty where no limit ended it."""

@@ -218,6 +218,74 @@ def test_validation_by_a_part_of_the_epoch(loader):
     assert watch.passes == 1
 
 
+@pytest.mark.parametrize(
+    ("every", "options", "within", "ends"),
+    [
+        (12, {"epochs": 5}, [12, 36], [3, 5]),  # 24 falls on the end of the third epoch
+        (9, {"epochs": 3}, [9, 18], [3]),
+        (100, {"epochs": 3}, [], [3]),
+        (10, {"max_steps": 21}, [10, 20], [3]),
+        (16, {"epochs": 4}, [], [2, 4]),
+        (7, {"epochs": 4, "steps_per_epoch": 3}, [7], [4]),
+        (6, {"epochs": 4, "trainer_options": {"accumulate": {1: 2, 3: 1}}}, [6, 12, 18], [4]),  # 4, 4, 8, 8 steps
+    ],
+    ids=str,
+)
+def test_validation_over_epochs(loader, tmp_path, every, options, within, ends):
+    """Steps are counted over epochs, and the run's end is validated."""
+    watch, stopping, best = Watch(), EarlyStopping(patience=99), BestWeights()
+    trainer = run(loader, tmp_path, watch=watch, callbacks=[stopping, best], val_data=sets()[0], validate_every=every,
+                  **options)  # fmt: skip
+    assert [step for step, _ in watch.validated] == within
+    assert [record["step"] for record in trainer.history.records if "val/loss" in record] == within
+    assert [row["epoch"] for row in trainer.history.rows if "val/loss" in row] == ends
+    assert watch.passes == len(within) + len(ends)
+    losses = [figures["val/loss"] for _, figures in watch.validated]
+    losses += [loss for loss in trainer.history["val/loss"] if not math.isnan(loss)]
+    assert stopping.best == best.best == min(losses)
+    print(trainer.history)
+    trainer.history.plot()
+
+
+@pytest.mark.parametrize(
+    "broken_off",
+    [{"at_step": step} for step in (3, 8, 11, 12, 17, 24, 25)] + [{"in_validation": number} for number in (1, 2, 3)],
+    ids=str,
+)
+def test_a_resumed_run_keeps_its_place_between_validations(two_moons, tmp_path, broken_off):
+    loader = DataLoader(two_moons, batch_size=32, shuffle=True)
+    val = DataLoader(sets()[0].dataset, batch_size=10, shuffle=True)
+    options = {"epochs": 4, "val_data": val, "validate_every": 12}
+    whole = run(loader, tmp_path / "whole", **options)
+    run(loader, tmp_path / "parts", watch=Watch(**broken_off), **options)
+    parts = run(loader, tmp_path / "parts", resume="auto", **options)
+    same(parts, whole)
+    assert [record["step"] for record in parts.history.records if "val/loss" in record] == [12]
+    assert [row["step"] for row in parts.history.rows if "val/loss" in row] == [24, 32]
+
+
+def test_early_stopping_over_epochs(loader):
+    stopping = EarlyStopping(patience=1, min_delta=100.0)
+    trainer = run(loader, callbacks=[stopping], epochs=9, val_data=sets()[0], validate_every=12)
+    assert trainer.step == 24
+    assert trainer.history["step"] == [8, 16, 24]
+
+
+def test_a_schedule_that_watches_each_epoch_is_refused_with_validation_over_epochs(loader):
+    def fit(**options):
+        net = nn.Linear(8, 2)
+        trainer = Trainer(net, nn.CrossEntropyLoss(), torch.optim.SGD(net.parameters(), lr=0.1), device="cpu",
+                          progress=False)  # fmt: skip
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(trainer.optimizer)
+        trainer.fit(loader, sets()[0], epochs=3, schedule=scheduler, **options)
+        return trainer
+
+    with pytest.raises(ValueError, match="validate_every: got 9, and an epoch has 8 steps"):
+        fit(validate_every=9)
+    assert fit(validate_every=9, schedule_monitor="train/loss").step == 24
+    assert fit(validate_every=8).step == 24
+
+
 def test_it_does_not_change_the_training(loader):
     one = run(loader, epochs=2, val_data=list(sets()[0]))
     another = run(loader, epochs=2, val_data=list(sets()[0]), validate_every=2)
@@ -362,7 +430,6 @@ def test_it_is_resumed(loader, tmp_path, at_step):
         ({"max_time": float("nan")}, ValueError, "max_time: got nan"),
         ({"validate_every": 3}, ValueError, "validate_every: fit was given no val_data"),
         ({"val_batches": 3}, ValueError, "val_batches: fit was given no val_data"),
-        ({"validate_every": 9, "val_data": True}, ValueError, "validate_every: got 9, and an epoch has 8 steps"),
         ({"validate_every": 0, "val_data": True}, ValueError, "validate_every: got 0"),
         ({"validate_every": 1.5, "val_data": True}, ValueError, "validate_every: got 1.5"),
         ({"validate_every": "step", "val_data": True}, ValueError, "validate_every: got 'step'"),
