@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -85,6 +86,73 @@ def test_a_resumed_run_has_the_identity(loader, tmp_path):
     assert logger.begun == [("a run", 10)]
 
 
+@pytest.mark.parametrize("kill", [3, 7, 8, 11, 13, 16])
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_resumed_run_logs_what_is_not_there(loader, tmp_path, kill, by_name):
+    """A library that keeps all that it is given: each event is there as in a run that was not broken off."""
+    library = []
+
+    class Keeps(InMemory):
+        def log(self, figures, step):
+            super().log(figures, step)
+            library.extend((step, name) for name in figures)
+
+        def resume(self, step):
+            asked.append(step)
+            if not by_name:
+                return max((step for step, _ in library), default=None)
+            return {name: max(step for step, one in library if one == name) for _, name in library}
+
+    asked = []
+    run(loader, Keeps(), tmp_path / "whole")
+    assert asked == []
+    expected, library[:] = list(library), []
+    saved = kill - 3  # an older checkpoint, as where the latest was damaged
+    run(loader, Keeps(), tmp_path / "parts", kill=kill)
+    for path in (tmp_path / "parts").glob("*.ckpt"):
+        if path.is_symlink() or int(path.stem.split("-")[1]) > saved:
+            path.unlink()
+    resumed = bool(list((tmp_path / "parts").glob("*.ckpt")))
+    before = list(library)
+    run(loader, Keeps(), tmp_path / "parts", resume="auto" if resumed else None)
+    if not resumed:
+        assert asked == []
+        return
+    assert asked == [saved]
+    twice = [event for event in library[len(before) :] if event in before]
+    if by_name:
+        assert twice == []
+        assert sorted(set(library)) == sorted(set(expected))
+    else:
+        assert {step for step, _ in twice} <= {max(step for step, _ in before)}
+        assert sorted(set(library)) == sorted(set(expected))
+
+
+def test_steps_of_a_rollback_are_logged(loader, tmp_path):
+    class Keeps(InMemory):
+        def resume(self, step):
+            return max((step for step, _ in self.events), default=None)
+
+    class Spoil(Callback):
+        done = False
+
+        def on_step(self, trainer):
+            if trainer.step == 13 and not self.done:
+                self.done = True
+                with torch.no_grad():
+                    trainer.model.weight.fill_(float("nan"))
+
+    logger = Keeps()
+    net = nn.Linear(8, 2)
+    trainer = Trainer(
+        net, nn.CrossEntropyLoss(), torch.optim.SGD(net.parameters(), lr=0.1), device="cpu", progress=False,
+        log_every=3, callbacks=[logger, Spoil(), Checkpoint(tmp_path, every="epoch")], on_nonfinite="rollback",
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="half|rate"):
+        trainer.fit(loader, epochs=2, schedule="constant")
+    assert [step for step, _ in logger.events] == [3, 6, 8, 8, 9, 12, 9, 12, 15, 16, 16]
+
+
 def test_only_the_main_process_logs(loader, monkeypatch):
     monkeypatch.setattr(LocalEngine, "is_main", False)
     logger = InMemory()
@@ -145,7 +213,16 @@ def test_mlflow(loader, tmp_path, monkeypatch):
     assert seen.info.status == "FINISHED"
     assert seen.data.params["optimizer"] == "SGD"
     assert seen.data.metrics["val/loss"] == trainer.history["val/loss"][-1]
-    assert {16, 4} <= {metric.step for metric in client.get_metric_history(logger.identity, "val/loss")}
+    whole = MLflowLogger("dogs", tracking_uri=uri)
+    run(loader, whole, tmp_path / "whole").close()
+    names = client.get_run(whole.identity).data.metrics
+    assert names.keys() == seen.data.metrics.keys()
+    for name in names:
+        expected, found = (
+            sorted(metric.step for metric in client.get_metric_history(one.identity, name)) for one in (whole, logger)
+        )
+        assert found == expected, name
+    assert sorted(metric.step for metric in client.get_metric_history(logger.identity, "val/loss")) == [4, 8, 12, 16]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -166,6 +243,61 @@ def test_wandb(loader, tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_wandb_offline_goes_on_in_a_run_of_its_own(loader, tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.chdir(tmp_path)
+    options = {"mode": "offline", "dir": str(tmp_path), "settings": wandb.Settings(x_disable_stats=True)}
+    steps = []
+
+    class Watched(WandbLogger):
+        def log(self, figures, step):
+            steps.append(step)
+            super().log(figures, step)
+
+    first, second = WandbLogger("dogs", **options), Watched("dogs", **options)
+    run(loader, first, tmp_path / "a", kill=13).close()
+    trainer = run(loader, second, tmp_path / "a", resume="auto")
+    assert second.identity != first.identity
+    assert second.run.summary["step"] == 16
+    assert steps == [12, 15, 16, 16], "the validation after the checkpoint of step 12, and all that follows"
+    trainer.close()
+
+
+def test_wandb_goes_on_after_the_steps_that_it_has(loader, tmp_path, monkeypatch):
+    """A run of a server comes back with its summary (`wandb.sdk.wandb_run.Run._set_run_obj`)."""
+    runs = {}
+
+    class Run:
+        def __init__(self, id):
+            self.id, self.logged, self.summary = id, [], {}
+
+        def log(self, figures):
+            self.logged.append((figures["step"], sorted(figures)))
+            self.summary |= figures
+
+        def define_metric(self, name, step_metric):
+            pass
+
+    def init(*, id=None, resume=None, **options):
+        assert (id is None) == (resume is None)
+        name = id or f"run-{len(runs)}"
+        return runs.setdefault(name, Run(name))
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    run(loader, WandbLogger("dogs"), tmp_path / "whole")
+    run(loader, WandbLogger("dogs"), tmp_path / "a", kill=13)
+    checkpoints = sorted((tmp_path / "a").glob("step-*.ckpt"))
+    checkpoints[-1].unlink()
+    (tmp_path / "a" / "last.ckpt").unlink(missing_ok=True)
+    run(loader, WandbLogger("dogs"), tmp_path / "a", resume="auto")
+    whole, parts = runs.values()
+    twice = [event for index, event in enumerate(parts.logged) if event in parts.logged[:index]]
+    assert [step for step, _ in twice] == [12, 12], "the record and the validation of the last step"
+    assert sorted(parts.logged) == sorted([*whole.logged, *twice])
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_trackio(loader, tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -177,6 +309,15 @@ def test_trackio(loader, tmp_path, monkeypatch):
     trainer.close()
     logs = SQLiteStorage.get_logs("dogs", logger.identity)
     assert {log["step"] for log in logs} == {3, 4, 6, 8, 9, 12, 15, 16}
+    first = TrackioLogger("dogs", auto_log_cpu=False, auto_log_gpu=False)
+    run(loader, first, tmp_path / "a", kill=13).close()
+    for path in sorted((tmp_path / "a").glob("step-*.ckpt"))[-2:]:
+        path.unlink()
+    again = TrackioLogger("dogs", auto_log_cpu=False, auto_log_gpu=False)
+    run(loader, again, tmp_path / "a", resume="auto").close()
+    assert again.identity == first.identity
+    steps = [[log["step"] for log in SQLiteStorage.get_logs("dogs", one.identity)] for one in (logger, first)]
+    assert sorted(steps[1]) in (sorted(steps[0]), sorted([*steps[0], 12, 12])), "the last step alone may be twice"
     assert [log["val/loss"] for log in logs if "val/loss" in log][-1] == trainer.history["val/loss"][-1]
 
 

@@ -1,4 +1,4 @@
-"""The protocol of loggers, and when each of its three methods is called."""
+"""The protocol of loggers, and when each of its methods is called."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from mxtorch.training.trainer_view import TrainerView
 
 
 class Logger(Callback):
-    """The base of loggers: override `start`, `log` and `finish`.
+    """The base of loggers: override `start`, `log` and `finish`; and `resume`, where the library can't drop figures.
 
     A logger is started before the first epoch, with the settings of the run. It is given the figures of every
     `log_every` steps, of validations within an epoch, and of each epoch, with the step that they belong to.
     `Trainer.close` finishes it; until then a further `fit` goes on in the same run. Only the main process logs.
 
     A checkpoint holds what `start` returns, by which a run that is resumed finds its place. Steps after the checkpoint
-    are taken again and so are logged again.
+    are taken again, with the same figures. A logger drops in `start` what it has of them, or says in `resume` what it
+    has, and is not given that again. A rollback (`on_nonfinite="rollback"`) takes steps again at another rate, so their
+    figures are others, and are logged beside the first ones where a library can't drop these.
 
     Attributes:
         identity: What `start` returned; None before.
@@ -42,6 +44,9 @@ class Logger(Callback):
 
     identity: str | None = None
     _is_open = False
+    _begins = False  # a fit has begun, and its first epoch has not
+    _goes_on = False  # a checkpoint was loaded, and figures after it were not asked for
+    _there: int | Mapping[str, int] | None = None  # what `resume` said
 
     def start(self, settings: Mapping[str, Any], identity: str | None, step: int) -> str:
         """Open a run, or go on with one.
@@ -56,6 +61,20 @@ class Logger(Callback):
         """
         raise NotImplementedError
 
+    def resume(self, step: int) -> int | Mapping[str, int] | None:
+        """What the run has already of the figures that will be given again; called after `start`.
+
+        Args:
+            step: The optimizer step of the checkpoint from which the run goes on.
+
+        Returns:
+            The last step that the run has figures of: those of earlier steps are left out from now on. (The last step
+            itself is logged again, as the run may have been broken off between its figures and those of an epoch that
+            ends with it.) Or the last step of each figure by its name, which are left out up to that step. None, the
+            default, where there are none.
+        """
+        return None
+
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Write figures of an optimizer step."""
         raise NotImplementedError
@@ -63,11 +82,24 @@ class Logger(Callback):
     def finish(self) -> None:
         """Write what is held back, and let go of files and connections."""
 
+    def on_fit_start(self, trainer: TrainerView) -> None:
+        """What is loaded until the first epoch is a checkpoint that the run goes on from."""
+        self._begins = True
+
+    def on_resume(self, trainer: TrainerView) -> None:
+        """A rollback within the run brings other figures."""
+        if not self._begins:
+            self._goes_on, self._there = False, None
+
     def on_epoch_start(self, trainer: TrainerView) -> None:
         """Start with the first epoch, when all states are loaded."""
+        self._begins = False
         if not self._is_open and trainer.engine.is_main:
             self.identity = self.start(run_settings(trainer), self.identity, trainer.step)
             self._is_open = True
+        if self._goes_on and self._is_open:
+            self._there = self.resume(trainer.step)
+        self._goes_on = False
 
     def on_log(self, trainer: TrainerView, record: Mapping[str, float]) -> None:
         """Log the figures of the steps since the last record."""
@@ -96,6 +128,7 @@ class Logger(Callback):
         if self._is_open and state["identity"] != self.identity:
             self.close()
         self.identity = state["identity"]
+        self._goes_on = True
 
     def close(self) -> None:
         """Finish, if it was started; a further `fit` goes on with the same run."""
@@ -105,8 +138,15 @@ class Logger(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the run, which belongs to this process: a copy is a run of its own."""
-        return vars(self) | {"identity": None, "_is_open": False}
+        return vars(self) | {"identity": None, "_is_open": False, "_goes_on": False, "_there": None}
 
     def _log(self, trainer: TrainerView, figures: Mapping[str, float]) -> None:
-        if self._is_open:
-            self.log(dict(figures), trainer.step)
+        if not self._is_open:
+            return
+        step, there = trainer.step, self._there
+        if isinstance(there, int):
+            figures = {} if step < there else figures
+        elif there is not None:
+            figures = {name: value for name, value in figures.items() if step > there.get(name, -1)}
+        if figures:
+            self.log(dict(figures), step)

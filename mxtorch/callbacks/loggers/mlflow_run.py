@@ -8,9 +8,13 @@ from typing import Any
 
 from mxtorch.callbacks.loggers.base import Logger
 
+RATE_OF_EPOCH = "learning_rate/epoch"
+
 
 class MLflowLogger(Logger):
     """Logs to a run of MLflow (`pip install mlflow`, or `mlflow-skinny`).
+
+    MLflow keeps every figure that it is given, so a run that is resumed leaves out what it has already.
 
     The rate of an epoch's row is named `learning_rate/epoch`: in a folder MLflow can't keep a `learning_rate` beside
     the `learning_rate/group0` of the steps.
@@ -46,12 +50,19 @@ class MLflowLogger(Logger):
             self.client.log_param(run.info.run_id, name, value)
         return str(run.info.run_id)
 
+    def resume(self, step: int) -> Mapping[str, int]:
+        """The last step of each figure, as MLflow has it."""
+        names = self.client.get_run(self.identity).data.metrics
+        histories = {name: self.client.get_metric_history(self.identity, name) for name in names}
+        last = {name: max(metric.step for metric in history) for name, history in histories.items()}
+        return {"learning_rate" if name == RATE_OF_EPOCH else name: step for name, step in last.items()}
+
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Log figures of a step, together."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        named = {"learning_rate/epoch" if name == "learning_rate" else name: v for name, v in figures.items()}
+        named = {RATE_OF_EPOCH if name == "learning_rate" else name: value for name, value in figures.items()}
         self.client.log_batch(self.identity, metrics=[Metric(name, v, now, step) for name, v in named.items()])
 
     def finish(self) -> None:

@@ -11,6 +11,8 @@ from mxtorch.callbacks.loggers.base import Logger
 class TrackioLogger(Logger):
     """Logs to a run of Trackio (`pip install trackio`), which keeps it in a file of this machine.
 
+    Trackio keeps all figures that it is given, so a run that is resumed leaves out the steps that it has already.
+
     Args:
         project: The project.
         options: Further arguments of `trackio.init`, as `name` or `space_id`.
@@ -34,6 +36,11 @@ class TrackioLogger(Logger):
             options |= {"name": identity, "resume": "allow"}
         self.run = trackio.init(project=self.project, **options)
         return str(self.run.name)
+
+    def resume(self, step: int) -> int | None:
+        """The last step that Trackio has, after which the run would count on by itself."""
+        following: int = self.run._next_step  # no public name tells it
+        return following - 1 if following else None
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Log figures with their step."""

@@ -12,7 +12,8 @@ class WandbLogger(Logger):
     """Logs to a run of Weights & Biases (`pip install wandb`).
 
     Figures are drawn over the optimizer step, which is logged with them, because wandb's own count can't go back after
-    a resume.
+    a resume. A run that is resumed leaves out the steps that wandb has already. With `mode="offline"` it is a new run,
+    with the steps from the checkpoint on.
 
     Args:
         project: The project.
@@ -38,6 +39,11 @@ class WandbLogger(Logger):
         self.run = wandb.init(project=self.project, **options)
         self.run.define_metric("*", step_metric="step")
         return str(self.run.id)
+
+    def resume(self, step: int) -> int | None:
+        """The last step that wandb has: the summary of a run comes back with it."""
+        last = self.run.summary.get("step")
+        return None if last is None else int(last)
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Log figures with their step."""
