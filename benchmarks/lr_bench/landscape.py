@@ -284,7 +284,9 @@ def _table(found: Mapping[str, Sequence[Row]]) -> str:
         columns: list[list[str]] = []
         for use in USES:
             own = [row for row in part if row.use == use]
-            regrets = [row.regret for row in own]
+            # Each task weighs the same, however many seeds it has.
+            by_task = [[row.regret for row in own if row.task is task] for task in dict.fromkeys(r.task for r in own)]
+            regrets = [statistics.fmean(of_task) for of_task in by_task]
             biases = [row.bias for row in own if row.bias is not None]
             ok = [row.regret for row in own if row.status == "ok"]
             columns.append(
