@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import random
 import signal
 import sys
@@ -43,6 +45,21 @@ def _figures_closed():
     yield
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
+
+
+@pytest.fixture(autouse=True)
+def _workers_ended():
+    """End the workers of loaders that a test leaves.
+
+    A loader may be part of a cycle, as an exception makes one with its frames. Python's collector then closes the
+    queues of the loader's workers before the loader tells them to end, and torch waits 5 seconds for each of them,
+    in whatever test the collector happens to run.
+    """
+    yield
+    if multiprocessing.active_children():
+        for one in gc.get_objects():
+            if hasattr(type(one), "_shutdown_workers"):
+                one._shutdown_workers()
 
 
 @pytest.fixture
