@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
 import random
 import signal
 import sys
@@ -19,10 +20,13 @@ from torch.utils.data import DataLoader, TensorDataset
 from mxtorch import Callback, ScheduledOptim, Trainer
 
 matplotlib.use("Agg")
+# What a forked process, as a worker of a loader, has from this one is not for it to collect: looking through it would
+# copy all of its memory.
+os.register_at_fork(after_in_child=gc.freeze)
 
 
 def pytest_addoption(parser):
-    parser.addoption("--kills", type=int, default=20, help="runs that tests/faults kills and resumes")
+    parser.addoption("--kills", type=int, default=12, help="runs that tests/faults kills and resumes")
     parser.addoption("--fuzz", type=int, default=400, help="damaged and foreign files that tests/faults reads")
 
 

@@ -84,7 +84,7 @@ def server(tmp_path):
         http_server.daemon_threads = True
         http_server.served = served
         served.address = f"http://127.0.0.1:{http_server.server_port}"
-        thread = threading.Thread(target=http_server.serve_forever, daemon=True)
+        thread = threading.Thread(target=http_server.serve_forever, args=(0.01,), daemon=True)  # how soon it ends
         thread.start()
         yield served
         http_server.shutdown()
