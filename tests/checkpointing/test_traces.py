@@ -87,7 +87,7 @@ def outcome(case, *, searches):
 
 @pytest.mark.filterwarnings("ignore:The optimizer leaves out trainable parameters")
 @settings(
-    max_examples=200, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    max_examples=120, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
 )
 @given(setting)
 def test_no_trace_in_composed_settings(case):
