@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import torch
@@ -141,24 +141,15 @@ def test_a_hash_that_the_server_announces(published, pin, sha256, agree):
         model_zoo.resnet10t(pretrained=True)
 
 
-_FETCH = """
-import sys
-from pathlib import Path
-import model_zoo
-from model_zoo import download
-url, name, sha256, folder = sys.argv[1:]
-print(download.download(url, model_zoo.WeightFile(name, url, sha256), Path(folder)).stat().st_size)
-"""
-
-
 def test_processes_that_start_together_fetch_once(published, sha256):
     served, _ = published
     path = served.folder / "resnet10t-test.pth"
-    arguments = [f"{served.address}/{path.name}", path.name, sha256(path), str(cache_folder())]
-    command = [sys.executable, "-c", _FETCH, *arguments]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    sizes = [process.communicate(timeout=100)[0] for process in processes]
-    assert sizes == [f"{path.stat().st_size}\n"] * 3
+    url = f"{served.address}/{path.name}"
+    file = model_zoo.WeightFile(path.name, url, sha256(path))
+    with ProcessPoolExecutor(3, multiprocessing.get_context("fork")) as processes:
+        fetched = [processes.submit(download.download, url, file, cache_folder()) for _ in range(3)]
+        paths = [one.result(100) for one in fetched]
+    assert [one.stat().st_size for one in paths] == [path.stat().st_size] * 3
     assert len(served.requests) == 1
 
 
