@@ -30,6 +30,11 @@ def pytest_addoption(parser):
     parser.addoption("--fuzz", type=int, default=400, help="damaged and foreign files that tests/faults reads")
 
 
+def pytest_collection_finish():
+    """What was imported stays; the collector need not look through it again and again."""
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     random.seed(0)
