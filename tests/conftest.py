@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
+import os
 import random
 import signal
 import sys
@@ -17,11 +20,19 @@ from torch.utils.data import DataLoader, TensorDataset
 from mxtorch import Callback, ScheduledOptim, Trainer
 
 matplotlib.use("Agg")
+# What a forked process, as a worker of a loader, has from this one is not for it to collect: looking through it would
+# copy all of its memory.
+os.register_at_fork(after_in_child=gc.freeze)
 
 
 def pytest_addoption(parser):
-    parser.addoption("--kills", type=int, default=20, help="runs that tests/faults kills and resumes")
+    parser.addoption("--kills", type=int, default=12, help="runs that tests/faults kills and resumes")
     parser.addoption("--fuzz", type=int, default=400, help="damaged and foreign files that tests/faults reads")
+
+
+def pytest_collection_finish():
+    """What was imported stays; the collector need not look through it again and again."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +54,21 @@ def _figures_closed():
     yield
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
+
+
+@pytest.fixture(autouse=True)
+def _workers_ended():
+    """End the workers of loaders that a test leaves.
+
+    A loader may be part of a cycle, as an exception makes one with its frames. Python's collector then closes the
+    queues of the loader's workers before the loader tells them to end, and torch waits 5 seconds for each of them,
+    in whatever test the collector happens to run.
+    """
+    yield
+    if multiprocessing.active_children():
+        for one in gc.get_objects():
+            if hasattr(type(one), "_shutdown_workers"):
+                one._shutdown_workers()
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import math
+import multiprocessing
 import weakref
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from mxtorch import StepOutput, Trainer, schedules
+from mxtorch.callbacks import Checkpoint
 
 
 def test_fit_equals_a_loop_written_by_hand(two_moons, make, weights):
@@ -258,3 +261,24 @@ def test_bad_arguments_of_fit_and_find_lr(net, loader, make):
     with pytest.raises(ValueError, match="no batches"):
         trainer.evaluate([])
     assert trainer.step == 0
+
+
+def test_a_dropped_trainer_is_freed_at_once(net, two_moons, make, tmp_path):
+    """Left to Python's collector, a loader in a cycle makes torch wait 5 seconds for each persistent worker."""
+    others = set(multiprocessing.active_children())
+    gc.collect()
+    gc.disable()
+    try:
+        trainer = make(net, metrics=MulticlassAccuracy(2), callbacks=[Checkpoint(tmp_path)])
+        loader = DataLoader(two_moons, 32, num_workers=1, persistent_workers=True)
+        trainer.find_lr(loader, method="sweep", num_steps=60)
+        trainer.find_lr(loader, loader, training_steps=12, num_steps=36)
+        trainer.fit(loader, loader, epochs=1)
+        trainer.evaluate(loader)
+        assert set(multiprocessing.active_children()) > others
+        freed = [weakref.ref(trainer), weakref.ref(loader)]
+        del trainer, loader
+        assert [one() for one in freed] == [None, None]
+        assert set(multiprocessing.active_children()) <= others
+    finally:
+        gc.enable()

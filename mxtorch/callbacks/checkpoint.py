@@ -9,6 +9,7 @@ import re
 import shutil
 import threading
 import warnings
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -89,14 +90,22 @@ class Checkpoint(Callback):
         self._best_name: str | None = None
         self._lock: FolderLock | None = None
         self._writing: _Writing | None = None
-        self._owner: TrainerView | None = None
+        self._owner: weakref.ref[TrainerView] | None = None  # weakly: the trainer holds its callbacks
         self._saved: tuple[int, int] | None = None  # the step and the epochs done of the newest file
         self._look_for_newer = False
         self._engine: Engine | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the lock of the folder and the thread that writes, which belong to this process."""
-        return vars(self) | {"_lock": None, "_writing": None, "_engine": None}
+        return vars(self) | {"_lock": None, "_writing": None, "_engine": None, "_owner": self._trainer()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        owner = state["_owner"]
+        vars(self).update(state | {"_owner": None if owner is None else weakref.ref(owner)})
+
+    def _trainer(self) -> TrainerView | None:
+        """Whose run was the last."""
+        return None if self._owner is None else self._owner()
 
     # ---------------------------------------------------------------- files that are there
 
@@ -146,7 +155,7 @@ class Checkpoint(Callback):
         assert self.folder is not None
         self._engine = trainer.engine
         if not trainer.engine.is_main:  # it keeps count of what is saved; the main process has the folder
-            self._owner, self._saved = trainer, None
+            self._owner, self._saved = weakref.ref(trainer), None
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -154,13 +163,13 @@ class Checkpoint(Callback):
         except OSError as error:
             raise ValueError(f"folder: {str(self.folder)!r} can't be written ({error}); give another folder") from error
         resumes = trainer.run is not None and trainer.run.resumes
-        if not resumes and self._owner is not trainer and (files := self.paths()):
+        if not resumes and self._trainer() is not trainer and (files := self.paths()):
             lock.release()
             raise ValueError(
                 f"folder: {str(self.folder)!r} has checkpoints of an earlier run, as {files[0].name}; "
                 "fit(resume='auto') goes on from them; else give another folder, or delete them"
             )
-        self._lock, self._owner, self._saved = lock, trainer, None
+        self._lock, self._owner, self._saved = lock, weakref.ref(trainer), None
         self._look_for_newer = resumes
         for left in self.folder.glob(".step-*.tmp"):  # of a process that was killed while it wrote
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)

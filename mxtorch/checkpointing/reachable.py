@@ -137,7 +137,8 @@ class Walk:
         self._seen: dict[int, Any] = {} if after is None else after._seen
         for part, _ in () if after is None else after.left:
             del self._seen[id(part)]
-        self._handlers: dict[type, Callable[[Any, Trail], None] | None] = dict.fromkeys(ATOMS)
+        # Functions, not methods bound to this walk: such a cycle would keep all that was found until it is collected.
+        self._handlers: dict[type, Callable[[Walk, Any, Trail], None] | None] = dict.fromkeys(ATOMS)
         self._queue: deque[tuple[Any, Trail]] = deque()
 
     def search(self, roots: Iterable[tuple[Any, str]]) -> Walk:
@@ -160,7 +161,7 @@ class Walk:
             except KeyError:
                 handler = handlers[kind] = self._handler(kind)
             if handler is not None:
-                handler(value, trail)
+                handler(self, value, trail)
             left -= 1
             if left == 0:
                 self.uncovered.append((_root_of(trail), f"holds more than {MOST_OBJECTS:,} objects"))
@@ -169,12 +170,12 @@ class Walk:
 
     # ---------------------------------------------------------------- kinds
 
-    def _handler(self, kind: type) -> Callable[[Any, Trail], None] | None:
+    def _handler(self, kind: type) -> Callable[[Walk, Any, Trail], None] | None:
         """The method for objects of a type; None for a type without state."""
         name = _handler_name(kind)
         if name == "_object":
             self._class(kind)
-        return None if name is None else getattr(self, name)
+        return None if name is None else getattr(type(self), name)
 
     def _push(self, value: Any, trail: Trail) -> None:
         if id(value) not in self._seen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import statistics
 import time
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from mxtorch.checkpointing.snapshot import TrainingState
 from mxtorch.data.sharding import is_dealt
+from mxtorch.engines.base import Engine
 from mxtorch.lr_finder.held_out import HeldOutData
 from mxtorch.lr_finder.numbers import SWEEP
 from mxtorch.lr_finder.range_test import RateSetter, endless
@@ -70,7 +72,6 @@ class SearchRunner:
     ) -> None:
         self.trainable = trainable
         self.engine = trainable.engine
-        self._accumulate = trainable.accumulate
         self._before = before
         self._watch = watch
         self._advance = advance
@@ -83,6 +84,7 @@ class SearchRunner:
         self.note = ""
         self.can_train_alone = False
         self.together = 0.0
+        self._batches = functools.partial(_batches, trainable.accumulate, trainable.engine)
         self._held_out_batches = 1  # to a batch of a step, which several processes have together
         self.windows: Callable[[], Iterable[Window]] = lambda: ()
 
@@ -101,7 +103,8 @@ class SearchRunner:
     def open(self, train_data: Iterable[Any], val_data: Iterable[Any] | None) -> None:
         """Hold batches out, and put them on the device."""
         self.can_train_alone = not self.engine.shards and is_dealt(train_data)
-        self.windows = lambda: windows(train_data, self._batches())
+        batches = self._batches  # the functions that open the data do not hold the runner that holds them
+        self.windows = lambda: windows(train_data, batches())
         reason = self.trainable.why_training_losses()
         if self._watch is not None or reason is not None:
             self.note = "" if self._watch is not None else reason or ""
@@ -110,7 +113,7 @@ class SearchRunner:
         with self.engine.whole_data():  # all processes judge by the same samples
             self._held_out_batches = self.engine.dealt
             most = MOST_JUDGED_BATCHES * self.engine.dealt
-            data = HeldOutData(train_data, val_data, self._batches, JUDGED_SAMPLES, most, needs_mixed=normalises)
+            data = HeldOutData(train_data, val_data, batches, JUDGED_SAMPLES, most, needs_mixed=normalises)
         self._held_out = [self.trainable.move(batch) for batch in data.batches]
         self._uses_batch_statistics = all(batch_size(batch) != 1 for batch in self._held_out)
         self.windows = data.windows
@@ -122,12 +125,8 @@ class SearchRunner:
             if why_not:
                 self.note = why_not
                 self._held_out = []
-                self.windows = lambda: windows(train_data, self._batches())  # none need be held out
+                self.windows = lambda: windows(train_data, batches())  # none need be held out
         self._probed = self._few_samples()
-
-    def _batches(self) -> int:
-        """Return the number of batches in a step; a process that trains alone takes the batches of all processes."""
-        return self._accumulate * self.engine.dealt
 
     def _few_samples(self) -> list[Any]:
         """Return the samples for a range test; a whole batch for a compiled model, which another size compiles anew."""
@@ -319,3 +318,8 @@ class SearchRunner:
             for module in training if uses_batch_statistics else ():
                 module.train()
             yield
+
+
+def _batches(accumulate: int, engine: Engine) -> int:
+    """Return the number of batches in a step; a process that trains alone takes the batches of all processes."""
+    return accumulate * engine.dealt

@@ -259,7 +259,11 @@ class _Reporter:
     def __init__(self, shows: bool) -> None:
         self.shows = shows
         self._bar: Any = None
-        self.advance: Callable[[], Any] = lambda: self._bar.update(1) if self._bar is not None else None
+
+    def advance(self) -> None:
+        """One step further."""
+        if self._bar is not None:
+            self._bar.update(1)
 
     def begin(self, steps: int, seconds_per_step: float | None) -> None:
         """Open the bar."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -132,11 +133,11 @@ class CallbackList:
 
     Args:
         callbacks: The callbacks.
-        trainer: What every hook is given.
+        trainer: What every hook is given. It is referenced weakly, because it holds this list: a trainer that is
+            dropped is freed at once, and with it the memory of the model and the workers of its loaders.
 
     Attributes:
         callbacks: The callbacks, in the order in which they are called.
-        trainer: As given.
 
     Raises:
         TypeError: Something else than a callback is among them.
@@ -145,13 +146,16 @@ class CallbackList:
         >>> class Greeting(Callback):
         ...     def on_fit_start(self, trainer):
         ...         print("hello", trainer)
-        >>> CallbackList([Greeting()], "trainer").call("on_fit_start")
+        >>> class Trained:
+        ...     __str__ = lambda self: "trainer"
+        >>> trainer = Trained()
+        >>> CallbackList([Greeting()], trainer).call("on_fit_start")
         hello trainer
     """
 
     def __init__(self, callbacks: Iterable[Callback], trainer: TrainerView) -> None:
         self.callbacks = list(callbacks)
-        self.trainer = trainer
+        self._trainer = weakref.ref(trainer)
         self._in_fit: list[Callback] = []  # those whose `on_fit_start` returned
         self._trained: dict[str, Any] | None = None  # the weights set aside while others are in the model
         for callback in self.callbacks:
@@ -160,7 +164,22 @@ class CallbackList:
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the fit that is going on, which a copy does not go on with."""
-        return vars(self) | {"_in_fit": [], "_trained": None}
+        return vars(self) | {"_trainer": self._trainer(), "_in_fit": [], "_trained": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state | {"_trainer": weakref.ref(state["_trainer"])})
+
+    @property
+    def trainer(self) -> TrainerView:
+        """What every hook is given.
+
+        Raises:
+            ReferenceError: Nothing else holds it any more.
+        """
+        trainer = self._trainer()
+        if trainer is None:
+            raise ReferenceError("the trainer of these callbacks is gone; keep a reference to it")
+        return trainer
 
     def listeners(self, hook: str) -> list[Callable[..., None]]:
         """The bound methods of all callbacks that do something at a hook."""

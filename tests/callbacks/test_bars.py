@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pty
-import subprocess
 import sys
+import time
 import types
-from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
+from torchmetrics.classification import MulticlassAccuracy
 
+from mxtorch import Trainer
 from mxtorch.callbacks import bars
 from mxtorch.callbacks.bars import LogLines, NotebookBar, progress_bar
 
@@ -81,32 +85,44 @@ def test_a_notebook_is_not_flooded(pages):
     assert len(pages) < 20
 
 
-SCRIPT = """
-import time
-import torch
-from torchmetrics.classification import MulticlassAccuracy
-from mxtorch import Trainer
-torch.manual_seed(0)
-net = torch.nn.Linear(4, 2)
-batches = [(torch.randn(8, 4), torch.randint(2, (8,))) for _ in range(150)]
-
-
 class Slow:
+    """Batches that take their time, so that bars are drawn."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
     def __len__(self):
-        return len(batches)
+        return len(self.batches)
 
     def __iter__(self):
-        for batch in batches:
+        for batch in self.batches:
             time.sleep(0.005)
             yield batch
 
 
-metrics = {"accuracy": MulticlassAccuracy(num_classes=2), "macro_accuracy": MulticlassAccuracy(num_classes=2)}
-trainer = Trainer(net, torch.nn.CrossEntropyLoss(), torch.optim.SGD(net.parameters(), lr=0.1), metrics=metrics,
-                  device="cpu", log_every=5)
-trainer.find_lr(batches, batches, num_steps=60)
-trainer.fit(Slow(), batches[:2], epochs=2)
-"""
+def train_in(terminal):
+    """Search and train in a forked process that writes to a terminal."""
+    os.dup2(terminal, 1)
+    os.dup2(terminal, 2)
+    os.close(terminal)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
+    torch.set_num_threads(1)  # the threads of the process that was forked are not there to wait for
+    net = nn.Linear(4, 2)
+    batches = [(torch.randn(8, 4), torch.randint(2, (8,))) for _ in range(150)]
+    trainer = Trainer(
+        net,
+        nn.CrossEntropyLoss(),
+        torch.optim.SGD(net.parameters(), lr=0.1),
+        metrics={"accuracy": MulticlassAccuracy(2), "macro_accuracy": MulticlassAccuracy(2)},
+        device="cpu",
+        log_every=5,
+    )
+    trainer.find_lr(batches, batches, num_steps=60)
+    trainer.fit(Slow(batches), batches[:2], epochs=2)
+    sys.stdout.flush()
+    sys.stderr.flush()
 
 
 @pytest.mark.parametrize("columns", [80, 160])
@@ -117,9 +133,8 @@ def test_no_line_is_longer_than_the_terminal_and_no_figure_is_cut(columns):
     import termios
 
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-    environment["PYTHONPATH"] = str(Path(bars.__file__).parents[2])
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=slave, stderr=slave, env=environment)
+    process = multiprocessing.get_context("fork").Process(target=train_in, args=(slave,))
+    process.start()
     os.close(slave)
     written = b""
     while True:
@@ -130,7 +145,9 @@ def test_no_line_is_longer_than_the_terminal_and_no_figure_is_cut(columns):
         if not chunk:
             break
         written += chunk
-    assert process.wait() == 0
+    os.close(master)
+    process.join()
+    assert process.exitcode == 0, written.decode()
     drawn = [line for line in written.decode().replace("\x1b[A", "").split("\r") if "|" in line]
     assert len(drawn) > 5
     assert max(len(line) for line in drawn) <= columns

@@ -87,7 +87,7 @@ def outcome(case, *, searches):
 
 @pytest.mark.filterwarnings("ignore:The optimizer leaves out trainable parameters")
 @settings(
-    max_examples=200, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    max_examples=120, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
 )
 @given(setting)
 def test_no_trace_in_composed_settings(case):
@@ -202,9 +202,9 @@ def test_large_data_are_not_copied_and_their_changes_are_reported():
 def test_long_data_cost_little(values):
     data = Augmented(random.random)
     data.samples = values()
-    began = time.perf_counter()
+    began = time.process_time()  # other processes do not count
     before = LoaderSnapshot(DataLoader(data, 4))
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
     if isinstance(data.samples, list):
         random.shuffle(data.samples)
         before.restore()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
+import math
 import os
 import random
 import signal
 import sys
+import time
 import traceback
 import warnings
 from collections import OrderedDict
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -267,6 +269,15 @@ def train(folder, kind, *, result=None, every=1, callbacks=(), resume="auto", **
         torch.save(everything(trainer), result)
 
 
+class Process(ForkProcess):
+    """A forked process that is waited for without its workers, which outlive one that is killed by seconds."""
+
+    def join(self, timeout=math.inf):
+        end = time.monotonic() + timeout
+        while self.exitcode is None and time.monotonic() < end:
+            time.sleep(0.005)
+
+
 def start(target, *arguments, **named):
     """Run a function in a forked process that ends with it."""
 
@@ -296,7 +307,7 @@ def start(target, *arguments, **named):
         sys.stderr.flush()
         os._exit(status)
 
-    process = multiprocessing.get_context("fork").Process(target=run)
+    process = Process(target=run)
     process.start()
     return process
 

@@ -1,4 +1,4 @@
-"""Forged files of every format. Each is opened in a separate process, which reports the memory that it requested.
+"""Forged files of every format. They are opened in separate processes, which report the memory that they requested.
 
 `python tests/faults/forged_files.py FOLDER 1` writes the files into a folder, tries them, and prints a line of JSON for
 each: its name and size, the error, whether its code ran, and how many bytes of address space were requested.
@@ -7,7 +7,9 @@ each: its name and size, the error, whether its code ran, and how many bytes of 
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
+import itertools
 import json
 import os
 import random
@@ -34,6 +36,7 @@ from mxtorch.exporting.facts import KEY
 
 SECONDS = 20
 MOST_MEMORY = 6 << 30
+LITTLE, LARGE = 16 << 20, 100_000
 
 
 def trainer() -> Trainer:
@@ -103,7 +106,7 @@ def files(folder: Path, proof: str) -> Iterator[tuple[str, str, bytes]]:
     yield from ((".safetensors", name, content) for name, content in of_safetensors())
     yield from ((".onnx", name, content) for name, content in of_onnx(folder))
     yield from ((".png", name, content) for name, content in of_pictures(proof))
-    yield from ((".pt2", name, content) for name, content in list(of_torch(proof))[:4])
+    yield from ((".pt2", name, content) for name, content in itertools.islice(of_torch(proof), 4))
     checkpoint = io.BytesIO()
     torch.save(trainer().checkpoint_content(), checkpoint)
     for ending, good in ((".ckpt", checkpoint.getvalue()), (".onnx", next(of_onnx(folder))[1])):
@@ -121,34 +124,89 @@ def memory() -> dict[str, int]:
     return {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines if line.startswith(("VmSize", "VmPeak"))}
 
 
-def attempt(entry: str, path: Path) -> dict[str, Any]:
-    """Open a file in a forked process. Requested memory counts even if it was never used."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        signal.alarm(SECONDS)
-        before = memory()["VmSize"]
-        resource.setrlimit(resource.RLIMIT_AS, (before + MOST_MEMORY, before + MOST_MEMORY))
+class Opener:
+    """A forked process that opens files. Requested memory counts even if it was never used.
+
+    Attributes:
+        fresh: Whether it has opened none yet.
+    """
+
+    def __init__(self) -> None:
+        files, mine = os.pipe()
+        self._results, results = os.pipe()
+        self.fresh = True
+        self._process = os.fork()
+        if self._process == 0:
+            os.close(mine)
+            _open_files(files, results)
+            os._exit(0)
+        os.close(files)
+        os.close(results)
+        self._files, self._lines = mine, os.fdopen(self._results, "rb")
+
+    def open(self, entry: str, path: Path) -> dict[str, Any]:
+        """What came of a file: the error, whether it is documented, and the memory that was asked for so far."""
+        self.fresh = False
+        os.write(self._files, json.dumps([entry, str(path)]).encode() + b"\n")
+        line = self._lines.readline()
+        if not line:
+            return {"error": f"ended with status {self.end()}", "documented": False, "asked": 0}
+        return json.loads(line)  # type: ignore[no-any-return]
+
+    def end(self) -> int:
+        """End the process; its status."""
+        os.close(self._files)
+        self._lines.close()
+        return os.waitpid(self._process, 0)[1]
+
+
+def _open_files(files: int, results: int) -> None:
+    start = memory()["VmSize"]
+    resource.setrlimit(resource.RLIMIT_AS, (start + MOST_MEMORY, start + MOST_MEMORY))
+    for line in os.fdopen(files, "rb"):
+        entry, path = json.loads(line)
         function, documented = ENTRIES[entry]
         outcome = {"error": "", "documented": True}
+        signal.alarm(SECONDS)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                function(path)
+                function(Path(path))
         except documented as error:
             outcome["error"] = f"{type(error).__name__}: {error}"[:300]
         except BaseException as error:
             outcome = {"error": f"{type(error).__name__}: {error}"[:300], "documented": False}
-        os.write(writing, json.dumps({**outcome, "asked": memory()["VmPeak"] - before}).encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as stream:
-        line = stream.read()
-    _, status = os.waitpid(child, 0)
-    if not line:
-        return {"error": f"ended with status {status}", "documented": False, "asked": 0}
-    return json.loads(line)  # type: ignore[no-any-return]
+        signal.alarm(0)
+        os.write(results, json.dumps({**outcome, "asked": memory()["VmPeak"] - start}).encode() + b"\n")
+
+
+class Openers:
+    """Opens a file in a process that may have opened others, and again in a fresh one if anything is to be seen.
+
+    Large files are opened in a fresh process at once. A process that has asked for little in all has asked for no more
+    for each of its files. Each fork costs more than most files.
+
+    Args:
+        shares: Whether a process opens more than one file.
+    """
+
+    def __init__(self, shares: bool) -> None:
+        self._opener, self._shares = Opener(), shares
+
+    def open(self, entry: str, path: Path) -> dict[str, Any]:
+        """What came of a file."""
+        if path.stat().st_size > LARGE and not self._opener.fresh:
+            self._opener.end()
+            self._opener = Opener()
+        while True:
+            fresh, result = self._opener.fresh, self._opener.open(entry, path)
+            seen = not result["documented"] or result["asked"] > LITTLE
+            if seen or not self._shares:
+                if not result["error"].startswith("ended"):
+                    self._opener.end()
+                self._opener = Opener()
+            if fresh or not seen:
+                return result
 
 
 def warm_up(folder: Path, proof: str) -> None:
@@ -171,6 +229,8 @@ def main() -> None:
     proof = folder / "proof"
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # discard the messages of the runtimes
     warm_up(folder, str(proof))
+    gc.freeze()  # a forked process that looked through all of this would copy it
+    openers = Openers(shares=step > 1)
     for number, (ending, name, content) in enumerate(files(folder, str(proof))):
         if number % step:
             continue
@@ -178,7 +238,7 @@ def main() -> None:
         path.write_bytes(content)
         entries = _OF_ENDING[ending]
         for entry in entries if step == 1 else entries[number // step % len(entries) :][:1]:
-            result = attempt(entry, path)
+            result = openers.open(entry, path)
             ran = proof.exists()
             proof.unlink(missing_ok=True)
             row = {"entry": entry, "file": f"{name} ({ending})", "size": len(content), "ran": ran, **result}

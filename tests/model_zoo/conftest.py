@@ -82,9 +82,10 @@ def server(tmp_path):
     served.folder.mkdir()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http_server:
         http_server.daemon_threads = True
+        http_server.handle_error = lambda *_: None  # clients that break a connection are told nowhere
         http_server.served = served
         served.address = f"http://127.0.0.1:{http_server.server_port}"
-        thread = threading.Thread(target=http_server.serve_forever, daemon=True)
+        thread = threading.Thread(target=http_server.serve_forever, args=(0.01,), daemon=True)  # how soon it ends
         thread.start()
         yield served
         http_server.shutdown()

@@ -85,6 +85,8 @@ def test_offline_no_connection_is_opened_and_the_error_says_what_to_do(monkeypat
     monkeypatch.setattr(socket, "socket", forbidden)
     monkeypatch.setattr(socket, "getaddrinfo", forbidden)
     monkeypatch.setenv("MXTORCH_OFFLINE", "1")
+    import timm  # noqa: F401 - the import takes seconds
+
     started = time.perf_counter()
     for name in ("resnet50", "timm/resnet26d"):
         with pytest.raises(model_zoo.WeightsError) as error:

@@ -215,6 +215,6 @@ def test_a_long_log_costs_little(history):
     history.records = ({"step": float(step), "train/loss": 0.5} for step in range(100_000))
     history.rows = [{"epoch": float(epoch), "train/loss": 0.5, "step": 1.0} for epoch in range(20_000)]
     for function in (history.__str__, history._repr_html_, history.records.state_dict):
-        start = time.perf_counter()
+        start = time.process_time()  # other processes do not count
         function()
-        assert time.perf_counter() - start < 0.5
+        assert time.process_time() - start < 0.5
