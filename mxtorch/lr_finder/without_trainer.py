@@ -112,8 +112,8 @@ def find_lr(
         >>> net = nn.Linear(4, 1)
         >>> optimizer = torch.optim.Adam(net.parameters())
         >>> found = mxtorch.find_lr(net, optimizer, batches, loss=nn.BCEWithLogitsLoss(), epochs=5, num_steps=600)
-        >>> found.status, optimizer.param_groups[0]["lr"]  # it was only looked for
-        ('ok', 0.001)
+        >>> found.suggestion > 0.001, optimizer.param_groups[0]["lr"]  # it was only looked for
+        (True, 0.001)
     """
     check_data(train_data, "train_data", passes=2)
     if val_data is not None:
@@ -205,8 +205,9 @@ def find(
         ...     loss.backward()
         ...     optimizer.step()
         ...     return loss
-        >>> find(step, optimizer, batches, state=net, evaluate=evaluate, epochs=5, num_steps=600).status
-        'ok'
+        >>> found = find(step, optimizer, batches, state=net, evaluate=evaluate, epochs=5, num_steps=600)
+        >>> found.suggestion > 0.001, found.trials[-1].steps
+        (True, 80)
     """
     for name, function in {"step": step, "evaluate": evaluate or step, "begin": begin or step}.items():
         if not callable(function):
