@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from mxtorch import schedules
-from mxtorch._checks import closest, positive_rate
+from mxtorch._checks import closest, level_of_user, positive_rate
 from mxtorch.optim import schedule_free
 from mxtorch.optim.external_scheduler import ExternalScheduler, TimmScheduler, loaded, mode_of, settings, state_of
 from mxtorch.optim.scheduled import ScheduledOptim
@@ -168,7 +168,8 @@ def _base_rate(lr: float | RateSuggestion | Literal["keep"], schedule: Any) -> f
         rate = lr.suggestion_for("constant" if schedule is None else schedule)
         if lr.status != "ok":
             warnings.warn(
-                f"fit trains with a rate of {rate:.1e} that is no more than a guess. {lr.advice}", stacklevel=5
+                f"fit trains with a rate of {rate:.1e} that is no more than a guess. {lr.advice}",
+                stacklevel=level_of_user(),
             )
         return rate
     if lr is None:  # what `found.suggestion` is where nothing was found: not to be taken for "as it is"
@@ -269,7 +270,7 @@ def check_end(optimizer: ScheduledOptim, scheduler: RunScheduler, steps: int | N
     remedy = "give fit a schedule for all of the run"
     if type(external).__name__ == "OneCycleLR":
         raise ValueError(f"schedule: {beyond[0].lower() + beyond[1:]}, where it fails; {remedy}")
-    warnings.warn(f"{beyond}, at {after}; {remedy}.", stacklevel=4)
+    warnings.warn(f"{beyond}, at {after}; {remedy}.", stacklevel=level_of_user())
 
 
 def _filled(schedule: schedules.Schedule, total_steps: int | None) -> schedules.Schedule:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mxtorch import schedules
-from mxtorch._checks import closest, positive_rate, rate_or_zero, whole_number
+from mxtorch._checks import positive_rate, rate_or_zero, whole_number
 from mxtorch.optim import momentum, nested, schedule_free
 
 Multiplier = Callable[[int], float]
@@ -480,43 +480,3 @@ def _multiplier(schedule: Multiplier, step: int) -> float:
     if not 0 <= value < math.inf:
         raise ValueError(f"schedule: {schedule!r} gives {value} for step {step}; it must be finite and not negative")
     return value
-
-
-def as_scheduled(optimizers: Mapping[str, Optimizer] | None) -> dict[str, ScheduledOptim]:
-    """The optimizers by name, each a ScheduledOptim.
-
-    Raises:
-        TypeError: It is no mapping from names to torch optimizers.
-        ValueError: An optimizer has no rate that can be scheduled.
-    """
-    if optimizers is None:
-        return {}
-    if not isinstance(optimizers, Mapping) or not all(isinstance(name, str) for name in optimizers):
-        raise TypeError(f"other_optimizers: got {optimizers!r}; give a dictionary of optimizers by name")
-    return {
-        name: optimizer if isinstance(optimizer, ScheduledOptim) else ScheduledOptim(optimizer)
-        for name, optimizer in optimizers.items()
-    }
-
-
-def chosen_optimizer(
-    optimizer: ScheduledOptim, others: Mapping[str, ScheduledOptim], choice: str | Optimizer | None
-) -> ScheduledOptim:
-    """The optimizer that is meant: the trainer's own for None, one of the others by name, or either by itself.
-
-    Raises:
-        ValueError: The trainer has no such optimizer.
-    """
-    if choice is None:
-        return optimizer
-    if isinstance(choice, str):
-        if choice in others:
-            return others[choice]
-        raise ValueError(f"optimizer: got {choice!r}{closest(choice, others)}; None is the trainer's own")
-    for known in (optimizer, *others.values()):
-        if choice is known or choice is known.optimizer:
-            return known
-    raise ValueError(
-        f"optimizer: got {type(choice).__name__}, which the trainer does not know; give it to the Trainer as "
-        "other_optimizers={name: optimizer}, then its name here"
-    )

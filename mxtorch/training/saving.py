@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mxtorch._checks import local_path
-from mxtorch.checkpointing import contents, sharded
+from mxtorch._checks import level_of_user, local_path
+from mxtorch.checkpointing import contents, file, sharded
 from mxtorch.checkpointing.contents import Contents
 from mxtorch.checkpointing.file import CheckpointError
 from mxtorch.checkpointing.random_state import seed_everything
@@ -69,6 +69,20 @@ class Saving:
             content["processes"] = engine.gather_values(own_parts(content))
         return content
 
+    def write(self, path: str | Path, run: Run | None) -> None:
+        """Write the content into a file, or into a folder if the model is sharded.
+
+        Raises:
+            OSError: The file can't be written; an older file at `path` is untouched.
+        """
+        path, engine = local_path(path, "path"), self.context.engine
+        content = self.content(run)
+        if engine.shards:
+            plain, tensors = sharded.split(content)
+            sharded.write(path, plain, tensors, engine.file_group(), is_main=engine.is_main)
+        elif engine.is_main:
+            file.write(path, content)
+
     def load(self, path: str | Path) -> None:
         """Put everything back but the place in a run.
 
@@ -76,6 +90,7 @@ class Saving:
             FileNotFoundError: There is no such file.
             CheckpointError: It is no checkpoint, is damaged, or of another model or optimizer; nothing has changed.
         """
+        path = local_path(path, "path")
         self._apply(contents.read(path), path, None)
 
     def resume(self, run: Run, saved: dict[str, Any], path: str | Path) -> None:
@@ -87,7 +102,10 @@ class Saving:
         changed = self._apply(saved, path, run)
         self.callbacks.call("on_resume")
         if changed:
-            warnings.warn(f"The run goes on, but not bit for bit as it would have: {'; '.join(changed)}.", stacklevel=5)
+            warnings.warn(
+                f"The run goes on, but not bit for bit as it would have: {'; '.join(changed)}.",
+                stacklevel=level_of_user(),
+            )
 
     def go_on(self, run: Run, path: str | Path, checkpoints: Sequence[CheckpointFolder]) -> Path | None:
         """Take a run to where its checkpoint was written; returns the file, None where the run begins.
@@ -101,21 +119,21 @@ class Saving:
             CheckpointError: It is damaged, or of another run; nothing has changed then.
         """
         if path != "auto":
-            file = local_path(path, "resume")
-            saved = contents.read(file)
+            found = local_path(path, "resume")
+            saved = contents.read(found)
         else:
             newest = newest_of(checkpoints)
             if newest is None:
                 return None
-            file, saved = newest
+            found, saved = newest
             ordinal = 0 if saved["run"] is None else saved["run"]["ordinal"]
             if ordinal < run.ordinal:  # of an earlier call of fit, which is over: this one had not begun to save
                 return None
             if ordinal > run.ordinal:  # of a later call, which will load it
                 run.pass_over()
                 return None
-        self.resume(run, saved, file)
-        return file
+        self.resume(run, saved, found)
+        return found
 
     def _parts(self) -> Contents:
         """The parts but the run, which `fit` has to make before it can be loaded."""
