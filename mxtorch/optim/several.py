@@ -11,10 +11,10 @@ from mxtorch.optim.scheduled import ScheduledOptim
 
 
 def as_scheduled(optimizers: Mapping[str, Optimizer] | None) -> dict[str, ScheduledOptim]:
-    """The optimizers by name, each a ScheduledOptim.
+    """The optimizers by name, each wrapped in a ScheduledOptim; an empty dictionary for None.
 
     Raises:
-        TypeError: It is no mapping from names to torch optimizers.
+        TypeError: `optimizers` is not a mapping from names to torch optimizers.
         ValueError: An optimizer has no rate that can be scheduled.
     """
     if optimizers is None:
@@ -30,7 +30,13 @@ def as_scheduled(optimizers: Mapping[str, Optimizer] | None) -> dict[str, Schedu
 def chosen_optimizer(
     optimizer: ScheduledOptim, others: Mapping[str, ScheduledOptim], choice: str | Optimizer | None
 ) -> ScheduledOptim:
-    """The optimizer that is meant: the trainer's own for None, one of the others by name, or either by itself.
+    """The optimizer that a user chose.
+
+    Args:
+        optimizer: The trainer's own optimizer.
+        others: The other optimizers of the trainer, by name.
+        choice: None for the trainer's own optimizer, the name of another one, or one of the optimizers itself, wrapped
+            or not.
 
     Raises:
         ValueError: The trainer has no such optimizer.
