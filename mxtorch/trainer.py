@@ -254,16 +254,6 @@ class Trainer(TrainerState):
             fitting.train(loop)
         return self.history
 
-    def stop(self, *, within_epoch: bool = False) -> None:
-        """End the run after the current epoch; for callbacks.
-
-        Args:
-            within_epoch: End it after the current step; the epoch so far is validated and written into the history.
-        """
-        if self.run is not None:
-            self.run.stopping = True
-            self.run.ending = within_epoch and self.run.meter is not None
-
     def optimizer_step(self, window: Window, *, measure_norm: bool = False) -> tuple[Tensor | None, StepResult]:
         """Take one optimizer step, which counts for no run and calls no callback.
 
@@ -360,8 +350,6 @@ class Trainer(TrainerState):
         self.callbacks.call("on_lr_found", result)
         return result
 
-    # ---------------------------------------------------------------- evaluation and prediction
-
     @alike_on_all_processes
     def evaluate(self, data: Iterable[Any] | Mapping[str, Iterable[Any]], *, prefix: str = "val") -> dict[str, float]:
         """Compute loss and metrics on data, as of one large batch. Nothing is trained, and modes are restored.
@@ -371,8 +359,7 @@ class Trainer(TrainerState):
             prefix: The beginning of the names: `{"val/loss": ..., "val/accuracy": ...}`.
 
         Raises:
-            ValueError: The data are empty, the first batch can't be evaluated, or there is nothing to report (only
-                `training_step` was overridden, and there are no metrics).
+            ValueError: The data are empty, the first batch can't be evaluated, or there are neither losses nor metrics.
         """
         return evaluation.evaluate(self.context, self.engine.share(data), self.callbacks, self.metrics, prefix)
 
@@ -430,8 +417,7 @@ class Trainer(TrainerState):
     ) -> Interpretation:
         """Analyse a classifier's predictions: confusion, precision and recall, highest losses, calibration.
 
-        The result has plots and rows; with `log_dir`, TensorBoard shows them as well. See
-        `mxtorch.interpretation.interpret` for the arguments.
+        The result has plots and rows, also for TensorBoard. See `mxtorch.interpretation.interpret` for the arguments.
         """
         from mxtorch.interpretation import interpret
 
@@ -456,8 +442,7 @@ class Trainer(TrainerState):
     ) -> Path:
         """Write the model for use without its training code, and a model card in Markdown beside it.
 
-        See `mxtorch.exporting.export` for the arguments. `mxtorch.exporting.load(path).predict("picture.jpg")` opens
-        the file.
+        See `mxtorch.exporting.export` for the arguments; `mxtorch.exporting.load(path)` opens the file.
         """
         from mxtorch.exporting import export  # it imports the zoo, which is imported on first use
 

@@ -132,6 +132,16 @@ class TrainerState(SupervisedSteps):
         """Steps that were left out because a number was not finite."""
         return self._position.skipped_steps
 
+    def stop(self, *, within_epoch: bool = False) -> None:
+        """End the run after the current epoch; for callbacks.
+
+        Args:
+            within_epoch: End it after the current step; the epoch so far is validated and written into the history.
+        """
+        if self.run is not None:
+            self.run.stopping = True
+            self.run.ending = within_epoch and self.run.meter is not None
+
     @property
     def optimizers(self) -> list[ScheduledOptim]:
         """The trainer's optimizer and the other ones."""
