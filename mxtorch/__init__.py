@@ -36,11 +36,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mxtorch import callbacks, engines, lr_finder, schedules
+from mxtorch import callbacks, engines, schedules
 from mxtorch._version import __version__
 from mxtorch.checkpointing.file import CheckpointError
-from mxtorch.lr_finder import LRFinderResult
-from mxtorch.lr_finder.without_trainer import find_lr
 from mxtorch.optim import ScheduledOptim
 from mxtorch.trainer import Trainer
 from mxtorch.training.callback import Callback
@@ -48,11 +46,13 @@ from mxtorch.training.history import History
 from mxtorch.training.supervised import StepOutput
 
 if TYPE_CHECKING:
-    from mxtorch import data, exporting, fine_tuning, init, integrations, model_zoo, nn
+    from mxtorch import data, exporting, fine_tuning, init, integrations, lr_finder, model_zoo, nn
     from mxtorch.data import class_balance as balance
     from mxtorch.data import mixing
     from mxtorch.fine_tuning import FineTuning
     from mxtorch.interpretation import Interpretation
+    from mxtorch.lr_finder import LRFinderResult
+    from mxtorch.lr_finder.without_trainer import find_lr
 
 __all__ = [
     "Callback",
@@ -86,12 +86,14 @@ __all__ = [
 _ON_FIRST_USE = {
     **{
         name: (f"mxtorch.{name}", None)
-        for name in ("data", "exporting", "fine_tuning", "init", "integrations", "model_zoo", "nn")
+        for name in ("data", "exporting", "fine_tuning", "init", "integrations", "lr_finder", "model_zoo", "nn")
     },
     "balance": ("mxtorch.data.class_balance", None),
     "mixing": ("mxtorch.data.mixing", None),
     "FineTuning": ("mxtorch.fine_tuning", "FineTuning"),
     "Interpretation": ("mxtorch.interpretation", "Interpretation"),
+    "LRFinderResult": ("mxtorch.lr_finder", "LRFinderResult"),
+    "find_lr": ("mxtorch.lr_finder.without_trainer", "find_lr"),
 }
 
 

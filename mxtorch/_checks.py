@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import operator
 import os
 import re
+import sys
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -93,6 +95,30 @@ def closest(name: str, choices: Iterable[str]) -> str:
     return f"{hint} There are: {', '.join(names)}"
 
 
+def shortened(names: Collection[Any], most: int) -> str:
+    """Names for a message: the first `most` of them, and how many more there are.
+
+    Example:
+        >>> shortened(["a", "b", "c", "d"], 2)
+        'a, b and 2 more'
+        >>> shortened(["a", "b"], 2)
+        'a, b'
+    """
+    shown = ", ".join(map(str, itertools.islice(names, most)))
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+def level_of_user() -> int:
+    """The `stacklevel` with which a warning of the calling function names the user's line.
+
+    It is that of the nearest caller outside of mxtorch, however many functions of mxtorch are between the two.
+    """
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and _is_between(str(frame.f_globals.get("__name__"))):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
 def check_integer(value: Any, argument: str, *, at_least: int = 1) -> int:
     """`value`, a Python, NumPy or 0-dimensional tensor integer, as an int of at least `at_least`.
 
@@ -165,11 +191,11 @@ def check_parameters(
         left_out += [f"loss.{n}" for n, p in loss.named_parameters() if p.requires_grad and id(p) not in held]
     new = [name for name in left_out if name not in known]
     if new:
-        names = ", ".join(new[:4]) + (f" and {len(new) - 4} more" if len(new) > 4 else "")
         warnings.warn(
-            f"The optimizer leaves out trainable parameters: {names}. If a layer was replaced after the optimizer "
-            "was made, make the optimizer again; if they are meant to stay, set requires_grad_(False).",
-            stacklevel=3,
+            f"The optimizer leaves out trainable parameters: {shortened(new, 4)}. If a layer was replaced "
+            "after the optimizer was made, make the optimizer again; if they are meant to stay, set "
+            "requires_grad_(False).",
+            stacklevel=level_of_user(),
         )
     return left_out
 
@@ -195,6 +221,11 @@ def length(data: Any) -> int | None:
         return len(data)
     except TypeError:  # what DataLoader raises over an IterableDataset without a length
         return None
+
+
+def _is_between(module: str) -> bool:
+    """Whether a function of this module can be between a warning and the user who is warned."""
+    return module.startswith("mxtorch.") or module == "contextlib"
 
 
 def _is_scalar(value: Any) -> bool:

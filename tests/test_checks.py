@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from mxtorch import Trainer
+from mxtorch._checks import shortened
 
 BAD_DATA = {
     "empty list": ([], "no batches"),
@@ -41,3 +42,19 @@ def test_bad_models_and_optimizers(net, make):
         Trainer(net, None, "sgd")
     with pytest.raises(ValueError, match="no shape yet"):
         make(nn.Sequential(nn.Linear(8, 4), nn.LazyLinear(2)))
+
+
+def test_a_warning_names_the_line_of_the_user(net, make, loader):
+    """Where the trainer is made, and where it is trained."""
+    optimizer = torch.optim.SGD(net[:4].parameters(), lr=0.1)
+    with pytest.warns(UserWarning, match="leaves out trainable parameters") as warned:
+        trainer = Trainer(net, nn.CrossEntropyLoss(), optimizer, device="cpu", progress=False)
+    net.add_module("further", nn.Linear(2, 2))
+    with pytest.warns(UserWarning, match=r"further\.weight, further\.bias") as warned_later:
+        trainer.fit(loader)
+    assert {warned[0].filename, warned_later[0].filename} == {__file__}
+
+
+@pytest.mark.parametrize(("count", "shown"), [(0, ""), (1, "0"), (3, "0, 1, 2"), (4, "0, 1, 2 and 1 more")])
+def test_shortened_names(count, shown):
+    assert shortened(range(count), 3) == shown

@@ -11,7 +11,6 @@ the journal into `recordings/GROUP.json`, whose format `recordings/README.md` de
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import gc
 import json
@@ -30,6 +29,7 @@ from torch import Tensor
 
 from benchmarks.lr_bench.data import CACHE
 from benchmarks.lr_bench.fleet import Fleet, OutOfTimeError
+from benchmarks.lr_bench.jobs import read_journal
 from benchmarks.lr_bench.recipes import GROUPS, Recipe, recipes
 
 RECORDINGS = Path(__file__).parent / "recordings"
@@ -363,15 +363,6 @@ def record(options: argparse.Namespace) -> int:
     for worker in workers:
         worker.terminate()
     return errors
-
-
-def read_journal(path: Path) -> list[dict[str, Any]]:
-    """All whole lines."""
-    lines = []
-    for text in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):  # the last one, when the call was killed
-            lines.append(json.loads(text))
-    return lines
 
 
 def write(journal: Path) -> None:

@@ -17,7 +17,6 @@ import io
 import json
 import logging
 import math
-import multiprocessing
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -31,8 +30,9 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, S
 from benchmarks.lr_bench import peers
 from benchmarks.lr_bench.data import CACHE
 from benchmarks.lr_bench.fleet import Augment
+from benchmarks.lr_bench.jobs import read_journal, run_jobs
 from benchmarks.lr_bench.recipes import GROUPS, Recipe, recipes
-from benchmarks.lr_bench.record import RECORDINGS, read_journal
+from benchmarks.lr_bench.record import RECORDINGS
 from benchmarks.lr_bench.tasks import Setup
 
 JOURNAL = CACHE / "peers.jsonl"
@@ -174,29 +174,15 @@ def record(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     for recipe in chosen:
         recipe.load(options.data)
-    started, count = time.time(), 0
-    options.journal.parent.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("fork")
-    with context.Pool(options.workers) as pool, options.journal.open("a") as journal:
-        answers = pool.imap_unordered(ask, jobs)
-        while time.time() < deadline + 5:
-            try:
-                line = answers.next(timeout=1)
-            except multiprocessing.TimeoutError:
-                continue
-            except StopIteration:
-                break
-            if line is None:
-                continue
-            count += 1
-            journal.write(json.dumps(line, separators=(",", ":")) + "\n")
-            journal.flush()
-            said = line.get("error") or {key: rate and float(f"{rate:.2g}") for key, rate in line["rates"].items()}
-            print(
-                f"{time.time() - started:6.1f} {line.get('took', 0):6.1f} {line['seed']} {line['task']}: {said}",
-                flush=True,
-            )
-        pool.terminate()
+    started = time.time()
+
+    def show(line: dict[str, Any]) -> None:
+        said = line.get("error") or {key: rate and float(f"{rate:.2g}") for key, rate in line["rates"].items()}
+        print(
+            f"{time.time() - started:6.1f} {line.get('took', 0):6.1f} {line['seed']} {line['task']}: {said}", flush=True
+        )
+
+    count = run_jobs(ask, jobs, options.journal, workers=options.workers, until=deadline + 5, on_line=show)
     print(f"{count} of {len(jobs)} jobs")
 
 

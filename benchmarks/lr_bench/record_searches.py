@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import multiprocessing
 import statistics
 import time
 import warnings
@@ -21,6 +20,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.lr_bench.jobs import run_jobs
 from benchmarks.lr_bench.landscape import GROUPS, RECORDINGS, USES, Task, load
 from benchmarks.lr_bench.recipes import recipes
 from benchmarks.lr_bench.record_peers import setup
@@ -85,25 +85,8 @@ def record(options: argparse.Namespace) -> None:
     for group in options.group:
         for recipe in recipes(group):
             recipe.load(options.data)
-    context = multiprocessing.get_context("spawn" if options.gpus else "fork")
-    with context.Pool(options.workers) as pool, options.out.open("a") as journal:
-        answers = pool.imap_unordered(ask, jobs)
-        count = 0
-        while time.time() < end + 20:
-            try:
-                line = answers.next(timeout=1)
-            except multiprocessing.TimeoutError:
-                continue
-            except StopIteration:
-                break
-            except Exception as error:  # of one search: the others go on, and it is shown
-                print(f"{type(error).__name__}: {error}", flush=True)
-                continue
-            if line is not None:
-                count += 1
-                journal.write(json.dumps(line) + "\n")
-                journal.flush()
-        pool.terminate()
+    method = "spawn" if options.gpus else "fork"
+    count = run_jobs(ask, jobs, options.out, workers=options.workers, until=end + 20, method=method)
     print(f"{count} of {len(jobs)} searches")
 
 

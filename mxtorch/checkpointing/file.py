@@ -20,6 +20,8 @@ from typing import Any, BinaryIO, ClassVar, TextIO
 
 import torch
 
+from mxtorch._checks import shortened
+
 fcntl: ModuleType | None
 try:
     import fcntl
@@ -270,7 +272,7 @@ def check_same_tensors(expected: dict[str, torch.Tensor], found: dict[str, torch
         if name in found and _shape(found[name]) != _shape(expected[name])
     ]
     differences = [
-        f"{label} {', '.join(map(str, names[:3]))}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+        f"{label} {shortened(names, 3)}"
         for label, names in (("does not have", missing), ("also has", unexpected), ("has the shapes", shapes))
         if names
     ]

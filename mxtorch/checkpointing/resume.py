@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mxtorch import schedules
-from mxtorch._checks import length, local_path
+from mxtorch._checks import length, level_of_user, local_path
 from mxtorch.checkpointing.file import CheckpointError
 from mxtorch.checkpointing.serialization import frozen
 from mxtorch.data.sharding import batch_size_of_all
@@ -119,7 +119,7 @@ class Rollback:
         self._times[self._position.step] += 1
         factor = 0.5 ** self._times[self._position.step]
         self._optimizer.scale_learning_rate(factor)
-        warnings.warn(f"{error}. Rolled back to {path}, with the rate times {factor:g}.", stacklevel=3)
+        warnings.warn(f"{error}. Rolled back to {path}, with the rate times {factor:g}.", stacklevel=level_of_user())
 
 
 def fingerprint_of(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Subset, WeightedRandomSampler
 
-from mxtorch._checks import whole_number
+from mxtorch._checks import shortened, whole_number
 
 
 def class_weights(labels: Any, num_classes: int | None = None, *, beta: float | None = None) -> Tensor:
@@ -114,8 +114,8 @@ def _counts(numbers: Tensor, num_classes: int | None) -> Tensor:
     counts = torch.bincount(numbers, minlength=classes).double()
     if (counts == 0).any():
         missing = (counts == 0).nonzero().flatten().tolist()
-        names = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise ValueError(
-            f"labels: got no samples of class {names}, so the weight would be infinite; leave this class out"
+            f"labels: got no samples of class {shortened(missing, 5)}, so the weight would be infinite; leave this "
+            "class out"
         )
     return counts

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from mxtorch._checks import closest
+from mxtorch._checks import closest, shortened
 from mxtorch._structure import digest
 from mxtorch.data.sharding import share
 from mxtorch.engines import processes, sharded
@@ -343,8 +343,7 @@ class DistributedEngine(LocalEngine):
         ]
         if unused:
             raise ValueError(
-                f"model: the loss does not depend on {', '.join(unused[:3])}"
-                f"{f' and {len(unused) - 3} more' if len(unused) > 3 else ''}, and DDP waits for every gradient. "
+                f"model: the loss does not depend on {shortened(unused, 3)}, and DDP waits for every gradient. "
                 "Freeze them (requires_grad_(False)), or, where they have a part in some steps only, give "
                 "Trainer(engine=DistributedEngine(find_unused_parameters=True))"
             )

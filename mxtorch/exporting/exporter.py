@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mxtorch._checks import local_path
 from mxtorch._structure import describe
 from mxtorch.checkpointing.file import atomic_text
 from mxtorch.checkpointing.snapshot import TrainingState
@@ -46,7 +47,7 @@ def export(
 
     `mxtorch.exporting.load(path).predict("picture.jpg")` opens the file. It holds the names of the classes, the
     preprocessing, and the meaning of the outputs. The written preprocessing is compared with the transform that it
-    describes, on random pictures, and with the samples of `val_data`.
+    describes, on random pictures, and with the samples of `val_data`. Of several processes, the main process writes.
 
     Args:
         trainer: The trainer of the model.
@@ -72,8 +73,8 @@ def export(
     Raises:
         ValueError: The ending is unknown; the model can't be exported; the outputs of the file differ from those of the
             model; a transform can't be described, or something else changes the pictures, too; the meaning of the
-            outputs does not follow from the loss; the number of names is wrong, or a name occurs twice; or there is a
-            file or card at this path that `export` did not write.
+            outputs does not follow from the loss; the number of names is wrong, or a name occurs twice; there is a file
+            or card at this path that `export` did not write; or the model is sharded.
 
     Example:
         >>> from mxtorch import Trainer, exporting
@@ -85,7 +86,29 @@ def export(
         >>> list(row["probabilities"])
         ['no', 'yes']
     """
-    path = Path(path)
+    path, engine = local_path(path, "path"), trainer.engine
+    if engine.shards:
+        raise ValueError("export: the model is sharded; load a checkpoint of it in one process, and export there")
+    if engine.is_main:
+        with engine.alone():
+            _write(trainer, path, val_data, train_data, classes, preprocessing, example, about, outputs, overwrite)
+    written: Path = engine.broadcast(path)
+    return written
+
+
+def _write(
+    trainer: TrainerView,
+    path: Path,
+    val_data: Any,
+    train_data: Any,
+    classes: Sequence[str] | None,
+    preprocessing: Any,
+    example: Tensor | None,
+    about: str,
+    outputs: Outputs | None,
+    overwrite: bool,
+) -> None:
+    """Write the file and its card; the arguments are those of `export`."""
     for each in (path, path.with_suffix(".md")):
         formats.check_replaceable(each, overwrite)
     model: Any = unwrapped(trainer.model)
@@ -106,7 +129,6 @@ def export(
     card = model_card(trainer, path, facts, train_data, val_data, about)
     with atomic_text(path.with_suffix(".md")) as file:
         file.write(card)
-    return path
 
 
 def _inputs(

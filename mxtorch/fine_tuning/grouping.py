@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import Parameter
 from torch.nn.modules.batchnorm import _NormBase
 
-from mxtorch._checks import positive_rate
+from mxtorch._checks import positive_rate, shortened
 from mxtorch.callbacks.freezing import find_layer
 from mxtorch.optim.scheduled import ScheduledOptim
 
@@ -225,9 +225,7 @@ def _given_groups(model: nn.Module, groups: Mapping[str, Any] | Sequence[Any]) -
             raise ValueError(f"groups: {twice[0]!r} is in {name!r} and in a group before it")
         left_out = {key: value for key, value in left_out.items() if key not in found[name]}
     if left_out:
-        names = list(left_out)
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        raise ValueError(f"groups: they leave out {', '.join(names[:3])}{more}; every parameter must be in one")
+        raise ValueError(f"groups: they leave out {shortened(left_out, 3)}; every parameter must be in one")
     return found
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mxtorch import schedules
+from mxtorch._checks import level_of_user
 from mxtorch.checkpointing.file import atomic_text
 from mxtorch.lr_finder.baselines import well_known_rules
 from mxtorch.lr_finder.numbers import NUMBERS
@@ -152,7 +152,7 @@ class LRFinderResult:
         warnings.warn(
             f"find_lr searched with schedule={self.use!r}, and the rate is to be used for {kind}: {rate:.1e} is a "
             "guess. Give find_lr the schedule that fit is given.",
-            stacklevel=_level_of_user(),
+            stacklevel=level_of_user(),
         )
         return rate
 
@@ -249,14 +249,6 @@ class LRFinderResult:
         figure.savefig(buffer, format="png", bbox_inches="tight")
         picture = base64.b64encode(buffer.getvalue()).decode()
         return f'<p>{escape(str(self))}</p><img alt="loss over learning rate" src="data:image/png;base64,{picture}">'
-
-
-def _level_of_user() -> int:
-    """For a warning of the calling function: how many callers up the first one outside of this package is."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("mxtorch."):
-        level, frame = level + 1, frame.f_back
-    return level
 
 
 def _finite(value: Any) -> Any:

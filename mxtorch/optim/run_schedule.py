@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from mxtorch import schedules
-from mxtorch._checks import closest, positive_rate
+from mxtorch._checks import closest, level_of_user, positive_rate
 from mxtorch.optim import schedule_free
 from mxtorch.optim.external_scheduler import ExternalScheduler, TimmScheduler, loaded, mode_of, settings, state_of
 from mxtorch.optim.scheduled import ScheduledOptim
@@ -23,7 +23,7 @@ LOWEST_USEFUL_END = 0.01
 
 @runtime_checkable
 class RateSuggestion(Protocol):
-    """A search for a learning rate that can say the rate for a schedule; `find_lr` returns one."""
+    """The result of a search for a learning rate, which has a rate for each schedule; `find_lr` returns one."""
 
     @property
     def status(self) -> str:
@@ -31,10 +31,10 @@ class RateSuggestion(Protocol):
 
     @property
     def advice(self) -> str:
-        """What the rate rests on."""
+        """What the rate is based on, and what would make it more certain."""
 
     def suggestion_for(self, schedule: Any) -> float:
-        """The rate for a schedule: its constant value, or its peak. ValueError where there is none."""
+        """The rate for a schedule: its constant value, or its peak. It raises ValueError if no rate was found."""
 
 
 @dataclass
@@ -42,11 +42,12 @@ class RunScheduler:
     """The scheduler of torch or timm of a run, if there is one, and when its step is due.
 
     Attributes:
-        scheduler: None for a run with a schedule of mxtorch, or none.
-        every_step: Whether it counts optimizer steps; otherwise it counts epochs.
-        monitor: The figure of the epoch that it watches; None takes the validation loss, else the training loss.
-        updates: Optimizer steps that a scheduler of timm was given, which keeps no position.
-        epochs: Epochs, likewise.
+        scheduler: The scheduler; None for a run with a schedule of mxtorch, or without a schedule.
+        every_step: Whether the scheduler counts optimizer steps; otherwise it counts epochs.
+        monitor: The figure of the epoch that the scheduler watches; None means the validation loss, or the training
+            loss in a run without validation.
+        updates: The number of optimizer steps for a scheduler of timm, which has no counter.
+        epochs: The number of epochs, likewise.
     """
 
     scheduler: ExternalScheduler | None = None
@@ -64,14 +65,15 @@ class RunScheduler:
             self.scheduler.step_update(self.updates)
 
     def after_epoch(self, row: dict[str, float], loss: str = "val/loss") -> None:
-        """Step a scheduler that counts epochs; those that watch a figure are given it.
+        """Step a scheduler that counts epochs; a scheduler that watches a figure gets the value of this epoch.
 
         Args:
             row: The figures of the epoch.
-            loss: The name of the validation loss, which is watched by default; the training loss where it is not there.
+            loss: The name of the validation loss, which is watched by default. If the row does not have it, the
+                training loss is watched.
 
         Raises:
-            ValueError: The epoch does not have the figure that is watched.
+            ValueError: The row does not have the figure that is watched.
         """
         scheduler = self.scheduler
         if scheduler is None:
@@ -96,10 +98,10 @@ class RunScheduler:
         return {"scheduler": state_of(self.scheduler), "updates": self.updates, "epochs": self.epochs}
 
     def load_state_dict(self, saved: dict[str, Any] | None) -> None:
-        """Put back what `state_dict` gave.
+        """Restore the state that `state_dict` returned.
 
         Raises:
-            ValueError: A count is malformed. Schedulers raise their own errors for a state that is not theirs.
+            ValueError: A count is malformed. Schedulers raise their own errors for a state of another scheduler.
         """
         if self.scheduler is None or saved is None:
             return
@@ -129,14 +131,14 @@ def set_run_schedule(
 
     Args:
         optimizer: The optimizer of the run.
-        lr: The base rate of its first group, or what `find_lr` returned; `"keep"` leaves the rates as they are.
+        lr: The base rate of the first group, or the result of `find_lr`; `"keep"` leaves the rates as they are.
         schedule: See `Trainer.fit`.
         schedule_every: For a torch scheduler, `"step"` or `"epoch"`.
         total_steps: Optimizer steps of the run; None where the data have no length.
         monitor: The figure of the epochs that a scheduler watches; None for the loss.
 
     Raises:
-        ValueError: An argument is off, or does not go with another; nothing has changed then.
+        ValueError: An argument is wrong, or contradicts another one; nothing has changed then.
     """
     if monitor is not None and mode_of(schedule) is None:
         raise ValueError(
@@ -163,12 +165,13 @@ def set_run_schedule(
 
 
 def _base_rate(lr: float | RateSuggestion | Literal["keep"], schedule: Any) -> float | None:
-    """The rate to set, for the use that the schedule makes of it; None to leave what there is."""
+    """The base rate to set for this schedule; None if the rates stay as they are."""
     if isinstance(lr, RateSuggestion):
         rate = lr.suggestion_for("constant" if schedule is None else schedule)
         if lr.status != "ok":
             warnings.warn(
-                f"fit trains with a rate of {rate:.1e} that is no more than a guess. {lr.advice}", stacklevel=5
+                f"fit trains with a rate of {rate:.1e} that is no more than a guess. {lr.advice}",
+                stacklevel=level_of_user(),
             )
         return rate
     if lr is None:  # what `found.suggestion` is where nothing was found: not to be taken for "as it is"
@@ -209,7 +212,7 @@ def _external_scheduler(
 
 
 def check_layer_scales(optimizer: Optimizer) -> None:
-    """Raise where groups have an `lr_scale` of timm that is not in their rates: only timm's schedulers apply it.
+    """Raise if groups have an `lr_scale` of timm that their rates do not include: only timm's schedulers apply it.
 
     Raises:
         ValueError: The rates of two groups are not in the proportion of their `lr_scale`.
@@ -232,16 +235,16 @@ def check_layer_scales(optimizer: Optimizer) -> None:
 
 
 def check_end(optimizer: ScheduledOptim, scheduler: RunScheduler, steps: int | None, epochs: int) -> None:
-    """Warn where a run goes on after the end of its schedule, at a rate that trains nothing, or that rises again.
+    """Warn if a run continues after the end of its schedule, at a rate that trains nothing, or that rises again.
 
     Args:
-        optimizer: At the run's place, with its schedule.
+        optimizer: The optimizer with its schedule, at the position of the run.
         scheduler: The scheduler of torch or timm, if there is one.
-        steps: Optimizer steps that the run has to come; None where the data have no length.
-        epochs: Epochs that it has to come.
+        steps: The optimizer steps that remain in the run; None if the data have no length.
+        epochs: The epochs that remain in the run.
 
     Raises:
-        ValueError: OneCycleLR, which fails after its end.
+        ValueError: The scheduler is a OneCycleLR, which raises an error after its end.
     """
     if not epochs:
         return
@@ -269,7 +272,7 @@ def check_end(optimizer: ScheduledOptim, scheduler: RunScheduler, steps: int | N
     remedy = "give fit a schedule for all of the run"
     if type(external).__name__ == "OneCycleLR":
         raise ValueError(f"schedule: {beyond[0].lower() + beyond[1:]}, where it fails; {remedy}")
-    warnings.warn(f"{beyond}, at {after}; {remedy}.", stacklevel=4)
+    warnings.warn(f"{beyond}, at {after}; {remedy}.", stacklevel=level_of_user())
 
 
 def _filled(schedule: schedules.Schedule, total_steps: int | None) -> schedules.Schedule:

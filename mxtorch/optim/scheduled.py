@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,48 +13,49 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mxtorch import schedules
-from mxtorch._checks import closest, positive_rate, rate_or_zero, whole_number
+from mxtorch._checks import positive_rate, rate_or_zero, whole_number
 from mxtorch.optim import momentum, nested, schedule_free
 
 Multiplier = Callable[[int], float]
 Values = tuple[float, float | None]  # the multiplier of the rate, and the momentum if the schedule gives one
-# Between the kernels of a step a schedule's formula is not in the processor's cache and costs ten times what it costs
-# in a loop, so multipliers are computed for this many steps at once.
+# Multipliers are computed for this number of steps at once: between the kernels of a step, the formula of a schedule is
+# not in the cache of the processor and costs ten times what it costs in a loop.
 STEPS_AHEAD = 128
-# torch.distributed.checkpoint saves of a state_dict what belongs to parameters and groups, and nothing beside them; its
-# flattened form loads only the settings that a group has already. So each group carries the position, too.
+# torch.distributed.checkpoint saves only those parts of a state_dict that belong to parameters and groups, and in its
+# flattened form it loads only settings that a group has already. So each group carries the position, too.
 _POSITION = "schedule_position"
 
 
 class ScheduledOptim(Optimizer):
     """Wraps any torch optimizer, and is one: torch's schedulers, `GradScaler` and Accelerate accept it.
 
-    It shares the wrapped optimizer's `param_groups`, `state` and hooks, and owns no copy; attributes that it
-    does not know are looked up there.
+    A ScheduledOptim shares `param_groups`, `state` and hooks with the wrapped optimizer and holds no copies of them.
+    Attributes that only the wrapped optimizer has are looked up there.
 
     Args:
         optimizer: Any `torch.optim.Optimizer`.
-        schedule: A function of the step that gives a multiplier of the base rate; or None. A schedule of
-            `mxtorch.schedules` may give a momentum, too, for optimizers that have one.
+        schedule: A function of the step that returns a multiplier of the base rate; None keeps the rate. A schedule of
+            `mxtorch.schedules` may also set the momentum of optimizers that have one.
 
     Attributes:
         optimizer: The wrapped optimizer.
 
     Raises:
-        TypeError: `optimizer` is no torch optimizer, or a ScheduledOptim already.
-        ValueError: A group's rate is negative or not finite.
+        TypeError: `optimizer` is not a torch optimizer, or is a ScheduledOptim already.
+        ValueError: The rate of a parameter group is negative or not finite.
 
     Warns:
-        UserWarning: The rate or the schedule is none that D-Adaptation, Prodigy or Schedule-Free is meant to have; see
-            `mxtorch.rate_free`. Setting one later warns too.
+        UserWarning: The optimizer is of D-Adaptation, Prodigy or Schedule-Free, and the rate or the schedule does not
+            suit it; see docs/how-to/rate-free-optimizers.md. A rate or a schedule that is set later is checked, too.
     """
 
-    # GradScaler hands fused optimizers its scale and lets them skip a step by themselves, unseen. Without this
-    # it unscales first and calls `step` for finite gradients only, so a skipped step is not counted.
+    # GradScaler gives its scale to optimizers that support it (fused ones), and these skip a bad step unseen. With this
+    # attribute GradScaler unscales the gradients itself and calls `step` for finite ones only: what is skipped is not
+    # counted.
     _step_supports_amp_scaling = False
 
     def __init__(self, optimizer: Optimizer, schedule: Multiplier | None = None) -> None:
-        # Optimizer.__init__ is left out on purpose: it would make groups and state of its own.
+        # Optimizer.__init__ is not called, because it would make other groups and another state.
         if isinstance(optimizer, ScheduledOptim):
             raise TypeError("optimizer: got a ScheduledOptim; it is wrapped already")
         if not isinstance(optimizer, Optimizer):
@@ -78,7 +79,7 @@ class ScheduledOptim(Optimizer):
 
     @property
     def learning_rate(self) -> float:
-        """The rate in force: that of the first parameter group in the step just taken, or the first to come."""
+        """The rate in force, of the first parameter group: that of the last step, or of the first before any step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     @property
@@ -88,7 +89,7 @@ class ScheduledOptim(Optimizer):
 
     @property
     def group_names(self) -> list[str]:
-        """The `"name"` of each parameter group; `group0`, `group1`, ... where it has none, or none of its own.
+        """The `"name"` of each parameter group; `group0`, `group1`, ... where there is none, or two are the same.
 
         Example:
             >>> weight, bias = torch.nn.Linear(2, 2).parameters()
@@ -101,24 +102,24 @@ class ScheduledOptim(Optimizer):
 
     @property
     def base_learning_rate(self) -> float:
-        """What the schedule multiplies, of the first group. Without a schedule it is the rate in force."""
+        """The rate of the first group that the schedule multiplies. Without a schedule, it is the rate in force."""
         return self.base_learning_rates[0]
 
     @property
     def base_learning_rates(self) -> list[float]:
-        """What the schedule multiplies, of each group."""
+        """The rate of each group that the schedule multiplies."""
         if self._schedule is None:
             return self.learning_rates
         return [float(group.get("base_lr", group["lr"])) for group in self.optimizer.param_groups]
 
     def set_learning_rate(self, lr: float) -> None:
-        """Set the base rate of the first group; the others keep their ratios to it.
+        """Set the base rate of the first group; the other groups keep their ratios to the first one.
 
-        Where the first group's rate is 0 now, as in a warm-up's first step, the ratios are those of the rates that a
-        scheduler of torch began with (`"initial_lr"`); groups whose rates are all 0 get the same rate.
+        If the rate of the first group is 0 now, as in the first step of a warm-up, the ratios are those of the rates
+        with which a torch scheduler began (`"initial_lr"`); groups whose rates are all 0 get the same rate.
 
-        With a schedule the rate of the current step is in force at once. A torch scheduler keeps base rates of its
-        own and writes over this one.
+        With a schedule, the rate of the current step is in force at once. A torch scheduler has its own base rates, and
+        its next step overwrites the rate that is set here.
 
         Raises:
             TypeError: `lr` is not a number.
@@ -134,7 +135,7 @@ class ScheduledOptim(Optimizer):
 
         Raises:
             TypeError: `factor` is not a number.
-            ValueError: `factor`, or a rate that comes out, is not finite and positive.
+            ValueError: `factor`, or a resulting rate, is not finite and positive.
         """
         factor = positive_rate(factor, "factor")
         self._set_bases([base * factor for base in self.base_learning_rates])
@@ -146,9 +147,9 @@ class ScheduledOptim(Optimizer):
     def schedule(self) -> Multiplier | None:
         """The function of the step that multiplies the base rate, or None.
 
-        Setting one puts the rate of the current step in force; setting None puts the base rate in force. While there
-        is one, each parameter group holds its base rate as `"base_lr"`. It must give a finite number that is not
-        negative (ValueError), and be callable (TypeError).
+        If a schedule is set, the rate of the current step is in force at once; if None is set, the base rate is. While
+        there is a schedule, each parameter group holds its base rate as `"base_lr"`. A schedule must be callable
+        (TypeError) and return a finite number that is not negative (ValueError).
         """
         return self._schedule
 
@@ -181,7 +182,7 @@ class ScheduledOptim(Optimizer):
 
     @property
     def current_steps(self) -> int:
-        """Steps taken, which is the schedule's position. A step that AMP skipped does not count."""
+        """The number of steps taken: the position in the schedule. A step that AMP skipped does not count."""
         return self._current_steps
 
     @current_steps.setter
@@ -196,18 +197,18 @@ class ScheduledOptim(Optimizer):
     # ---------------------------------------------------------------- what every optimizer does
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Apply the rate of this step, step the wrapped optimizer, count.
+        """Set the rate of this step, step the wrapped optimizer, and count the step.
 
-        Without a schedule the groups' rates are left alone: they belong to the user, or to a torch scheduler.
+        Without a schedule, the rates of the groups stay as they are: the user or a torch scheduler sets them.
 
-        `torch.distributed.checkpoint` steps an optimizer without state once, with gradients and rates of zero, to have
-        it make its state. That step keeps these rates and is not counted.
+        `torch.distributed.checkpoint` steps an optimizer that has no state once, with gradients and rates of zero, so
+        that the optimizer makes its state. In that step the rates stay zero, and it is not counted.
 
         Args:
-            closure: Computes the loss anew, for optimizers such as LBFGS.
+            closure: A function that computes the loss again, for optimizers such as LBFGS.
 
         Returns:
-            What the wrapped optimizer returns: the closure's loss, or None.
+            The result of the wrapped optimizer: the loss of the closure, or None.
         """
         if not self.optimizer.state and self._only_makes_state():
             return self.optimizer.step()
@@ -227,11 +228,11 @@ class ScheduledOptim(Optimizer):
                 parameter.grad = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; its `lr` is its base rate.
+        """Add a parameter group; its `lr` is its base rate.
 
         Raises:
-            TypeError: Its rate is not a number.
-            ValueError: Its rate is negative or not finite.
+            TypeError: The rate of the group is not a number.
+            ValueError: The rate of the group is negative or not finite.
         """
         rate = param_group.get("lr", self.optimizer.defaults.get("lr"))
         if isinstance(rate, Tensor):  # torch's default is one tensor for all groups, which the schedule has multiplied
@@ -277,11 +278,11 @@ class ScheduledOptim(Optimizer):
         self.optimizer.defaults = defaults
 
     def state_dict(self) -> dict[str, Any]:
-        """The wrapped optimizer's state_dict with the schedule and its position beside it.
+        """The state_dict of the wrapped optimizer, and in it the schedule and its position.
 
-        A plain torch optimizer can load it. A schedule of `mxtorch.schedules` is saved by its fields; of any other
-        function the position alone is saved. Each parameter group has the position, too, so it passes through
-        `torch.distributed.checkpoint`.
+        A plain torch optimizer can load this state_dict. A schedule of `mxtorch.schedules` is saved by its fields; for
+        any other function, only the position is saved. Each parameter group has the position, too, because
+        `torch.distributed.checkpoint` saves nothing beside parameters and groups.
         """
         schedule = self._schedule
         saved = schedule.to_dict() if schedules.is_savable(schedule) else None
@@ -296,15 +297,15 @@ class ScheduledOptim(Optimizer):
         return {**content, "schedule": position}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` gave, here or on a plain torch optimizer.
+        """Load the state_dict of a ScheduledOptim or of a plain torch optimizer.
 
-        Where it was saved with a function as the schedule, the schedule that is set here stays and takes over the
-        position. So it does with what `torch.distributed.checkpoint` saved, which holds a position and no schedule. A
-        plain optimizer's rates become the base rates, at the position that is set here.
+        If it was saved with a function as the schedule, the present schedule stays and continues at the saved position.
+        The same holds for what `torch.distributed.checkpoint` saved: a position without a schedule. The rates of a
+        plain optimizer become the base rates, and the present position stays.
 
         Raises:
-            ValueError: It was saved with a function as the schedule, and none is set here; or it does not fit the
-                wrapped optimizer. Nothing has changed then.
+            ValueError: The state_dict was saved with a function as the schedule, and no schedule is set here; or it
+                does not fit the wrapped optimizer. Nothing has changed then.
         """
         content = dict(state_dict)
         position = content.pop("schedule", None)
@@ -365,13 +366,13 @@ class ScheduledOptim(Optimizer):
     # ---------------------------------------------------------------- helpers
 
     def _share_hooks(self) -> None:
-        """Hooks registered here run when the wrapped optimizer does what they are for, once."""
+        """Share the dictionaries of hooks with the wrapped optimizer, so that each hook runs once for its event."""
         for name, value in vars(self.optimizer).items():
             if name.startswith("_optimizer_") and name.endswith("_hooks"):
                 self.__dict__[name] = value
 
     def _only_makes_state(self) -> bool:
-        """Whether a first step can do no more than make the optimizer's state: no rate, and no gradient, is above 0."""
+        """Whether a step can only make the optimizer's state, because all rates and all gradients are 0."""
         groups = self.optimizer.param_groups
         rates = [group["lr"] for group in groups]
         if any(rate.device.type != "cpu" if isinstance(rate, Tensor) else rate for rate in rates):
@@ -382,14 +383,14 @@ class ScheduledOptim(Optimizer):
         return bool(gradients) and not any(bool(gradient.any()) for gradient in gradients)
 
     def _mark_groups(self) -> None:
-        """Let each group have the key of the position while there is a schedule; its number is in the state_dict."""
+        """Give each group the key of the position while there is a schedule; `state_dict` fills in the number."""
         for group in self.optimizer.param_groups:
             group.pop(_POSITION, None)
             if self._schedule is not None:
                 group[_POSITION] = 0
 
     def _next_values(self, schedule: Multiplier) -> Values:
-        """What this step needs; of our own schedules, pure functions, it is computed some steps ahead."""
+        """The values of this step. Those of schedules of mxtorch, which are pure functions, are computed ahead."""
         if not isinstance(schedule, schedules.Schedule):
             self._warn_of_scheduler()
             return _values(schedule, self._current_steps)
@@ -403,12 +404,12 @@ class ScheduledOptim(Optimizer):
         return values[place]
 
     def _patches(self) -> list[Any]:
-        """What torch's schedulers have put in place of the `step` of this optimizer and of the wrapped one."""
+        """The functions by which torch's schedulers have replaced `step`, here and on the wrapped optimizer."""
         steps = [vars(part).get("step") for part in (self, self.optimizer)]
         return [step for step in steps if hasattr(step, "_wrapped_by_lr_sched")]
 
     def _warn_of_scheduler(self) -> None:
-        """Warn once of a scheduler of torch that was made since the schedule was set, and can do nothing."""
+        """Warn once if a torch scheduler was made after the schedule was set, because it has no effect."""
         if self._patches() != self._known_patches:
             self._known_patches = self._patches()
             warnings.warn(
@@ -450,14 +451,14 @@ def set_group_rate(group: dict[str, Any], rate: float) -> None:
 
 
 def proportions(groups: Sequence[dict[str, Any]], bases: Sequence[float]) -> Sequence[float]:
-    """Rates whose ratios are those between the groups: the base rates, or those that a scheduler began with.
+    """Rates with the ratios between the groups: the base rates, or the rates with which a scheduler began.
 
     Args:
         groups: Parameter groups of an optimizer.
-        bases: The base rate of each. In a warm-up's first step they may be 0.
+        bases: The base rate of each group. In the first step of a warm-up they may be 0.
 
     Raises:
-        ValueError: The first one is 0, and the ratios are not known.
+        ValueError: The first base rate is 0, and the ratios are not known.
     """
     if bases[0] == 0:
         initial = [float(group.get("initial_lr", 0.0)) for group in groups]
@@ -480,43 +481,3 @@ def _multiplier(schedule: Multiplier, step: int) -> float:
     if not 0 <= value < math.inf:
         raise ValueError(f"schedule: {schedule!r} gives {value} for step {step}; it must be finite and not negative")
     return value
-
-
-def as_scheduled(optimizers: Mapping[str, Optimizer] | None) -> dict[str, ScheduledOptim]:
-    """The optimizers by name, each a ScheduledOptim.
-
-    Raises:
-        TypeError: It is no mapping from names to torch optimizers.
-        ValueError: An optimizer has no rate that can be scheduled.
-    """
-    if optimizers is None:
-        return {}
-    if not isinstance(optimizers, Mapping) or not all(isinstance(name, str) for name in optimizers):
-        raise TypeError(f"other_optimizers: got {optimizers!r}; give a dictionary of optimizers by name")
-    return {
-        name: optimizer if isinstance(optimizer, ScheduledOptim) else ScheduledOptim(optimizer)
-        for name, optimizer in optimizers.items()
-    }
-
-
-def chosen_optimizer(
-    optimizer: ScheduledOptim, others: Mapping[str, ScheduledOptim], choice: str | Optimizer | None
-) -> ScheduledOptim:
-    """The optimizer that is meant: the trainer's own for None, one of the others by name, or either by itself.
-
-    Raises:
-        ValueError: The trainer has no such optimizer.
-    """
-    if choice is None:
-        return optimizer
-    if isinstance(choice, str):
-        if choice in others:
-            return others[choice]
-        raise ValueError(f"optimizer: got {choice!r}{closest(choice, others)}; None is the trainer's own")
-    for known in (optimizer, *others.values()):
-        if choice is known or choice is known.optimizer:
-            return known
-    raise ValueError(
-        f"optimizer: got {type(choice).__name__}, which the trainer does not know; give it to the Trainer as "
-        "other_optimizers={name: optimizer}, then its name here"
-    )

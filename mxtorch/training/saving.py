@@ -1,4 +1,4 @@
-"""Everything of a trainer in one checkpoint, and the way back: into the trainer, or into a run."""
+"""The parts of a checkpoint of a trainer: how they are collected and written, loaded, and resumed from."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mxtorch._checks import local_path
-from mxtorch.checkpointing import contents, sharded
+from mxtorch._checks import level_of_user, local_path
+from mxtorch.checkpointing import contents, file, sharded
 from mxtorch.checkpointing.contents import Contents
 from mxtorch.checkpointing.file import CheckpointError
 from mxtorch.checkpointing.random_state import seed_everything
@@ -29,15 +29,15 @@ from mxtorch.training.step import StepSettings
 
 @dataclass(frozen=True)
 class Saving:
-    """What a checkpoint of a trainer is made of.
+    """The parts of a trainer that a checkpoint holds, and the ways into a checkpoint and back.
 
     Attributes:
         context: Model, loss, optimizers, engine.
-        callbacks: Their states are saved.
-        history: Likewise.
+        callbacks: The callbacks, whose states are saved.
+        history: The figures of all runs.
         position: The counts of steps and epochs.
         attributes: What steps change in modules besides parameters and buffers.
-        train_metrics: The metrics of training, whose unfinished epoch is saved with the run.
+        train_metrics: The metrics of training, whose state within an epoch is saved with the run.
     """
 
     context: Context
@@ -63,62 +63,87 @@ class Saving:
         return self._with_processes(content)
 
     def _with_processes(self, content: dict[str, Any]) -> dict[str, Any]:
-        """The content with what each process has of its own, where there are several."""
+        """The content; of several processes, with the parts that each process has of its own."""
         engine = self.context.engine
         if engine.world_size > 1:
             content["processes"] = engine.gather_values(own_parts(content))
         return content
 
+    def write(self, path: str | Path, run: Run | None) -> None:
+        """Write the content into a file, or into a folder if the model is sharded.
+
+        Raises:
+            OSError: The file can't be written; an older file at `path` is untouched.
+        """
+        path, engine = local_path(path, "path"), self.context.engine
+        content = self.content(run)
+        if engine.shards:
+            plain, tensors = sharded.split(content)
+            sharded.write(path, plain, tensors, engine.file_group(), is_main=engine.is_main)
+        elif engine.is_main:
+            file.write(path, content)
+
     def load(self, path: str | Path) -> None:
-        """Put everything back but the place in a run.
+        """Restore everything except the position in a run.
 
         Raises:
             FileNotFoundError: There is no such file.
-            CheckpointError: It is no checkpoint, is damaged, or of another model or optimizer; nothing has changed.
+            CheckpointError: The file is not a checkpoint, is damaged, or is of another model or optimizer; nothing has
+                changed then.
         """
+        path = local_path(path, "path")
         self._apply(contents.read(path), path, None)
 
     def resume(self, run: Run, saved: dict[str, Any], path: str | Path) -> None:
-        """Put everything back, and the run to its place.
+        """Restore everything, and the position of the run.
+
+        Args:
+            run: The run that continues.
+            saved: The content of the checkpoint.
+            path: The file, for messages.
 
         Raises:
-            CheckpointError: It is of another model, optimizer, schedule or of other data; nothing has changed then.
+            CheckpointError: The checkpoint is of another model, optimizer or schedule, or of other data; nothing has
+                changed then.
         """
         changed = self._apply(saved, path, run)
         self.callbacks.call("on_resume")
         if changed:
-            warnings.warn(f"The run goes on, but not bit for bit as it would have: {'; '.join(changed)}.", stacklevel=5)
+            warnings.warn(
+                f"The run goes on, but not bit for bit as it would have: {'; '.join(changed)}.",
+                stacklevel=level_of_user(),
+            )
 
     def go_on(self, run: Run, path: str | Path, checkpoints: Sequence[CheckpointFolder]) -> Path | None:
-        """Take a run to where its checkpoint was written; returns the file, None where the run begins.
+        """Take a run to the position of its checkpoint; returns the file, or None if the run begins at its start.
 
         Args:
-            run: The run, not begun.
+            run: The run, before its start.
             path: The checkpoint, or `"auto"` for the newest one.
-            checkpoints: Where `"auto"` looks.
+            checkpoints: The folders in which `"auto"` looks.
 
         Raises:
-            CheckpointError: It is damaged, or of another run; nothing has changed then.
+            CheckpointError: The checkpoint is damaged, or of another run; nothing has changed then.
         """
         if path != "auto":
-            file = local_path(path, "resume")
-            saved = contents.read(file)
+            found = local_path(path, "resume")
+            saved = contents.read(found)
         else:
             newest = newest_of(checkpoints)
             if newest is None:
                 return None
-            file, saved = newest
+            found, saved = newest
             ordinal = 0 if saved["run"] is None else saved["run"]["ordinal"]
-            if ordinal < run.ordinal:  # of an earlier call of fit, which is over: this one had not begun to save
+            if ordinal < run.ordinal:  # the file is of an earlier call of fit: this call had not saved yet
                 return None
-            if ordinal > run.ordinal:  # of a later call, which will load it
+            if ordinal > run.ordinal:  # the file is of a later call of fit, which will load it
                 run.pass_over()
                 return None
-        self.resume(run, saved, file)
-        return file
+        self.resume(run, saved, found)
+        return found
 
     def _parts(self) -> Contents:
-        """The parts but the run, which `fit` has to make before it can be loaded."""
+        """All parts except the run, which `fit` must make before its state can be loaded."""
         context = self.context
         parts: dict[str, contents.Stateful] = {"model": contents.module_part(context.model, "model")}
         if isinstance(context.loss, nn.Module) and context.loss.state_dict():
@@ -139,7 +164,11 @@ class Saving:
         )
 
     def _apply(self, saved: dict[str, Any], path: str | Path, run: Run | None) -> list[str]:
-        """Put everything back, the run to its place, or nothing; returns in what the run will differ."""
+        """Restore everything, with the position of the run if there is one, or nothing.
+
+        Returns:
+            The settings in which the run differs from the saved one, in words.
+        """
         engine = self.context.engine
         parameter = next(self.context.model.parameters())
         if sharded.is_sharded(path):
@@ -183,10 +212,10 @@ class Saving:
         )
 
     def _load_trained_weights(self, values: dict[str, Any]) -> None:
-        """Go from the weights that are judged, which a checkpoint has as its model, to those that are trained.
+        """Replace the weights that are judged, which a checkpoint holds as its model, by those that are trained.
 
         Raises:
-            ValueError: An entry is not of this model.
+            ValueError: An entry does not belong to this model.
         """
         model = self.context.model
         live = model.state_dict()
@@ -199,14 +228,14 @@ class Saving:
 
 
 def fingerprint(run: Run, context: Context, settings: StepSettings, lr: Any, schedule: Any) -> dict[str, Any]:
-    """What a run is started with, to be compared when it is resumed.
+    """The settings at the start of a run, which are compared when the run is resumed.
 
     Args:
-        run: The run, not begun.
-        context: The optimizer has its rate and its schedule in force.
+        run: The run, before its start.
+        context: Model, optimizers and engine; the rate and the schedule of the run are in force.
         settings: How a step is taken.
-        lr: The argument of `fit`.
-        schedule: Likewise.
+        lr: The argument `lr` of `fit`.
+        schedule: The argument `schedule` of `fit`.
     """
     return fingerprint_of(
         context.optimizer,

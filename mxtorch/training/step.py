@@ -6,12 +6,12 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from mxtorch._checks import check_integer
+from mxtorch._checks import check_integer, closest, positive_rate
 from mxtorch._structure import detached
 from mxtorch.checkpointing.snapshot import TrainingState
 from mxtorch.engines.base import StepResult
@@ -61,6 +61,25 @@ class StepSettings:
     on_nonfinite: NonfinitePolicy = "raise"
     log_every: int = 50
     accumulate_from: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def checked(
+        cls, accumulate: Any, clip_grad_norm: Any, clip_grad_value: Any, on_nonfinite: Any, log_every: Any
+    ) -> StepSettings:
+        """The settings that arguments of `Trainer` mean; each argument has the name of one there.
+
+        Raises:
+            TypeError: An argument is of the wrong kind.
+            ValueError: An argument is out of range, or `on_nonfinite` is not one of its names.
+        """
+        batches_to_a_step, changes = accumulations(accumulate)
+        norm = None if clip_grad_norm is None else positive_rate(clip_grad_norm, "clip_grad_norm")
+        value = None if clip_grad_value is None else positive_rate(clip_grad_value, "clip_grad_value")
+        log_every = check_integer(log_every, "log_every")
+        policies = get_args(NonfinitePolicy)
+        if on_nonfinite not in policies:
+            raise ValueError(f"on_nonfinite: got {on_nonfinite!r}{closest(str(on_nonfinite), policies)}")
+        return cls(batches_to_a_step, norm, value, on_nonfinite, log_every, changes)
 
     def accumulate_in(self, epoch: int) -> int:
         """Batches to a step in an epoch of the run, counted from 0."""

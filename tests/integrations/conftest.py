@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from own_loops import SmallTransformer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -31,19 +32,6 @@ def pytest_collection_modifyitems(items):
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
             item.add_marker(pytest.mark.filterwarnings("ignore"))  # of the libraries
-
-
-class SmallTransformer(nn.Module):
-    """Eight tokens of one number each."""
-
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Linear(1, 16)
-        self.encode = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
-        self.head = nn.Linear(16, 2)
-
-    def forward(self, inputs):
-        return self.head(self.encode(self.embed(inputs[..., None])).mean(1))
 
 
 def _convolutional():
