@@ -138,9 +138,9 @@ def test_its_number_of_steps_repeats_a_search_exactly(make, train_data, val_data
 
 def test_whole_trainings_that_are_judged_by_held_out_samples_are_ok(make, train_data, val_data):
     trainer = make(make_network())
-    found = trainer.find_lr(train_data, val_data, epochs=2, num_steps=600)
+    found = trainer.find_lr(train_data, val_data, epochs=8, num_steps=1800)
     assert found.status == "ok", found
-    assert found.training_steps == found.trials[-1].steps == 48
+    assert found.training_steps == found.trials[-1].steps == 192
     assert 1e-3 < found.suggestion < 1
     start = trainer.evaluate(val_data)["val/loss"]
     trainer.fit(train_data, epochs=2, lr=found)

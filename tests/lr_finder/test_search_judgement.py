@@ -70,7 +70,7 @@ def test_an_evaluation_step_whose_outputs_do_not_suit_the_loss(network, train_da
             outputs = self.model(batch[0])
             return StepOutput(self.loss(outputs, batch[1]), outputs.argmax(1), batch[1])
 
-    found = make_own(Deciding, network, nn.CrossEntropyLoss()).find_lr(train_data, val_data, epochs=2, num_steps=600)
+    found = make_own(Deciding, network, nn.CrossEntropyLoss()).find_lr(train_data, val_data, epochs=8, num_steps=1800)
     assert found.status == "ok"
 
 
