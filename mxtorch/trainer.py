@@ -16,6 +16,7 @@ from mxtorch._checks import check_data, check_integer, check_loss_function, chec
 from mxtorch.callbacks import Checkpoint, ProgressBar, TensorBoard
 from mxtorch.checkpointing.random_state import seed_everything
 from mxtorch.engines.base import Engine, Precision, StepResult
+from mxtorch.engines.choice import chosen_engine
 from mxtorch.optim import schedule_free
 from mxtorch.optim.external_scheduler import ExternalScheduler
 from mxtorch.optim.run_schedule import check_layer_scales
@@ -25,7 +26,6 @@ from mxtorch.training import evaluation
 from mxtorch.training.agreement import alike_on_all_processes, on_all_processes
 from mxtorch.training.callback import Callback, CallbackList
 from mxtorch.training.data import Window
-from mxtorch.training.engine_choice import chosen_engine
 from mxtorch.training.fitting import FitArguments, Fitting
 from mxtorch.training.history import History
 from mxtorch.training.limits import ValidateEvery, first_set
