@@ -135,7 +135,7 @@ def check(line: str) -> None:
             ).exists()
         case ["python", script, *arguments]:
             check_options(script, arguments)
-        case ["torchrun" | "accelerate", *arguments]:
+        case ["torchrun" | "accelerate" | "srun", *arguments]:
             assert arguments
         case ["tensorboard", "--logdir", _]:
             pass
