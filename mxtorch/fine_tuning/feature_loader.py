@@ -40,7 +40,7 @@ class FeatureLoader(DataLoader[Any]):
     """
 
     def __init__(self, features: FeatureDataset, data: DataLoader[Any], refresh: Callable[[], None]) -> None:
-        self._refresh = refresh
+        self._features, self._refresh = features, refresh
         super().__init__(
             features,
             batch_sampler=data.batch_sampler,  # the same object, because it holds the order
@@ -51,5 +51,5 @@ class FeatureLoader(DataLoader[Any]):
 
     def __iter__(self) -> Any:
         self._refresh()
-        self.dataset.passes += 1  # type: ignore[attr-defined]
+        self._features.passes += 1
         return super().__iter__()

@@ -151,7 +151,8 @@ class Opener:
         line = self._lines.readline()
         if not line:
             return {"error": f"ended with status {self.end()}", "documented": False, "asked": 0}
-        return json.loads(line)  # type: ignore[no-any-return]
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
     def end(self) -> int:
         """End the process; its status."""
