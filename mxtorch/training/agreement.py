@@ -63,8 +63,10 @@ def _facts(trainer: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     kinds = [type(callback).__name__ for callback in trainer.callbacks.callbacks]
     facts |= {"callbacks": [kind for kind in kinds if kind not in _REPORTERS]}
     return facts | {
-        "precision": trainer.engine.precision, "rates": trainer.optimizer.learning_rates, "step": trainer.step
-    }  # fmt: skip
+        "precision": trainer.engine.precision,
+        "rates": trainer.optimizer.learning_rates,
+        "step": trainer.step,
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -82,9 +84,7 @@ def _data_facts(data: Any) -> Any:
         return {name: _data_facts(one) for name, one in data.items()}
     workers = getattr(data, "num_workers", None)
     samples = length(data.dataset) if hasattr(data, "dataset") else None
-    return {
-        "batches": length(data), "batch_size": batch_size_of_all(data), "samples": samples, "num_workers": workers
-    }  # fmt: skip
+    return {"batches": length(data), "batch_size": batch_size_of_all(data), "samples": samples, "num_workers": workers}
 
 
 def description_of_processes(processes: int, data: Any, accumulate: int) -> str:
