@@ -124,13 +124,15 @@ class DistributedEngine(LocalEngine):
         # Buffers are told to the others once a step, and not in each forward pass.
         handler = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=self._find_unused)
         accelerator = Accelerator(cpu=self.device.type == "cpu", kwargs_handlers=[handler])
-        if accelerator.num_processes != dist.get_world_size():
-            # Its state is one of the whole process, and a forked process inherits it. It would wrap nothing, and each
-            # process would train alone.
+        # Accelerate's state is one of the whole process, and a forked process inherits it. Accelerate would wrap
+        # nothing, and the process would train alone. All processes say so: none leaves while others still join.
+        known = processes.gather(accelerator.num_processes)
+        wrong = [rank for rank, count in enumerate(known) if count != len(known)]
+        if wrong:
             raise ValueError(
-                f"engine: {dist.get_world_size()} processes were started, and Accelerate knows of "
-                f"{accelerator.num_processes}, since an Accelerator was made before this process joined the others; "
-                "make it afterwards, or call accelerate.state.AcceleratorState._reset_state(True) first"
+                f"engine: {len(known)} processes were started, and Accelerate knows of {known[wrong[0]]} in rank "
+                f"{', '.join(map(str, wrong))}, since an Accelerator was made there before the process joined the "
+                "others; make it afterwards, or call accelerate.state.AcceleratorState._reset_state(True) first"
             )
         return accelerator
 

@@ -16,17 +16,33 @@ def trainer_of(engine) -> Trainer:
     return Trainer(net, nn.MSELoss(), torch.optim.SGD(net.parameters(), 0.1), engine=engine, progress=False)
 
 
-def made_too_early(rank: int) -> str:
+def alone_to_accelerate() -> None:
+    """As in a process that was forked from one with an Accelerator: the state says that it is alone."""
     from accelerate import PartialState
 
-    # As in a process that was forked from one with an Accelerator: the state says that it is alone.
     PartialState._shared_state.update(
         _cpu=True, backend=None, device=torch.device("cpu"), debug=False, distributed_type="NO", num_processes=1
     )
     PartialState._shared_state.update(process_index=0, local_process_index=0, fork_launched=False)
+
+
+def told_by_the_engine() -> str:
     with pytest.raises(ValueError, match="2 processes were started, and Accelerate knows of 1") as told:
         DistributedEngine("cpu")
     return str(told.value)
+
+
+def made_too_early(rank: int) -> str:
+    alone_to_accelerate()
+    return told_by_the_engine()
+
+
+def made_too_early_in_one(rank: int) -> str:
+    if rank == 1:
+        alone_to_accelerate()
+    told = told_by_the_engine()
+    assert "in rank 1," in told
+    return told
 
 
 def not_wrapped(rank: int) -> str:
@@ -38,7 +54,7 @@ def not_wrapped(rank: int) -> str:
     return str(told.value)
 
 
-@pytest.mark.parametrize("case", [made_too_early, not_wrapped])
+@pytest.mark.parametrize("case", [made_too_early, made_too_early_in_one, not_wrapped])
 def test_a_process_that_would_train_alone_says_so(case):
     first, second = values(launch(2, case))
     assert first == second
