@@ -35,7 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="toy", help="'toy', 'oxford-pets', or a folder (default: %(default)s)")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="for drawn or downloaded pictures")
-    parser.add_argument("--model", default="efficientnet_lite0", help="see python -m model_zoo list (%(default)s)")
+    parser.add_argument("--model", default="efficientnet_lite0", help="python -m mxtorch.model_zoo list (%(default)s)")
     parser.add_argument("--no-pretrained", action="store_true", help="random weights, so all layers are trained")
     parser.add_argument("--epochs", type=_count(0), default=10, help="epochs for the classifier (default: %(default)s)")
     parser.add_argument(

@@ -344,7 +344,7 @@ class Trainer(TrainerState):
             steps_per_epoch=steps_per_epoch, training_steps=training_steps, num_steps=num_steps, budget=budget,
             start_lr=start_lr, end_lr=end_lr, watch=watch,
         )  # fmt: skip
-        schedule_free.warn_of_sweep(swept.optimizer)
+        schedule_free.warn_of_search(swept.optimizer, request.method)
         trainable = TrainerSteps(self.context, self.settings, swept)
         result = search(trainable, train_data, val_data, request, progress=self.progress)
         self.callbacks.call("on_lr_found", result)

@@ -259,7 +259,8 @@ class SearchRunner:
             whole: Whether batch normalisation uses its running statistics. In short trainings these lag behind the
                 weights, so the statistics of the batch are used.
         """
-        return self._mean_loss(self._held_out[:count], self._uses_batch_statistics and not whole)()
+        with self.trainable.judged_weights():
+            return self._mean_loss(self._held_out[:count], self._uses_batch_statistics and not whole)()
 
     @torch.no_grad()
     def _mean_loss(self, held_out: list[Any], uses_batch_statistics: bool) -> Callable[[], float]:

@@ -19,7 +19,7 @@ from mxtorch.lr_finder.budget import usual_rate
 from mxtorch.lr_finder.range_test import RateSetter, rate_setter
 from mxtorch.lr_finder.trainable import Weighted, loss_with_exchanged_targets
 from mxtorch.optim import momentum
-from mxtorch.optim.schedule_free import chain_of, set_training_point
+from mxtorch.optim.schedule_free import chain_of, evaluation_point, set_training_point
 from mxtorch.optim.scheduled import ScheduledOptim, proportions
 from mxtorch.training.data import Window
 from mxtorch.training.loss_weight import as_scalar
@@ -153,6 +153,10 @@ class StepFunction:
     def move(self, batch: Any) -> Any:
         """Return the batch as it is: the user's functions move it themselves."""
         return batch
+
+    def judged_weights(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context manager: in the block, the model has averaged weights if the optimizer averages them."""
+        return evaluation_point(self._chain[:1])
 
     def why_training_losses(self) -> str | None:
         """Say that `evaluate` is missing, without which held-out batches have no loss."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from mxtorch.engines.base import Engine
 from mxtorch.lr_finder.budget import usual_rate
 from mxtorch.lr_finder.range_test import RateSetter, rate_setter
 from mxtorch.optim import momentum
-from mxtorch.optim.schedule_free import set_training_point
+from mxtorch.optim.schedule_free import evaluation_point, set_training_point
 from mxtorch.optim.scheduled import ScheduledOptim, proportions
 from mxtorch.training.context import Context
 from mxtorch.training.data import Window, window_of
@@ -80,6 +81,12 @@ class Trainable(Protocol):
 
     def move(self, batch: Any) -> Any:
         """Move a batch to the device."""
+
+    def judged_weights(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context manager: in the block, the model has the weights that are used after a training.
+
+        Optimizers of the Schedule-Free kind train other weights than they leave.
+        """
 
     def why_training_losses(self) -> str | None:
         """Say why the loss of a held-out batch can't be computed; None if nothing is known to prevent it."""
@@ -161,6 +168,10 @@ class TrainerSteps:
     def move(self, batch: Any) -> Any:
         """Move a batch to the engine's device."""
         return self._context.engine.move(batch)
+
+    def judged_weights(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context manager: in the block, the model has averaged weights if an optimizer averages them."""
+        return evaluation_point(self._context.optimizers)
 
     def why_training_losses(self) -> str | None:
         """Say whether `training_step` steps optimizers itself: then it would train on held-out samples."""

@@ -24,7 +24,7 @@ from mxtorch.lr_finder.search import Request, search
 from mxtorch.lr_finder.step_function import HasGroups, Loss, StepFunction
 from mxtorch.lr_finder.trainable import TrainerSteps
 from mxtorch.optim.run_schedule import check_layer_scales
-from mxtorch.optim.schedule_free import warn_of_sweep
+from mxtorch.optim.schedule_free import warn_of_search
 from mxtorch.optim.scheduled import ScheduledOptim
 from mxtorch.training.context import Context
 from mxtorch.training.step import StepSettings
@@ -129,7 +129,7 @@ def find_lr(
     request, progress = _request(train_data, settings.accumulate, schedule, options)
     scheduled = optimizer if isinstance(optimizer, ScheduledOptim) else ScheduledOptim(optimizer)
     check_layer_scales(scheduled)
-    warn_of_sweep(scheduled.optimizer)
+    warn_of_search(scheduled.optimizer, request.method)
     engine = LocalEngine(next(model.parameters()).device, precision, channels_last=False)
     steps = _PlainSteps(model, loss)
     context = Context(model, loss, scheduled, engine, steps.training_step, steps.evaluation_step, steps.prediction_step)
@@ -222,7 +222,7 @@ def find(
     request, progress = _request(batches, accumulate, schedule, options)
     if isinstance(optimizer, Optimizer):
         check_layer_scales(optimizer)
-        warn_of_sweep(optimizer)
+        warn_of_search(optimizer, request.method)
     trainable = StepFunction(step, optimizer, parts, evaluate, loss, accumulate, usual_lr, begin)
     with trainable.watched():
         return search(trainable, batches, val_data, request, progress=progress)

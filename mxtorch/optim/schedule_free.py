@@ -78,8 +78,14 @@ def warn_of_schedule(optimizer: Optimizer, schedule: object, *, stacklevel: int 
         )
 
 
-def warn_of_sweep(optimizer: Optimizer, *, stacklevel: int = 3) -> None:
-    """Warn that the result of a range test means something else for such an optimizer than for others."""
+def warn_of_search(optimizer: Optimizer, method: str, *, stacklevel: int = 3) -> None:
+    """Warn if the result of a search means something else for such an optimizer than for others.
+
+    Args:
+        optimizer: The optimizer whose rate is searched.
+        method: The method of the search. Short trainings average weights as the training does; a sweep does not.
+        stacklevel: As for `warnings.warn`.
+    """
     kind = recognise(optimizer)
     if kind is None:
         return
@@ -88,10 +94,13 @@ def warn_of_sweep(optimizer: Optimizer, *, stacklevel: int = 3) -> None:
             "estimates its learning rate while it trains. Its lr is a multiplier, not a rate, and so are the numbers "
             "of this result: do not train with them, leave lr at 1.0."
         )
+    elif method != "sweep":
+        return
     else:
         meaning = (
             "is Schedule-Free: its lr is a real rate, but the weights are averaged over the sweep, which shifts the "
-            "curve. Take the suggestion as a starting point, train without a schedule, and try rates above it too."
+            "curve. Take the suggestion as a starting point and train without a schedule, or search with "
+            "method='trials', whose short trainings are judged by averaged weights."
         )
     warnings.warn(f"find_lr: {kind.name} {meaning}", stacklevel=stacklevel)
 

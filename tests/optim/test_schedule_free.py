@@ -142,11 +142,24 @@ def test_the_warning_names_the_users_line(net):
     assert warned[0].filename == __file__
 
 
-def test_a_sweep(train, loader):
+def test_a_search(train, loader):
     with pytest.warns(UserWarning, match=r"find_lr: Prodigy estimates its learning rate.*leave lr at 1\.0"):
         train(prodigyopt.Prodigy, 1.0).find_lr(loader, num_steps=4)
     with pytest.warns(UserWarning, match="find_lr: SGDScheduleFree is Schedule-Free: its lr is a real rate"):
-        train(schedulefree.SGDScheduleFree, 0.1).find_lr(loader, num_steps=4)
+        train(schedulefree.SGDScheduleFree, 0.1).find_lr(loader, method="sweep", num_steps=4)
+    train(schedulefree.SGDScheduleFree, 0.1).find_lr(loader, num_steps=36)  # warnings are errors
+
+
+@both(AVERAGING)
+def test_a_search_judges_the_weights_that_a_training_leaves(kind, train, net, loader):
+    net[3] = nn.Identity()  # no dropout: the search and the training draw no numbers
+    data = list(loader)
+    val_data = [(torch.randn(64, 8), torch.randint(2, (64,)))]
+    trainer = train(kind, 0.05)
+    found = trainer.find_lr(data, val_data, num_steps=120, training_steps=30)
+    trial = max(found.trials, key=lambda one: (one.steps, one.rate))
+    trainer.fit(data, epochs=-(-trial.steps // len(data)), max_steps=trial.steps, lr=trial.rate)
+    assert trainer.evaluate(val_data)["val/loss"] == pytest.approx(trial.loss, rel=1e-5)
 
 
 def test_running_statistics_of_other_weights(train):
