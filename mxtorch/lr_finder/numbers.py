@@ -16,15 +16,15 @@ class SearchNumbers:
         assumed_training_steps: The length of a training where nothing tells it; that of a short fine-tuning.
         fewest_steps: With fewer steps no short training tells anything, and the usual default is given as a guess.
         decades_down: The window begins so many decades below the usual default of the optimizer; in the recordings the
-            best rate is at most 2 decades below it.
-        decades_up: And ends so many above it; in the recordings at most 3.
+            best rate is lower for one task alone.
+        decades_up: And ends so many above it; in the recordings the best rate is at most 3 above it.
         few_steps: With fewer steps the window is one decade on either side, or its trainings would be too short.
         lengths: Relative lengths of the trainings of the three rungs. Longer last ones were better in the recordings
             than more of them.
         longest: Part of the training that a training of each rung takes at most.
         rates_of_last_rung: Neighbouring rates that go to the last rung: the best one and one on either side.
         movement: A loss that fell by less than this part has not moved; noise of held-out losses is smaller.
-        close: The lowest constant rate whose fall is within this part of the best one's is taken: on little data lower
+        close: The lowest rate whose fall is within this part of the best one's is taken: on little data lower
             rates overfit less, which short trainings do not see.
         saturated: Where a doubling of the length gains less than this part of the fall of the held-out loss, longer
             trainings only overfit. The best rate is then about proportional to 1 / length in the recordings.

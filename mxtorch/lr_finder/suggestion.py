@@ -26,9 +26,9 @@ class Reading:
     """What a search says.
 
     Attributes:
-        status: `ok`: whole trainings were compared, and two other rates are nearly as good; of 100 such rates 98 are as
-            good as the best by a tenth of what a training gains (328 of 335 in the recordings). `guess`: there is a
-            rate, without that promise; `advice` says why. Or why there is none: `no_signal` (nothing learns), `noise`,
+        status: `ok`: whole trainings were compared, and two other rates are nearly as good; 281 of 288 such rates of
+            the recordings are as good as the best by a tenth of what a training gains. `guess`: there is a rate,
+            without that promise; `advice` says why. Or why there is none: `no_signal` (nothing learns), `noise`,
             `already_trained`, `range_too_short`, `too_few_steps`, `not_finite`.
         advice: What the rate rests on and what to do, in a sentence or two.
         suggestion: The rate; None where the evidence carries none.
