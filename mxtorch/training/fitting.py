@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +19,9 @@ from mxtorch.optim.external_scheduler import mode_of
 from mxtorch.optim.run_schedule import check_end, set_run_schedule
 from mxtorch.training.agreement import description_of_processes
 from mxtorch.training.data import Feed
+from mxtorch.training.epoch_lengths import EpochLengths
 from mxtorch.training.interruption import Interruption
-from mxtorch.training.limits import Limits, ValidateEvery, figure_of, steps_in_epoch, validation_sets, without_set
+from mxtorch.training.limits import Limits, ValidateEvery, figure_of, validation_sets, without_set
 from mxtorch.training.loop import Loop, place_of_next
 from mxtorch.training.modes import preserved_modes
 from mxtorch.training.monitor import check_watched
@@ -60,7 +61,7 @@ class _Plan:
         epochs: Passes over the training data.
         limits: Where the run ends before its epochs are over, and when it validates.
         most_steps: Optimizer steps after which an epoch is cut; None where the data end it.
-        steps_in: The optimizer steps of an epoch, by its number from 0; None where the data have no length.
+        lengths: The optimizer steps of each epoch.
         total_steps: Optimizer steps of the run; None where the data have no length.
         watched: The figure that a scheduler watches; None for the loss.
     """
@@ -70,7 +71,7 @@ class _Plan:
     epochs: int
     limits: Limits
     most_steps: int | None
-    steps_in: Callable[[int], int | None]
+    lengths: EpochLengths
     total_steps: int | None
     watched: str | None
 
@@ -153,23 +154,21 @@ class Fitting:
         check_data(given.train_data, "train_data", passes=1)
         train_data = engine.share(given.train_data)
 
-        def steps_in(epoch: int) -> int | None:
-            return steps_in_epoch(train_data, settings.accumulate_in(epoch), most_steps)
-
-        epochs = limits.epochs(given.epochs, steps_in(0))
+        lengths = EpochLengths(train_data, settings.accumulations, most_steps)
+        epochs = limits.epochs(given.epochs, lengths)
         check_data(given.train_data, "train_data", passes=epochs if most_steps is None else 1)
         validation: dict[str, Any] = engine.share(validation_sets(given.val_data, passes=epochs))
         check_enough(train_data, engine.world_size)
         watches = mode_of(given.schedule) is not None and not (given.schedule_monitor or "").startswith("train/")
-        limits = limits.of_run(epochs, steps_in, watches=watches)
-        total_steps = limits.total_steps(epochs, steps_in)
+        limits = limits.of_run(epochs, lengths, watches=watches)
+        total_steps = limits.total_steps(epochs, lengths)
         if given.auto_accumulate and engine.shards:
             raise ValueError("auto_accumulate: fsdp2 can't take it; give the loader a smaller batch_size")
         check_arguments(self.checkpoints, given.resume, settings.on_nonfinite, given.schedule)
         watched = None if given.schedule_monitor is None else figure_of(given.schedule_monitor, validation)
         plain = None if watched is None else without_set(watched, validation)
         check_watched(mode_of(given.schedule), plain, validates, self.metrics, self.saving.train_metrics)
-        return _Plan(train_data, validation, epochs, limits, most_steps, steps_in, total_steps, watched)
+        return _Plan(train_data, validation, epochs, limits, most_steps, lengths, total_steps, watched)
 
     def _run(self, plan: _Plan, interruption: Interruption) -> Run:
         """The run, with its rate and its schedule in force."""
@@ -182,13 +181,13 @@ class Fitting:
             position,
             position.fits,
             plan.epochs,
-            plan.steps_in(0),
+            plan.lengths(0),
             Feed(plan.train_data, interruption.check),
             {prefix: Feed(data) for prefix, data in plan.validation.items()},
             scheduler,
             most_steps=plan.most_steps,
             limits=plan.limits,
-            steps_in=plan.steps_in if settings.accumulate_from else None,
+            lengths=plan.lengths if settings.accumulate_from else None,
             resumes=given.resume is not None,
         )
         run.fingerprint = fingerprint(run, context, settings, given.lr, given.schedule)

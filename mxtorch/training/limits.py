@@ -6,12 +6,13 @@ import dataclasses
 import datetime
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mxtorch._checks import check_data, check_integer, length, number
+from mxtorch._checks import check_data, check_integer, number
 from mxtorch.data.sharding import marked
+from mxtorch.training.epoch_lengths import EpochLengths
 
 ValidateEvery = int | float | Literal["epoch"]
 
@@ -74,23 +75,23 @@ class Limits:
             epochs is None and max_steps is not None,
         )
 
-    def epochs(self, epochs: int | None, steps_per_epoch: int | None) -> int:
+    def epochs(self, epochs: int | None, lengths: EpochLengths) -> int:
         """The epochs of the run: as given, else as many as `max_steps` needs, else one.
 
         Args:
             epochs: As of `fit`.
-            steps_per_epoch: None where the data have no length; an epoch has one step at least.
+            lengths: The steps of each epoch; one at least where they are not known.
         """
         if epochs is not None:
             return check_integer(epochs, "epochs")
-        return 1 if self.max_steps is None else math.ceil(self.max_steps / (steps_per_epoch or 1))
+        return 1 if self.max_steps is None else lengths.epochs_of(self.max_steps)
 
-    def of_run(self, epochs: int, steps_in: Callable[[int], int | None], *, watches: bool) -> Limits:
+    def of_run(self, epochs: int, lengths: EpochLengths, *, watches: bool) -> Limits:
         """The limits of a run of so many epochs: one that is shorter than `validate_every` has it counted over epochs.
 
         Args:
             epochs: Its epochs.
-            steps_in: The steps of an epoch, by its number from 0.
+            lengths: The steps of each epoch.
             watches: Whether a scheduler is given a figure of each epoch's validation.
 
         Raises:
@@ -99,10 +100,7 @@ class Limits:
         every = self.validate_every
         if not isinstance(every, int):
             return self
-        shortest = steps_in(0)
-        if shortest is not None:
-            # Accumulation may change with the epochs, and it is settled for all of them how they are counted.
-            shortest = min(steps_in(epoch) or 0 for epoch in range(epochs))
+        shortest = lengths.shortest(epochs)  # it is settled for all epochs how their steps are counted
         if shortest is None or every <= shortest:
             return self
         if watches:
@@ -112,25 +110,21 @@ class Limits:
             )
         return dataclasses.replace(self, over_epochs=True)
 
-    def total_steps(self, epochs: int, steps_in: Callable[[int], int | None]) -> int | None:
+    def total_steps(self, epochs: int, lengths: EpochLengths) -> int | None:
         """Optimizer steps of the run, as far as they are known.
 
         Args:
             epochs: Its epochs.
-            steps_in: The steps of an epoch, by its number from 0.
+            lengths: The steps of each epoch.
 
         Raises:
             ValueError: `validate_every` is a part of an epoch whose length is not known.
         """
-        if steps_in(0) is None:
-            self.validation_interval(None)
-            return self.max_steps
-        total, epoch = 0, 0
-        while epoch < epochs and (self.max_steps is None or total < self.max_steps):
-            steps = steps_in(epoch) or 0
-            self.validation_interval(steps)
-            total, epoch = total + steps, epoch + 1
-        return total if self.max_steps is None else min(total, self.max_steps)
+        self.validation_interval(lengths(0))
+        total = None if self.steps_alone else lengths.total(epochs)
+        if total is None or self.max_steps is None:
+            return self.max_steps if total is None else total
+        return min(total, self.max_steps)
 
     def validation_interval(self, steps_per_epoch: int | None) -> int | None:
         """Optimizer steps between two validations within an epoch; None for none.
@@ -229,15 +223,6 @@ def without_set(monitor: str, prefixes: Iterable[str]) -> str:
     """
     found = next((prefix for prefix in prefixes if monitor.startswith(f"{prefix}/")), None)
     return monitor if found is None else f"val/{monitor.removeprefix(f'{found}/')}"
-
-
-def steps_in_epoch(data: Any, accumulate: int, wanted: int | None) -> int | None:
-    """Optimizer steps in an epoch: what the data give, or fewer if fewer are wanted; None where it isn't known."""
-    batch_count = length(data)
-    available = None if batch_count is None else math.ceil(batch_count / accumulate)
-    if wanted is None:
-        return available
-    return wanted if available is None else min(wanted, available)
 
 
 def _seconds(max_time: Any) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from mxtorch.checkpointing.random_state import random_state, set_random_state
 from mxtorch.optim.run_schedule import RunScheduler
 from mxtorch.training.data import Feed
+from mxtorch.training.epoch_lengths import EpochLengths
 from mxtorch.training.limits import NO_LIMITS, Limits, figure_of
 from mxtorch.training.metrics import LossMeter, MetricBuffer
 
@@ -69,7 +70,7 @@ class Run:
         fingerprint: What the run was started with, which is compared when it is resumed.
         most_steps: Optimizer steps after which an epoch is cut; None where the data end it.
         limits: Where it ends before its epochs are over, and when it validates.
-        steps_in: The optimizer steps of an epoch of the run, by its number from 0; None where all have as many.
+        lengths: The optimizer steps of each epoch of the run; None where all have as many.
         resumes: Whether it was asked to go on from a checkpoint.
         stopping: Whether it ends after the current epoch.
         ending: Whether the current epoch ends after the step just taken.
@@ -97,7 +98,7 @@ class Run:
     fingerprint: dict[str, Any] = field(default_factory=dict)
     most_steps: int | None = None
     limits: Limits = NO_LIMITS
-    steps_in: Callable[[int], int | None] | None = None
+    lengths: EpochLengths | None = None
     resumes: bool = False
     stopping: bool = False
     ending: bool = False
@@ -255,10 +256,10 @@ class Run:
         limit = None if self.limits.max_steps is None else self.limits.max_steps - self.steps_done
         if self.steps_per_epoch is None or self.limits.steps_alone:
             return limit
-        if self.steps_in is None:
+        if self.lengths is None:
             to_come = self.epochs_to_come * self.steps_per_epoch
         else:
-            to_come = sum(self.steps_in(epoch) or 0 for epoch in range(self.epochs_done, self.epochs))
+            to_come = (self.lengths.total(self.epochs) or 0) - (self.lengths.total(self.epochs_done) or 0)
         if self.meter is not None:
             to_come -= self.meter.count
         elif self.figures is not None:
@@ -268,8 +269,8 @@ class Run:
     def begin_epoch(self) -> None:
         """Go to the next epoch and start its clock; what was loaded from a checkpoint stays."""
         self.epoch = self.epochs_done
-        if self.steps_in is not None:
-            self.steps_per_epoch = self.steps_in(self.epoch)
+        if self.lengths is not None:
+            self.steps_per_epoch = self.lengths(self.epoch)
         if not self.within_epoch:
             self.started = time.perf_counter()
 

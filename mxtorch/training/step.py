@@ -81,6 +81,11 @@ class StepSettings:
             raise ValueError(f"on_nonfinite: got {on_nonfinite!r}{closest(str(on_nonfinite), policies)}")
         return cls(batches_to_a_step, norm, value, on_nonfinite, log_every, changes)
 
+    @property
+    def accumulations(self) -> tuple[tuple[int, int], ...]:
+        """As `accumulate_from`, with the first epoch."""
+        return ((1, self.accumulate), *self.accumulate_from)
+
     def accumulate_in(self, epoch: int) -> int:
         """Batches to a step in an epoch of the run, counted from 0."""
         return next((count for first, count in reversed(self.accumulate_from) if first <= epoch + 1), self.accumulate)
