@@ -340,7 +340,7 @@ class Trainer(TrainerState):
         swept = chosen_optimizer(self.optimizer, self.other_optimizers, optimizer)
         check_layer_scales(swept)
         request = Request.checked(
-            train_data, self.settings.accumulate, method=method, schedule=schedule, epochs=epochs,
+            train_data, self.settings.accumulations, method=method, schedule=schedule, epochs=epochs,
             steps_per_epoch=steps_per_epoch, training_steps=training_steps, num_steps=num_steps, budget=budget,
             start_lr=start_lr, end_lr=end_lr, watch=watch,
         )  # fmt: skip

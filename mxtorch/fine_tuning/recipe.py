@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from mxtorch import schedules
-from mxtorch._checks import check_data, check_integer, length, positive_rate
+from mxtorch._checks import check_data, check_integer, positive_rate
 from mxtorch.fine_tuning import grouping, storage
 from mxtorch.fine_tuning.cut import CutError
 from mxtorch.fine_tuning.dataset_fingerprint import CacheError
 from mxtorch.fine_tuning.feature_cache import FeatureCache
+from mxtorch.training.epoch_lengths import EpochLengths
 from mxtorch.training.trainer_view import TrainerView
 
 if TYPE_CHECKING:
@@ -215,10 +215,9 @@ class _Run:
 
     def _search_options(self, epochs: int) -> dict[str, Any]:
         """How long the training will be, where that is known, and what part of it the search may take."""
-        count = length(self.train_data)
-        if count is None:
+        steps = EpochLengths(self.train_data, self.trainer.settings.accumulations).total(epochs)
+        if steps is None:
             return {"num_steps": STEPS_WITHOUT_LENGTH}
-        steps = epochs * math.ceil(count / self.trainer.settings.accumulate)
         return {"training_steps": steps, "budget": min(max(SEARCH_STEPS / steps, SMALLEST_PART), LARGEST_PART)}
 
     def _find(self, phase: str, data: Any, options: dict[str, Any], fallback: float, name: str) -> float:

@@ -8,16 +8,21 @@ from typing import Any
 
 from mxtorch._checks import check_integer, length, positive_rate
 from mxtorch.lr_finder.numbers import NUMBERS, USUAL_RATE_OF_OTHERS, USUAL_RATES
+from mxtorch.training.epoch_lengths import Accumulations, EpochLengths
 
 
 def training_length(
-    data: Any, accumulate: int, epochs: int | None, steps_per_epoch: int | None, training_steps: int | None
+    data: Any,
+    accumulations: Accumulations,
+    epochs: int | None,
+    steps_per_epoch: int | None,
+    training_steps: int | None,
 ) -> tuple[int, bool]:
     """Optimizer steps of the training that a rate is for, and whether they are known.
 
     Args:
         data: The training data.
-        accumulate: Batches to a step.
+        accumulations: Pairs of an epoch, counted from 1, and the batches to a step from there on.
         epochs: As `fit` is given it, or None.
         steps_per_epoch: Likewise.
         training_steps: The length itself, or None.
@@ -25,6 +30,7 @@ def training_length(
     Raises:
         ValueError: An argument is wrong, or the length can't be told from those that were given.
     """
+    most_steps = None if steps_per_epoch is None else check_integer(steps_per_epoch, "steps_per_epoch")
     if training_steps is not None:
         if epochs is not None:
             raise ValueError("training_steps: got epochs, too; give one of the two")
@@ -32,21 +38,20 @@ def training_length(
     if epochs is None:
         return NUMBERS.assumed_training_steps, False
     epochs = check_integer(epochs, "epochs")
-    batches = length(data)
-    if steps_per_epoch is not None:
-        steps = check_integer(steps_per_epoch, "steps_per_epoch")
-        steps = steps if batches is None else min(steps, math.ceil(batches / accumulate))
-    elif batches is None:
+    steps = EpochLengths(data, accumulations, most_steps).total(epochs)
+    if steps is None:
         raise ValueError("epochs: the data have no length; give steps_per_epoch, as for fit, or training_steps")
-    else:
-        steps = math.ceil(batches / accumulate)
-    return epochs * steps, True
+    return steps, True
 
 
-def passes(data: Any, accumulate: int, training_steps: int) -> float | None:
+def passes(
+    data: Any, accumulations: Accumulations, training_steps: int, steps_per_epoch: int | None = None
+) -> float | None:
     """How often a training reads its data; None where the data have no length."""
     batches = length(data)
-    return training_steps * accumulate / batches if batches else None
+    if not batches:
+        return None
+    return EpochLengths(data, accumulations, steps_per_epoch).batches_of(training_steps) / batches
 
 
 def steps_of(num_steps: int | None, budget: float | None, training_steps: int, seconds_per_step: float | None) -> int:

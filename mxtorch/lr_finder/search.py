@@ -24,6 +24,7 @@ from mxtorch.lr_finder.suggestion import ALREADY_TRAINED, Reading, read_trials, 
 from mxtorch.lr_finder.sweep_reading import read_sweep
 from mxtorch.lr_finder.trainable import Trainable
 from mxtorch.lr_finder.trials import Plan, Trial, try_rates
+from mxtorch.training.epoch_lengths import Accumulations
 
 Method = Literal["trials", "sweep"]
 Multiplier = Callable[[int], float]
@@ -54,7 +55,7 @@ class Request:
     def checked(
         cls,
         train_data: Any,
-        accumulate: int,
+        accumulations: Accumulations,
         *,
         schedule: Any,
         method: str = "trials",
@@ -77,7 +78,7 @@ class Request:
         if start_lr is not None and end_lr is not None and start_lr >= end_lr:
             raise ValueError(f"start_lr: got {start_lr}, which is not below end_lr, {end_lr}; give a lower start_lr")
         num_steps, budget = budgets.checked_budget(num_steps, budget)
-        length, known = budgets.training_length(train_data, accumulate, epochs, steps_per_epoch, training_steps)
+        length, known = budgets.training_length(train_data, accumulations, epochs, steps_per_epoch, training_steps)
         if isinstance(schedule, (str, schedules.Schedule)):
             schedule = schedules.get(schedule).for_steps(length)
         elif not callable(schedule):
@@ -85,7 +86,7 @@ class Request:
         if watch is not None and not callable(watch):
             raise TypeError(f"watch: got {watch!r}; give a function without arguments that returns the loss")
         method_: Method = "sweep" if method == "sweep" else "trials"
-        passes = budgets.passes(train_data, accumulate, length)
+        passes = budgets.passes(train_data, accumulations, length, steps_per_epoch)
         return cls(method_, schedule, length, known, num_steps, budget, start_lr, end_lr, watch, passes)
 
 

@@ -239,7 +239,7 @@ def _request(data: Any, accumulate: int, schedule: Schedule, options: SearchOpti
         raise TypeError(f"{unknown}: there is no such option{closest(unknown, SearchOptions.__annotations__)}")
     given: dict[str, Any] = dict(options)
     progress = given.pop("progress", True)
-    return Request.checked(data, accumulate, schedule=schedule, **given), progress
+    return Request.checked(data, [(1, accumulate)], schedule=schedule, **given), progress
 
 
 def _checked_state(state: Any, optimizer: Any) -> Sequence[Any]:

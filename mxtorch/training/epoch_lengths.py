@@ -9,6 +9,9 @@ from typing import Any
 
 from mxtorch._checks import length
 
+# Pairs of an epoch, counted from 1, and the batches to a step from there on; rising, from epoch 1.
+Accumulations = Sequence[tuple[int, int]]
+
 
 class EpochLengths:
     """The optimizer steps of each epoch of a run, as far as they are known beforehand.
@@ -30,7 +33,7 @@ class EpochLengths:
         (16, 4)
     """
 
-    def __init__(self, data: Any, accumulations: Sequence[tuple[int, int]], most_steps: int | None = None) -> None:
+    def __init__(self, data: Any, accumulations: Accumulations, most_steps: int | None = None) -> None:
         self._batches = length(data)
         self._most_steps = most_steps
         self._accumulations = accumulations

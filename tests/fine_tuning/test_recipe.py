@@ -144,6 +144,12 @@ def test_a_search_takes_fewer_steps_than_the_training(net, make, epochs, monkeyp
     assert len(searches) == 2
 
 
+def test_the_search_is_for_the_steps_of_accumulation_that_changes(net, make):
+    trainer = make(net, accumulate={1: 4, 2: 1})
+    result = trainer.fine_tune(constant_pictures(40), epochs=3, freeze_epochs=3, head="2", cache=False)
+    assert {found.training_steps for found in result.found.values()} == {trainer.step // 2}
+
+
 class Found:
     """A search that found a rate."""
 

@@ -11,6 +11,7 @@ from torch import nn
 from mxtorch.lr_finder.budget import checked_budget, passes, steps_of, training_length, usual_rate
 
 BATCHES = [0] * 10
+EACH = [(1, 1)]  # each batch is a step
 
 
 class Endless:
@@ -31,19 +32,26 @@ class Endless:
 )
 def test_the_length_is_that_of_fit(given, accumulate, steps):
     arguments = {"epochs": None, "steps_per_epoch": None, "training_steps": None} | given
-    assert training_length(BATCHES, accumulate, **arguments) == (steps, True)
+    assert training_length(BATCHES, [(1, accumulate)], **arguments) == (steps, True)
+
+
+def test_accumulation_that_changes_is_that_of_each_epoch():
+    changes = [(1, 5), (2, 1)]
+    assert training_length(BATCHES, changes, 5, None, None) == (42, True)
+    assert training_length(BATCHES, changes, 5, 4, None) == (18, True)
+    assert passes(BATCHES, changes, 42) == 5
 
 
 def test_a_length_that_nothing_tells_is_assumed():
-    steps, known = training_length(BATCHES, 1, None, None, None)
+    steps, known = training_length(BATCHES, EACH, None, None, None)
     assert steps > 0
     assert not known
 
 
 def test_the_length_of_data_without_one():
-    assert training_length(Endless(), 1, 3, 5, None) == (15, True)
+    assert training_length(Endless(), EACH, 3, 5, None) == (15, True)
     with pytest.raises(ValueError, match="epochs: the data have no length; give steps_per_epoch, as for fit, or"):
-        training_length(Endless(), 1, 3, None, None)
+        training_length(Endless(), EACH, 3, None, None)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +67,7 @@ def test_the_length_of_data_without_one():
 )
 def test_lengths_that_are_none(given, message):
     with pytest.raises((ValueError, TypeError), match=message):
-        training_length(BATCHES, 1, *given)
+        training_length(BATCHES, EACH, *given)
 
 
 def test_what_is_given_is_what_is_spent():
@@ -144,4 +152,4 @@ def test_subclasses_and_unknown_optimizers():
     ("data", "accumulate", "expected"), [([0] * 10, 1, 6), ([0] * 10, 2, 12), (iter([0]), 1, None), ([], 1, None)]
 )
 def test_how_often_a_training_reads_its_data(data, accumulate, expected):
-    assert passes(data, accumulate, 60) == expected
+    assert passes(data, [(1, accumulate)], 60) == expected

@@ -407,6 +407,11 @@ def test_accumulation_changes_over_epochs(loader):
     assert watch.rates == pytest.approx([0.1 * schedules.OneCycle(8)(step) for step in range(8)])
 
 
+def test_a_search_is_for_as_many_steps_as_fit_takes(loader):
+    trainer = run(loader, epochs=4, trainer_options={"accumulate": {1: 8, 2: 1}})
+    assert trainer.find_lr(loader, epochs=4, num_steps=60).training_steps == trainer.step == 25
+
+
 @pytest.mark.parametrize("at_step", [3, 4, 6])
 def test_it_is_resumed(loader, tmp_path, at_step):
     options = {"epochs": 3, "trainer_options": {"accumulate": {1: 4, 2: 2}}}
