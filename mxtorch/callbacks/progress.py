@@ -57,7 +57,10 @@ class ProgressBar(Callback):
         self._bar.set_postfix_str("  ".join(figures), refresh=False)
 
     def on_validated(self, trainer: TrainerView, figures: Mapping[str, float]) -> None:
-        """Show the figures of a validation within the epoch."""
+        """Show the figures of a validation within the epoch; print those of the end of a run that was stopped."""
+        if current_run(trainer).complete:
+            print(f"at the end of the run  {summary(figures)}")
+            return
         assert self._bar is not None
         self._metrics = dict(figures)
         self._bar.set_postfix_str(summary(figures), refresh=False)

@@ -72,7 +72,10 @@ class Callback:
         """Every `log_every` steps: `train/loss`, `learning_rate/...`, `gradient_norm`, `samples_per_second`."""
 
     def on_validated(self, trainer: TrainerView, figures: Mapping[str, float]) -> None:
-        """A validation within an epoch is over (`fit(validate_every=...)`); the one at its end comes with its row."""
+        """A validation within an epoch is over (`fit(validate_every=...)`); the one at its end comes with its row.
+
+        Also called where a run is stopped after an epoch that was not validated, and its end is validated now.
+        """
 
     def on_epoch_trained(self, trainer: TrainerView) -> None:
         """The steps of an epoch are taken; validation, if there is one, comes next."""

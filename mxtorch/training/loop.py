@@ -73,6 +73,8 @@ class Loop:
                     if self.roll_back is None:
                         raise
                     self.roll_back(error)
+            if run.unvalidated:
+                self._validate_end()
 
     def _run_epoch(self) -> None:
         """Train, validate, write the epoch's row, tell the callbacks."""
@@ -109,6 +111,19 @@ class Loop:
                 raise
             feed.end_pass(batches)
         return figures
+
+    def _validate_end(self) -> None:
+        """Validate the end of a run that was stopped after an epoch without a validation; its row gets the figures."""
+        run = self.run
+        run.epoch = run.epochs_done - 1  # a run that was resumed at its end has begun no epoch
+        try:
+            figures = self._validate()
+        except Interrupted:
+            self.callbacks.call("on_interrupt")
+            raise
+        run.unvalidated = False
+        self.history.rows[-1] |= figures
+        self.callbacks.call("on_validated", figures)
 
     def _validate_within_epoch(self) -> None:
         """Validate between two steps, tell the callbacks, and leave the time out of the speed of training."""

@@ -310,6 +310,7 @@ class Run:
             "seconds": self.seconds,
             "stopping": self.stopping,
             "ending": self.ending,
+            "unvalidated": self.unvalidated,
             "validated_at": self.validated_at,
             "micro_batches": self.micro_batches,
             "feed": self.feed.state_dict(within_epoch=training and self.meter is not None),
@@ -344,6 +345,7 @@ class Run:
         self.validated_at = counts["validated_at"]
         self.stopping, self.micro_batches = bool(saved["stopping"]), max(saved["micro_batches"], 1)
         self.ending = self.stopping and bool(counts["ending"])  # other ends are found anew, as they may be farther now
+        self.unvalidated = bool(saved.get("unvalidated", False))
         self.fingerprint = saved["fingerprint"] | {"epochs": self.epochs}
         self.figures = None if saved["figures"] is None else {k: float(v) for k, v in saved["figures"].items()}
         self.started = time.perf_counter() - saved["elapsed"]

@@ -264,6 +264,55 @@ def test_a_resumed_run_keeps_its_place_between_validations(two_moons, tmp_path, 
     assert [row["step"] for row in parts.history.rows if "val/loss" in row] == [24, 32]
 
 
+class StopAfter(Callback):
+    """Stops the run between two epochs."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_complete(self, trainer, row):
+        if trainer.epoch == self.epoch:
+            trainer.stop()
+
+
+def test_the_end_of_a_run_that_is_stopped_between_epochs_is_validated(loader, tmp_path, capsys):
+    watch, best, val = Watch(), BestWeights(), sets()[0]
+    options = {"val_data": val, "validate_every": 50, "epochs": 9, "trainer_options": {"progress": True}}
+    trainer = run(loader, tmp_path, watch=watch, callbacks=[StopAfter(2), best], **options)
+    figures = trainer.evaluate(val)
+    assert watch.validated == [(16, figures)]
+    assert [row.get("val/loss") for row in trainer.history.rows] == [None, figures["val/loss"]]
+    assert (best.best, best.best_epoch) == (figures["val/loss"], 2)
+    assert (tmp_path / "best.ckpt").resolve().name == "step-00000016.ckpt"
+    assert f"at the end of the run  val/loss {figures['val/loss']:.4g}" in capsys.readouterr().out
+    again = run(loader, tmp_path, callbacks=[best], resume="auto", **options)
+    assert again.history.rows[-1]["val/loss"] == figures["val/loss"]
+
+
+def test_a_run_that_is_broken_off_in_the_validation_of_its_end_makes_up_for_it(loader, tmp_path):
+    options = {"val_data": sets()[0], "validate_every": 50, "epochs": 9, "trainer_options": {"progress": True}}
+    whole = run(loader, tmp_path / "whole", callbacks=[StopAfter(2), BestWeights()], **options)
+    watch = Watch(in_validation=1)
+    run(loader, tmp_path / "parts", watch=watch, callbacks=[StopAfter(2), BestWeights()], **options)
+    assert watch.validated == []
+    best = BestWeights()
+    same(run(loader, tmp_path / "parts", callbacks=[StopAfter(2), best], resume="auto", **options), whole)
+    assert best.best_epoch == 2
+
+
+def test_a_run_that_time_ends_between_epochs_is_validated(loader, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("mxtorch.training.run.time.perf_counter", lambda: now[0])
+
+    class Clock(Callback):
+        def on_epoch_complete(self, trainer, row):
+            now[0] += 10.0
+
+    trainer = run(loader, callbacks=[Clock()], val_data=sets()[0], validate_every=50, epochs=9, max_time=15)
+    assert trainer.history["step"] == [8, 16]
+    assert "val/loss" in trainer.history.rows[-1]
+
+
 def test_early_stopping_over_epochs(loader):
     stopping = EarlyStopping(patience=1, min_delta=100.0)
     trainer = run(loader, callbacks=[stopping], epochs=9, val_data=sets()[0], validate_every=12)
@@ -444,6 +493,8 @@ def test_it_is_resumed(loader, tmp_path, at_step):
         ({"val_data": {"a/b": []}}, ValueError, "without a slash"),
         ({"val_data": {3: []}}, TypeError, "the name of a set"),
         ({"val_data": {"a": 3}}, TypeError, r"val_data\['a'\]: got 3"),
+        ({"val_data": iter([]), "validate_every": 3}, ValueError, "val_data: got list_iterator, which can be read"),
+        ({"val_data": {"a": iter([])}, "validate_every": 0.5}, ValueError, r"val_data\['a'\]: got list_iterator"),
     ],
     ids=str,
 )
