@@ -29,7 +29,7 @@ class Limits:
         val_batches: Batches of a validation; None for all.
         steps_alone: Whether `max_steps` alone ends the run, however many epochs that takes.
         over_epochs: Whether the steps of `validate_every` are counted over epochs, whose ends are then not validated;
-            `of_run` settles it.
+            `of_run` settles it. None until an epoch is found to be shorter, where their length is not known.
     """
 
     max_steps: int | None = None
@@ -37,7 +37,7 @@ class Limits:
     validate_every: int | float | None = None
     val_batches: int | None = None
     steps_alone: bool = False
-    over_epochs: bool = False
+    over_epochs: bool | None = False
 
     @classmethod
     def checked(
@@ -89,6 +89,9 @@ class Limits:
     def of_run(self, epochs: int, lengths: EpochLengths, *, watches: bool) -> Limits:
         """The limits of a run of so many epochs: one that is shorter than `validate_every` has it counted over epochs.
 
+        Where the length is not known, `after_epoch` settles that; but a scheduler that watches a figure gets it from
+        each epoch.
+
         Args:
             epochs: Its epochs.
             lengths: The steps of each epoch.
@@ -101,7 +104,9 @@ class Limits:
         if not isinstance(every, int):
             return self
         shortest = lengths.shortest(epochs)  # it is settled for all epochs how their steps are counted
-        if shortest is None or every <= shortest:
+        if shortest is None:
+            return self if watches else dataclasses.replace(self, over_epochs=None)
+        if every <= shortest:
             return self
         if watches:
             raise ValueError(
@@ -109,6 +114,12 @@ class Limits:
                 "validation; but the schedule watches a figure of each epoch. Give 'epoch', or another schedule"
             )
         return dataclasses.replace(self, over_epochs=True)
+
+    def after_epoch(self, steps: int) -> Limits:
+        """The limits after an epoch of so many steps that the data ended, which may be the first one known."""
+        if self.over_epochs is None and self.validate_every is not None and steps < self.validate_every:
+            return dataclasses.replace(self, over_epochs=True)
+        return self
 
     def total_steps(self, epochs: int, lengths: EpochLengths) -> int | None:
         """Optimizer steps of the run, as far as they are known.

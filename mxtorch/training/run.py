@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -284,6 +285,8 @@ class Run:
     def end_training(self) -> dict[str, float]:
         """The figures of the epoch's training."""
         assert self.meter is not None
+        if not self.cut:
+            self.limits = self.limits.after_epoch(self.meter.count)
         self.figures = self.meter.finish() | ({} if self.metrics is None else self.metrics.compute("train"))
         self.meter = self.metrics = None
         self.ending = False
@@ -311,6 +314,7 @@ class Run:
             "stopping": self.stopping,
             "ending": self.ending,
             "unvalidated": self.unvalidated,
+            "over_epochs": self.limits.over_epochs,
             "validated_at": self.validated_at,
             "micro_batches": self.micro_batches,
             "feed": self.feed.state_dict(within_epoch=training and self.meter is not None),
@@ -346,6 +350,8 @@ class Run:
         self.stopping, self.micro_batches = bool(saved["stopping"]), max(saved["micro_batches"], 1)
         self.ending = self.stopping and bool(counts["ending"])  # other ends are found anew, as they may be farther now
         self.unvalidated = bool(saved.get("unvalidated", False))
+        if self.limits.over_epochs is None and saved.get("over_epochs"):
+            self.limits = dataclasses.replace(self.limits, over_epochs=True)
         self.fingerprint = saved["fingerprint"] | {"epochs": self.epochs}
         self.figures = None if saved["figures"] is None else {k: float(v) for k, v in saved["figures"].items()}
         self.started = time.perf_counter() - saved["elapsed"]

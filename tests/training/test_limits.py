@@ -264,6 +264,41 @@ def test_a_resumed_run_keeps_its_place_between_validations(two_moons, tmp_path, 
     assert [row["step"] for row in parts.history.rows if "val/loss" in row] == [24, 32]
 
 
+class Unmeasured(IterableDataset):
+    """The samples of a loader's data set, without a length."""
+
+    def __init__(self, loader):
+        self.samples = loader.dataset
+
+    def __iter__(self):
+        return iter(self.samples)
+
+
+@pytest.mark.parametrize("every", [3, 8, 9, 12, 16, 100])
+@pytest.mark.parametrize("max_steps", [None, 27])
+def test_data_without_a_length_are_validated_as_those_with_one(loader, every, max_steps):
+    def runs(data):
+        watch = Watch()
+        options = {"max_steps": max_steps, "epochs": 4, "val_data": sets()[0], "validate_every": every}
+        trainer = run(data, watch=watch, callbacks=[EarlyStopping(patience=99)], schedule=None, **options)
+        ends = [row["step"] for row in trainer.history.rows if "val/loss" in row]
+        return {step for step, _ in watch.validated} | set(ends), trainer.history["step"]
+
+    batches = list(loader)
+    assert runs(DataLoader(Unmeasured(loader), batch_size=loader.batch_size)) == runs(batches)
+
+
+@pytest.mark.parametrize("at_step", [3, 8, 12, 17])
+def test_a_resumed_run_of_unknown_length_keeps_counting_over_epochs(loader, tmp_path, at_step):
+    data = DataLoader(Unmeasured(loader), batch_size=loader.batch_size)
+    options = {"epochs": 4, "val_data": sets()[0], "validate_every": 12, "schedule": None}
+    whole = run(data, tmp_path / "whole", **options)
+    run(data, tmp_path / "parts", watch=Watch(at_step=at_step), **options)
+    same(run(data, tmp_path / "parts", resume="auto", **options), whole)
+    assert [record["step"] for record in whole.history.records if "val/loss" in record] == [12, 24]
+    assert [row["step"] for row in whole.history.rows if "val/loss" in row] == [32]
+
+
 class StopAfter(Callback):
     """Stops the run between two epochs."""
 
@@ -333,6 +368,8 @@ def test_a_schedule_that_watches_each_epoch_is_refused_with_validation_over_epoc
         fit(validate_every=9)
     assert fit(validate_every=9, schedule_monitor="train/loss").step == 24
     assert fit(validate_every=8).step == 24
+    loader = DataLoader(Unmeasured(loader), batch_size=loader.batch_size)
+    assert len(fit(validate_every=9).history["val/loss"]) == 3, "without a length each epoch is validated for it"
 
 
 def test_it_does_not_change_the_training(loader):
