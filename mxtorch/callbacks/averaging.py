@@ -5,6 +5,7 @@ Both average with the functions of `torch.optim.swa_utils`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
+from mxtorch._checks import level_of_user
 from mxtorch.checkpointing.snapshot import TrainingState
 from mxtorch.training.callback import Callback, Weights, copies, current_run, put
 from mxtorch.training.modes import preserved_modes, set_training_mode
@@ -119,7 +121,11 @@ class SWA(_Averaging):
 
     Args:
         train_data: The training data of `fit`: batches that `Trainer.prediction_step` takes, including dictionaries.
-        start: The part of the epochs after which averaging starts.
+        start: The part of the run after which averaging starts: of its epochs, of `max_steps`, or of `max_time`. Where
+            `fit` is given several of these, the one that is nearest to its end counts.
+
+    Warns:
+        UserWarning: The run was stopped before averaging started, so the model has the weights of its last step.
 
     Raises:
         ValueError: `start` is not in [0, 1). From `fit`, before the first step: the network has batch normalisation,
@@ -154,9 +160,20 @@ class SWA(_Averaging):
 
     def on_epoch_trained(self, trainer: TrainerView) -> None:
         """Update the mean, if this is one of the last epochs."""
-        if current_run(trainer).epoch + 1 > self.start * current_run(trainer).epochs:
+        if self._has_begun(trainer):
             self._update(trainer.model, get_swa_multi_avg_fn())  # type: ignore[no-untyped-call]
             self._statistics = None
+
+    def on_fit_end(self, trainer: TrainerView) -> None:
+        """Warn if a run that came to its end has no mean."""
+        super().on_fit_end(trainer)
+        run = current_run(trainer)
+        if self.count == 0 and run.complete and run.over:
+            warnings.warn(
+                f"SWA: the run was stopped after epoch {run.epochs_done}, before averaging started "
+                f"(start={self.start:g}), so the model has the weights of its last step; start it earlier",
+                stacklevel=level_of_user(),
+            )
 
     def judged_weights(self, trainer: TrainerView) -> Weights | None:
         """The mean with its own running statistics; None before the first update."""
@@ -175,6 +192,15 @@ class SWA(_Averaging):
         super().load_state_dict(state)
         statistics = state.get("statistics")
         self._statistics = None if statistics is None else dict(statistics)
+
+    def _has_begun(self, trainer: TrainerView) -> bool:
+        """Whether more than `start` of the run is over: of what ends it first, as far as that is known."""
+        run = current_run(trainer)
+        steps, seconds = run.limits.max_steps, run.limits.max_seconds
+        by_epochs = not run.limits.steps_alone and run.epoch + 1 > self.start * run.epochs
+        by_steps = steps is not None and run.steps_done > self.start * steps
+        by_time = seconds is not None and trainer.engine.agree(run.seconds > self.start * seconds)
+        return by_epochs or by_steps or by_time
 
     @torch.no_grad()
     def _try_one_batch(self, trainer: TrainerView) -> None:

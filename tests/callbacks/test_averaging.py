@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from mxtorch import Callback
 from mxtorch.callbacks import EMA, SWA
@@ -61,6 +61,52 @@ def test_swa_equals_torch_with_its_own_statistics(net, loader, make):
     assert torch.allclose(net[1].running_mean, averaged.module[1].running_mean, atol=1e-4)
     assert net[1].momentum == 0.1
     assert net.training
+
+
+class Unmeasured(IterableDataset):
+    def __init__(self, samples):
+        self.samples = samples
+
+    def __iter__(self):
+        return iter(self.samples)
+
+
+@pytest.mark.parametrize(
+    ("has_length", "options", "count"),
+    [
+        (True, {"max_steps": 80}, 5),  # 8 steps an epoch
+        (False, {"max_steps": 80}, 5),
+        (False, {"max_steps": 80, "epochs": 1000}, 5),
+        (False, {"max_steps": 8000, "epochs": 10}, 5),
+        (True, {"max_steps": 4}, 1),
+        (True, {"epochs": 1000, "max_time": 25}, 2),  # 5 s an epoch: it ends after the fifth one
+        (True, {"epochs": 4, "max_time": 1000}, 2),
+    ],
+    ids=str,
+)
+def test_swa_starts_in_the_part_of_the_run_that_ends_first(
+    loader, two_moons, make, monkeypatch, has_length, options, count
+):
+    now = [0.0]
+    monkeypatch.setattr("mxtorch.training.run.time.perf_counter", lambda: now[0])
+
+    class Clock(Callback):
+        def on_epoch_complete(self, trainer, row):
+            now[0] += 5.0
+
+    data = loader if has_length else DataLoader(Unmeasured(two_moons), batch_size=loader.batch_size)
+    swa = SWA(loader, start=0.5)
+    make(nn.Linear(8, 2), callbacks=[swa, Clock()]).fit(data, **options)
+    assert swa.count == count
+
+
+def test_a_run_that_is_stopped_before_averaging_starts_is_warned_of(loader, make):
+    class Stop(Callback):
+        def on_epoch_complete(self, trainer, row):
+            trainer.stop()
+
+    with pytest.warns(UserWarning, match="SWA: the run was stopped after epoch 1, before averaging started"):
+        make(nn.Linear(8, 2), callbacks=[SWA(loader), Stop()]).fit(loader, epochs=9)
 
 
 def test_swa_does_not_change_frozen_statistics(net, loader, make):
