@@ -13,6 +13,16 @@ from mxtorch._checks import length
 Accumulations = Sequence[tuple[int, int]]
 
 
+def accumulate_in(accumulations: Accumulations, epoch: int) -> int:
+    """Batches to a step in an epoch of the run, counted from 0.
+
+    Example:
+        >>> [accumulate_in([(1, 8), (3, 2)], epoch) for epoch in range(4)]
+        [8, 8, 2, 2]
+    """
+    return next(count for first, count in reversed(accumulations) if first <= epoch + 1)
+
+
 class EpochLengths:
     """The optimizer steps of each epoch of a run, as far as they are known beforehand.
 
@@ -72,18 +82,15 @@ class EpochLengths:
         batches = 0
         for epoch, count in enumerate(self._first):
             taken = min(count, steps)
-            batches, steps = batches + taken * self._accumulate_in(epoch), steps - taken
-        return batches + steps * self._accumulate_in(len(self._first))
-
-    def _accumulate_in(self, epoch: int) -> int:
-        return next(count for first, count in reversed(self._accumulations) if first <= epoch + 1)
+            batches, steps = batches + taken * accumulate_in(self._accumulations, epoch), steps - taken
+        return batches + steps * accumulate_in(self._accumulations, len(self._first))
 
     def _count(self, batches: int) -> None:
         """Count the steps of the first epochs, from which on all have as many."""
         last_change = self._accumulations[-1][0] - 1
         left = 0  # batches of a pass that was cut
         for epoch in itertools.count():
-            accumulate = self._accumulate_in(epoch)
+            accumulate = accumulate_in(self._accumulations, epoch)
             of_left, of_pass = math.ceil(left / accumulate), math.ceil(batches / accumulate)
             most = self._most_steps
             if epoch >= last_change and (most is None or most <= of_pass or not left):

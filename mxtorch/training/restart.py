@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from mxtorch.training.epoch_lengths import accumulate_in
+
 # Of the place in a run, what each process has of its own: where its data were read to, and metrics of its batches.
 _OWN = ("feed", "validation", "metrics")
 
@@ -51,10 +53,19 @@ def for_process(saved: dict[str, Any], rank: int, world_size: int, sizes: tuple[
 
 
 def _at_same_sample(run: dict[str, Any], before: int | None, now: int | None) -> dict[str, Any]:
-    """The place in an epoch for batches of another size: that of the last step that was taken whole."""
-    feed, meter = run["feed"], run["meter"]
-    if meter is None or feed["start"] is None:
+    """The place in the data for batches of another size: that of the last step that was taken whole."""
+    feed, meter, settings = run["feed"], run["meter"], run["fingerprint"]
+    if feed["start"] is None:
         return run
-    accumulate = max(run["fingerprint"].get("accumulate", 1), 1)
-    steps = 0 if before is None or now is None else feed["batches"] * before // (now * accumulate)
-    return {**run, "feed": {**feed, "batches": steps * accumulate}, "meter": {**meter, "count": steps}}
+    fixed = settings.get("accumulate")  # a text where it changes; a file without accumulations is refused then, later
+    each = [(1, fixed if type(fixed) is int else 1)]
+    accumulate = accumulate_in(settings.get("accumulations", each), run["epoch"])
+    # An epoch may go on in a pass of an earlier one; if it has begun another since, the place is counted from there.
+    earlier = max(feed["batches"] - (0 if meter is None else meter["count"]) * accumulate, 0)
+    if before is None or now is None:
+        earlier = steps = 0
+    else:
+        steps = (feed["batches"] - earlier) * before // (now * accumulate)
+        earlier = earlier * before // now
+    feed = {**feed, "batches": earlier + steps * accumulate}
+    return {**run, "feed": feed, "meter": None if meter is None else {**meter, "count": steps}}

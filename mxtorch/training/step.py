@@ -20,6 +20,7 @@ from mxtorch.training import diagnosis, out_of_memory
 from mxtorch.training.closures import PassedOver, check_closure_settings, check_finite, clip_gradients, needs_closure
 from mxtorch.training.context import Context
 from mxtorch.training.data import Window
+from mxtorch.training.epoch_lengths import accumulate_in
 from mxtorch.training.loss_weight import Weight, as_scalar
 from mxtorch.training.metrics import MetricBuffer
 from mxtorch.training.shared_sums import SharedSums
@@ -88,7 +89,7 @@ class StepSettings:
 
     def accumulate_in(self, epoch: int) -> int:
         """Batches to a step in an epoch of the run, counted from 0."""
-        return next((count for first, count in reversed(self.accumulate_from) if first <= epoch + 1), self.accumulate)
+        return accumulate_in(self.accumulations, epoch)
 
 
 def accumulations(accumulate: Any) -> tuple[int, tuple[tuple[int, int], ...]]:
