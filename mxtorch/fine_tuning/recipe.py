@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 Cache = Literal["auto", "memory", "file"] | bool | str | Path | FeatureCache
 
+# The methods of a trainer that `fit` and `find_lr` give batches to. One that a user wrote may need the inputs.
+GIVEN_BATCHES = ("training_step", "evaluation_step", "count_samples")
 # The names of the phases.
 HEAD, ALL_LAYERS = "head", "all layers"
 OWN_RATE = "the optimizer's own rate"
@@ -134,9 +136,10 @@ def fine_tune(
             statistics. By default it does so only if there was no first phase: the statistics of a few small batches
             are worse than those of the data that the network was trained on.
         schedule: The schedule of each phase, or its name.
-        cache: `"auto"` keeps features in up to a third of the free memory, otherwise in a temporary file, and reports
-            why if it can't. `"memory"`, `"file"`, a folder or True ask for features: if they can't be kept, that is an
-            error. False computes none. A `FeatureCache` is used and stays open.
+        cache: `"auto"` keeps features in up to a third of the free memory, otherwise in a temporary file. It reports
+            why if it can't, as where the trainer has a `training_step` or an `evaluation_step` of its own. `"memory"`,
+            `"file"`, a folder or True ask for features: if they can't be kept, that is an error. False computes none. A
+            `FeatureCache` is used and stays open.
         views: How many readings of each sample are kept, for data with random augmentation.
         half: Whether features are kept in float16.
         exact: Whether features are to the last bit those of the network as it is: without folding batch normalisation
@@ -291,9 +294,10 @@ def _loaders(run: _Run, features: FeatureCache | None, cache: Cache, views: int)
 
 def _feature_loader(run: _Run, features: FeatureCache, data: Any, argument: str, views: int, asked_for: bool) -> Any:
     """A loader of features; None where there can't be one and the cache was not asked for."""
-    if not asked_for and _has_own_step(run.trainer):
+    if not asked_for and (own := _own_step(run.trainer)) is not None:
+        article = "an" if own.startswith("e") else "a"
         kind = type(run.trainer).__name__
-        run.report(f"No feature cache: {kind} has a training_step of its own, which may look at the inputs.")
+        run.report(f"No feature cache: {kind} has {article} {own} of its own, which may look at the inputs.")
         return None
     try:
         return features.loader(data, views=views)
@@ -304,10 +308,13 @@ def _feature_loader(run: _Run, features: FeatureCache, data: Any, argument: str,
         return None
 
 
-def _has_own_step(trainer: object) -> bool:
-    """Whether a trainer's `training_step` was overridden: then a second class defines it, or the trainer itself."""
+def _own_step(trainer: object) -> str | None:
+    """The first method that is given batches and was overridden; None if none was.
+
+    A method was overridden if a second class defines it, or the trainer itself.
+    """
     definitions = [vars(trainer), *map(vars, type(trainer).__mro__)]
-    return sum("training_step" in names for names in definitions) > 1
+    return next((name for name in GIVEN_BATCHES if sum(name in names for names in definitions) > 1), None)
 
 
 def _given_rates(lr: float | Sequence[float | None] | None) -> list[float | None]:

@@ -224,6 +224,35 @@ def test_a_step_that_was_set_on_the_trainer_itself_is_seen(net, make, val):
     assert any("training_step of its own" in note for note in notes)
 
 
+class JudgesMirroredPictures(Trainer):
+    def evaluation_step(self, batch):
+        return super().evaluation_step((batch[0].flip(-1) * 3, batch[1]))
+
+
+class CountsChannels(Trainer):
+    def count_samples(self, batch):
+        return len(batch[0]) * batch[0].shape[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [(JudgesMirroredPictures, "an evaluation_step of its own"), (CountsChannels, "a count_samples of its own")],
+)
+def test_methods_of_ones_own_are_given_inputs_and_not_features(net, train, val, kind, told):
+    results = []
+    initial = {name: value.clone() for name, value in net.state_dict().items()}
+    for cache in ("auto", False):
+        torch.manual_seed(1)
+        net.load_state_dict(initial)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        trainer = kind(net, nn.CrossEntropyLoss(), optimizer, device="cpu", progress=False, channels_last=False)
+        tuned = trainer.fine_tune(train, val, epochs=0, freeze_epochs=1, lr=0.1, head="2", cache=cache)
+        results.append((tuned.history["train/loss"], tuned.history["val/loss"]))
+        assert any(told in note for note in tuned.notes) == (cache == "auto")
+        assert tuned.history["val/loss"] == [trainer.evaluate(val)["val/loss"]]
+    assert results[0] == results[1]
+
+
 class Other:
     """Has of a trainer what `fine_tune` uses, and nothing else."""
 
