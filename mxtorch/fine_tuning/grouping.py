@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from mxtorch._checks import positive_rate, shortened
 from mxtorch.callbacks.freezing import find_layer
-from mxtorch.optim.scheduled import ScheduledOptim
+from mxtorch.optim.scheduled import ScheduledOptim, set_group_rate
 
 LayerGroups = dict[str, dict[str, Parameter]]
 
@@ -163,15 +163,47 @@ def _train_only(model: nn.Module, trained: Iterable[Parameter]) -> None:
 
 
 @contextlib.contextmanager
-def rates_by_layer(optimizer: ScheduledOptim, layers: LayerGroups, decay: float) -> Iterator[None]:
+def phase(model: nn.Module, has_trained: Callable[[], bool]) -> Iterator[None]:
+    """In this block a phase freezes parameters and trains the others.
+
+    If an error ends the block before anything was trained, what was frozen before is frozen again, and nothing else.
+
+    Args:
+        model: The network.
+        has_trained: A function that returns whether the phase has trained.
+    """
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    norms = vars(model).get("zoo_frozen_norms")
+    try:
+        yield
+    except BaseException:
+        if not has_trained():
+            for parameter, is_trained in before:
+                parameter.requires_grad_(is_trained)
+            if norms is not None:
+                vars(model)["zoo_frozen_norms"] = norms
+        raise
+
+
+@contextlib.contextmanager
+def rates_by_layer(
+    optimizer: ScheduledOptim, layers: LayerGroups, decay: float, has_trained: Callable[[], bool]
+) -> Iterator[None]:
     """In this block each layer group is a parameter group of the optimizer, with a rate that falls towards the input.
 
     The head's group is the first one. Parameter groups that have different rates already stay as they are, because
     somebody has chosen these rates. Parameters that the optimizer lacks, as those that were frozen when it was made,
     are added with the settings of its first group. After the block the optimizer has its own groups again, with the
-    last rate, and the added parameters as one more group.
+    last rate, and the added parameters as one more group. If an error ends the block before anything was trained, the
+    optimizer is what it was: its groups, their rates and the schedule.
+
+    Args:
+        optimizer: The optimizer.
+        layers: The layer groups, from the input to the head.
+        decay: The rate of a layer group divided by that of the next.
+        has_trained: A function that returns whether anything was trained in the block.
     """
-    optimizer.schedule = None
+    schedule, optimizer.schedule = optimizer.schedule, None
     before = list(optimizer.param_groups)
     rates = [float(group["lr"]) for group in before]
     held = {id(parameter) for group in before for parameter in group["params"]}
@@ -179,16 +211,23 @@ def rates_by_layer(optimizer: ScheduledOptim, layers: LayerGroups, decay: float)
     added = [{**before[0], "params": lacking}] if lacking else []
     groups = [*before, *added]
     optimizer.param_groups[:] = _divided(groups, layers, decay) if len(set(rates)) == 1 else groups
+    failed = True
     try:
         yield
+        failed = False
     finally:
         optimizer.schedule = None
         rate = optimizer.learning_rate
         optimizer.param_groups[:] = before
-        for group, lr in zip(before, rates, strict=True):
-            group["lr"] = rate * lr / rates[0]
-        for group in added:
-            optimizer.add_param_group({**group, "lr": rate})
+        if failed and not has_trained():
+            for group, lr in zip(before, rates, strict=True):
+                set_group_rate(group, lr)
+            optimizer.schedule = schedule
+        else:
+            for group, lr in zip(before, rates, strict=True):
+                group["lr"] = rate * lr / rates[0]
+            for group in added:
+                optimizer.add_param_group({**group, "lr": rate})
 
 
 def _divided(given: list[dict[str, Any]], layers: LayerGroups, decay: float) -> list[dict[str, Any]]:

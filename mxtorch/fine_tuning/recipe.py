@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -151,7 +151,8 @@ def fine_tune(
     Raises:
         TypeError: An argument is of the wrong kind.
         ValueError: An argument has a wrong value; nothing can be frozen, or is left to train; groups leave parameters
-            out. Nothing has changed then. Also: features were asked for and can't be kept.
+            out; features were asked for and can't be kept. Nothing has changed then. After any other error before the
+            first step of a phase, the same layers are frozen as before that phase.
     """
     epochs = check_integer(epochs, "epochs", at_least=0)
     freeze_epochs = check_integer(freeze_epochs, "freeze_epochs", at_least=0)
@@ -167,15 +168,17 @@ def fine_tune(
     run = _Run(trainer, train_data, val_data, schedules.get(schedule))
     features = _feature_cache(run, cache, half, exact)
     layers = grouping.layer_groups(trainer.model, head, groups)
-    with grouping.rates_by_layer(trainer.optimizer, layers, decay):
+    with grouping.rates_by_layer(trainer.optimizer, layers, decay, run.counted_steps()):
         if freeze_epochs:
-            grouping.train_head(trainer.model, layers)
-            with _loaders(run, features, cache, views) as (train, val):
-                run.train_head(train, val, freeze_epochs, head_lr)
+            with grouping.phase(trainer.model, run.counted_steps()):
+                grouping.train_head(trainer.model, layers)
+                with _loaders(run, features, cache, views) as (train, val):
+                    run.train_head(train, val, freeze_epochs, head_lr)
         if epochs:
-            norms = not freeze_epochs if train_norms is None else train_norms
-            grouping.train_all(trainer.model, layers, norms=norms)
-            run.train_all(epochs, lr_of_all)
+            with grouping.phase(trainer.model, run.counted_steps()):
+                norms = not freeze_epochs if train_norms is None else train_norms
+                grouping.train_all(trainer.model, layers, norms=norms)
+                run.train_all(epochs, lr_of_all)
     return run.result
 
 
@@ -188,6 +191,11 @@ class _Run:
         self.val_data = val_data
         self.schedule = schedule
         self.result = FineTuning(trainer.history)
+
+    def counted_steps(self) -> Callable[[], bool]:
+        """Return a function that says whether the trainer has taken a step since now."""
+        trainer, before = self.trainer, self.trainer.step
+        return lambda: trainer.step != before
 
     def report(self, sentence: str) -> None:
         """Keep a note, and print it where progress is shown."""

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 import model_zoo
-from mxtorch import Callback, Trainer
+from mxtorch import Callback, Trainer, schedules
 from mxtorch.fine_tuning import FeatureCache, fine_tune
 
 
@@ -253,10 +253,59 @@ def test_methods_of_ones_own_are_given_inputs_and_not_features(net, train, val, 
     assert results[0] == results[1]
 
 
+@pytest.mark.parametrize("own_rates", [False, True])
+def test_an_error_before_the_first_step_leaves_everything_as_it_was(net, pictures, own_rates):
+    pictures.transform = v2.RandomHorizontalFlip()  # of which no features can be kept
+    net[0].requires_grad_(False)
+    net[1].requires_grad_(False)
+    head = list(net[2].parameters())
+    groups = [{"params": head, "lr": 0.3}]
+    if own_rates:
+        groups = [{"params": head[:1], "lr": 0.3}, {"params": head[1:], "lr": 0.07}]
+    optimizer = torch.optim.SGD(groups)
+    trainer = Trainer(net, nn.CrossEntropyLoss(), optimizer, device="cpu", progress=False)
+    trainer.optimizer.schedule = schedules.OneCycle(10)
+    before = [[group["params"], group["lr"], group["base_lr"]] for group in optimizer.param_groups]
+    trained = [parameter.requires_grad for parameter in net.parameters()]
+    with pytest.raises(ValueError, match="no features can be kept"):
+        trainer.fine_tune(DataLoader(pictures, 8), epochs=1, head="2", cache="memory", lr=0.1)
+    assert [parameter.requires_grad for parameter in net.parameters()] == trained
+    assert [[group["params"], group["lr"], group["base_lr"]] for group in optimizer.param_groups] == before
+    assert trainer.optimizer.schedule == schedules.OneCycle(10)
+    assert trainer.step == 0
+
+
+class Interrupts(Callback):
+    def __init__(self, fit: int, step: int) -> None:
+        self.place, self.fits = (fit, step), 0
+
+    def on_fit_start(self, trainer):
+        self.fits += 1
+        self.interrupt(0)
+
+    def on_step(self, trainer):
+        self.interrupt(trainer.run.steps_done)
+
+    def interrupt(self, step):
+        if (self.fits, step) == self.place:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("fit", "step", "trained"), [(1, 0, 10), (1, 1, 2), (2, 0, 2), (2, 1, 6)])
+def test_an_error_puts_back_what_a_phase_froze_until_its_first_step(net, make, train, fit, step, trained):
+    trainer = make(net, callbacks=[Interrupts(fit, step)])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fine_tune(train, epochs=1, freeze_epochs=1, lr=0.1, head="2")
+    assert sum(parameter.requires_grad for parameter in net.parameters()) == trained
+
+
 class Other:
     """Has of a trainer what `fine_tune` uses, and nothing else."""
 
+    step = property(lambda self: self._step())
+
     def __init__(self, trainer) -> None:
+        self._step = lambda: trainer.step
         for name in ("model", "optimizer", "engine", "history", "settings", "progress", "fit", "find_lr"):
             setattr(self, name, getattr(trainer, name))
 
