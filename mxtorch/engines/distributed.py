@@ -289,12 +289,16 @@ class DistributedEngine(LocalEngine):
                 on_nonfinite=on_nonfinite,
             )
         gradients = list(sharded.gradients_of(optimizer))
+        clipped: Tensor | None = None  # 1 where clipping the values hides a gradient that is not finite
         if clip_grad_value is not None:
+            if on_nonfinite is not None:
+                clipped = self._found.zero_()
+                self._mark_bad(gradients)
             for gradient in gradients:
                 gradient.clamp_(-clip_grad_value, clip_grad_value)
         norm = bad = None
         if clip_grad_norm is not None or measure_norm or on_nonfinite is not None:
-            norm = sharded.norm_of(gradients, self.device)
+            norm = sharded.norm_of(gradients, self.device, clipped)
             if clip_grad_norm is not None:
                 sharded.clip(gradients, norm, clip_grad_norm)
             bad = (~norm.isfinite()).float()

@@ -208,9 +208,18 @@ class LocalEngine:
         not wait. With `"skip"`, such a step has no effect. With the other policies, a fused optimizer (`fused=True`)
         takes neither this step nor a later one, until `forget_bad_steps`. fp16 needs no policy, because its scaler
         skips such steps.
+
+        Gradients are looked at before their values are clipped, because clipping makes an infinite one finite.
         """
+        looks = on_nonfinite is not None and self._scaler is None
         if self._scaler is not None:
             self._scaler.unscale_(optimizer)
+        elif looks and self.asynchronous:
+            if on_nonfinite == "skip":  # one flag for each step; otherwise it stays 1, so that no later step is taken
+                self._found.zero_()
+            self._mark_bad(_gradients(optimizer))
+        elif looks and clip_grad_value is not None:
+            self._raise_if_bad(_gradients(optimizer))
         norm = None
         if clip_grad_value is not None:
             nn.utils.clip_grad_value_(_parameters(optimizer), clip_grad_value)
@@ -223,10 +232,14 @@ class LocalEngine:
             self._scaler.step(optimizer)
             self._scaler.update()
             return StepResult(optimizer.current_steps > steps_before, norm)
-        if on_nonfinite is not None:
-            if self.asynchronous:
-                return StepResult(True, norm, self._step_on_accelerator(optimizer, skips=on_nonfinite == "skip"))
-            self._raise_if_bad(optimizer, norm)
+        if looks and self.asynchronous:
+            self._step_unless(self._found, optimizer.optimizer, optimizer.step, undo=on_nonfinite == "skip")
+            return StepResult(True, norm, self._found.clone())
+        if looks and norm is not None:
+            if not math.isfinite(value := norm.item()):
+                raise BadNumberError(f"the norm of the gradients is {value}")
+        elif looks and clip_grad_value is None:
+            self._raise_if_bad(_gradients(optimizer))
         optimizer.step()
         return _TAKEN if norm is None else StepResult(True, norm)
 
@@ -300,12 +313,8 @@ class LocalEngine:
             return tensor.to(self.device, non_blocking=True, memory_format=self.memory_format)
         return tensor.to(self.device, non_blocking=True)
 
-    def _raise_if_bad(self, optimizer: ScheduledOptim, norm: Tensor | None) -> None:
-        if norm is not None:
-            if not math.isfinite(value := norm.item()):
-                raise BadNumberError(f"the norm of the gradients is {value}")
-            return
-        self._mark_bad(_gradients(optimizer))
+    def _raise_if_bad(self, gradients: list[Tensor]) -> None:
+        self._mark_bad(gradients)
         if self._found.item():
             self._found.zero_()
             raise BadNumberError("the loss is finite, its gradient is not")
@@ -317,13 +326,6 @@ class LocalEngine:
                 torch._amp_foreach_non_finite_check_and_unscale_(gradients, self._found, self._one)
         except RuntimeError:  # gradients of several kinds: sparse, complex, on several devices, of several types
             mark_bad_gradients(gradients, self._found)
-
-    def _step_on_accelerator(self, optimizer: ScheduledOptim, *, skips: bool) -> Tensor:
-        if skips:  # one flag for each step; otherwise the flag stays 1, so that the later steps are not taken either
-            self._found.zero_()
-        self._mark_bad(_gradients(optimizer))
-        self._step_unless(self._found, optimizer.optimizer, optimizer.step, undo=skips)
-        return self._found.clone()
 
     def _set_memory_format(self, memory_format: torch.memory_format | None) -> None:
         """Change the format of the model and of the later batches; None is the default format."""

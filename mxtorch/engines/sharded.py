@@ -96,11 +96,20 @@ def gradients_of(optimizer: ScheduledOptim) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def norm_of(gradients: list[Tensor], device: torch.device) -> Tensor:
-    """The norm of all gradients together, of which each process has parts; all processes together."""
+def norm_of(gradients: list[Tensor], device: torch.device, bad: Tensor | None = None) -> Tensor:
+    """The norm of all gradients together, of which each process has parts; all processes together.
+
+    Args:
+        gradients: This process's parts.
+        device: Where the norm is computed.
+        bad: A flag on the device, 1 where a part was not finite before its values were clipped: the norm is then
+            infinite, on all processes.
+    """
     squares = torch.zeros((), device=device)
     if gradients:
         squares = torch.stack(torch._foreach_norm(gradients)).float().square().sum()
+    if bad is not None:
+        squares = torch.where(bad > 0, torch.inf, squares)
     dist.all_reduce(squares)
     return squares.sqrt()
 

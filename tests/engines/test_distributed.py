@@ -246,6 +246,51 @@ def decisions(rank: int) -> dict:
     return found
 
 
+class Root(nn.Module):
+    """Its output is finite, and where its weight is 0 the gradient is infinite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([0.0, 4.0]))
+
+    def forward(self, inputs):
+        return (inputs * self.weight.sqrt()).sum(1, keepdim=True)
+
+
+def clipped_values(rank: int) -> list[tuple]:
+    """An infinite gradient of a weight that the first process has, with the values clipped; then finite ones."""
+    found = []
+    data = [(torch.ones(2, 2), torch.full((2, 1), 9.0))]
+    for strategy, clip_grad_norm in itertools.product(("ddp", "fsdp2"), (None, 0.5)):
+        for start in (0.0, 1.0):
+            net = Root()
+            net.weight.data[0] = start
+            trainer = Trainer(
+                net,
+                nn.L1Loss(),
+                torch.optim.SGD(net.parameters(), 0.1),
+                engine=DistributedEngine("cpu", strategy=strategy, split_data=False),
+                progress=False,
+                on_nonfinite="skip",
+                clip_grad_value=0.1,
+                clip_grad_norm=clip_grad_norm,
+                log_every=1,
+            )
+            trainer.fit(data, schedule="constant")
+            weight = net.weight.detach()
+            weight = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+            found.append((trainer.skipped_steps, weight.tolist()))
+    return found
+
+
+def test_an_infinite_gradient_is_found_on_all_processes_before_it_is_clipped():
+    for found in values(launch(2, clipped_values)):
+        for infinite, finite in zip(found[::2], found[1::2], strict=True):
+            assert infinite == (1, [0.0, 4.0])
+            assert finite[0] == 0
+            assert finite[1] == pytest.approx([1.01, 4.01])
+
+
 def bounds(rank: int, batch: int) -> dict:
     """Runs that end, and validate, within an epoch."""
     found: dict = {}

@@ -90,6 +90,52 @@ def test_bad_steps_are_skipped_and_counted(make, clip):
     assert history["train/loss"] == expected["train/loss"]
 
 
+class Root(nn.Module):
+    """Its outputs are finite, and the gradient of its first weight, which is 0, is infinite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.root = nn.Parameter(torch.zeros(1))
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, inputs):
+        return inputs * self.root.sqrt() + inputs * self.weight
+
+
+@pytest.mark.parametrize("clips", [{}, {"clip_grad_value": 1.0}, {"clip_grad_value": 1.0, "clip_grad_norm": 1.0}])
+@pytest.mark.parametrize("log_every", [1, 50])  # the norm is measured, or not
+def test_an_infinite_gradient_is_found_before_it_is_clipped(make, clips, log_every):
+    one = [(torch.ones(2, 1), torch.full((2, 1), 2.0))]
+    trainer = make(Root(), nn.L1Loss(), log_every=log_every, **clips)
+    with pytest.raises(FloatingPointError, match="the first bad gradient, counted from the loss, is that of root"):
+        trainer.fit(one)
+    assert trainer.model.root == 0
+    skipping = make(Root(), nn.L1Loss(), log_every=log_every, on_nonfinite="skip", **clips)
+    skipping.fit(one, epochs=3)
+    assert skipping.skipped_steps == 3
+    assert (skipping.model.root, skipping.model.weight) == (0, 1)
+
+
+@pytest.mark.parametrize("clips", [{"clip_grad_value": 0.01}, {"clip_grad_value": 0.01, "clip_grad_norm": 0.02}])
+def test_looking_for_bad_gradients_changes_no_finite_ones(make, clips):
+    def build_net():
+        torch.manual_seed(1)
+        return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+
+    trainer = make(build_net(), **clips)
+    trainer.fit(data(), schedule="constant", lr=0.1)
+    net = build_net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    for inputs, targets in data():
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(inputs), targets).backward()
+        nn.utils.clip_grad_value_(net.parameters(), clips["clip_grad_value"])
+        if "clip_grad_norm" in clips:
+            nn.utils.clip_grad_norm_(net.parameters(), clips["clip_grad_norm"])
+        optimizer.step()
+    assert all(torch.equal(one, other) for one, other in zip(trainer.model.parameters(), net.parameters(), strict=True))
+
+
 def test_the_number_of_skips_in_a_row_is_limited(make):
     trainer = build(make, on_nonfinite="skip")
     with torch.no_grad():

@@ -48,14 +48,15 @@ def build(optimizer="fused", norm=True, **options):
     ("optimizer", "policy"),
     [(name, policy) for name in OPTIMIZERS for policy in ("raise", "skip")][:-1],  # the last one has to
 )
-def test_no_step_waits_for_the_device(optimizer, policy):
+@pytest.mark.parametrize("clips", [{}, {"clip_grad_value": 0.1}])
+def test_no_step_waits_for_the_device(optimizer, policy, clips):
     class Strict(Callback):
         """From the second step on; reading figures is what logging steps are for."""
 
         def on_step(self, trainer):
             torch.cuda.set_sync_debug_mode("error" if 2 <= trainer.step < 8 else "default")
 
-    trainer = build(optimizer, on_nonfinite=policy, log_every=100, callbacks=[Strict()])
+    trainer = build(optimizer, on_nonfinite=policy, log_every=100, callbacks=[Strict()], **clips)
     batches = [(x.pin_memory(), y.pin_memory()) for x, y in data()]
     try:
         trainer.fit(batches)
@@ -74,6 +75,37 @@ def test_a_fused_optimizer_keeps_the_weights_and_the_layer_is_named():
 def test_without_one_the_step_is_named():
     with pytest.raises(FloatingPointError, match=r"step 3 \(batch 2 .*is not finite.*fused=True"):
         build("momentum").fit(data(bad=[2]))
+
+
+class Root(nn.Module):
+    """Its outputs are finite, and the gradient of its first weight, which is 0, is infinite."""
+
+    def __init__(self):
+        super().__init__()
+        self.root = nn.Parameter(torch.zeros(1))
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, inputs):
+        return inputs * self.root.sqrt() + inputs * self.weight
+
+
+@pytest.mark.parametrize("clips", [{}, {"clip_grad_value": 1.0}, {"clip_grad_value": 1.0, "clip_grad_norm": 1.0}])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_infinite_gradient_is_found_before_it_is_clipped(optimizer, clips):
+    one = [(torch.ones(2, 1), torch.full((2, 1), 2.0))]
+    for policy in ("raise", "skip"):
+        net = Root()
+        wrapped = OPTIMIZERS[optimizer](net.parameters())
+        trainer = Trainer(
+            net, nn.L1Loss(), wrapped, device="cuda", progress=False, log_every=1, on_nonfinite=policy, **clips
+        )
+        if policy == "raise":
+            with pytest.raises(FloatingPointError, match="is not finite"):
+                trainer.fit(one)
+            continue
+        trainer.fit(one, epochs=3)
+        assert trainer.skipped_steps == 3
+        assert (float(net.root), float(net.weight)) == (0, 1)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
