@@ -14,8 +14,13 @@ from mxtorch.training.context import Context
 from mxtorch.training.data import Window
 from mxtorch.training.supervised import StepOutput
 
-_WHAT_TO_DO = (
+_ABOUT_A_LOSS = (
     "Lower the learning rate (find_lr suggests one), set clip_grad_norm, or look for NaN in the data; "
+    "on_nonfinite='skip' passes over such steps"
+)
+_ABOUT_A_GRADIENT = (
+    "Lower the learning rate (find_lr suggests one), or look for an operation whose derivative is infinite, such as "
+    "a square root or a norm at 0, and add a small constant there: clipping makes no such gradient right; "
     "on_nonfinite='skip' passes over such steps"
 )
 
@@ -34,13 +39,13 @@ def not_finite(context: Context, window: Window, place: str, what: str) -> str:
     """
     engine = context.engine
     if engine.shards:  # no process can run the model alone
-        return f"{place} is not finite: {what}; in which layer is not looked for with a sharded model. {_WHAT_TO_DO}"
+        return f"{place} is not finite: {what}; in which layer is not looked for with a sharded model. {advice(what)}"
     with engine.alone():
         found = first_bad_layer(context, window)
     everywhere = engine.gather_values(found)
     rank = next((rank for rank, other in enumerate(everywhere) if other != _FINITE_AGAIN), 0)
     where = everywhere[rank] if len(everywhere) == 1 else f"on process {rank}, {everywhere[rank]}"
-    return f"{place} is not finite: {what}; {where}. {_WHAT_TO_DO}"
+    return f"{place} is not finite: {what}; {where}. {advice(what)}"
 
 
 def not_finite_late(context: Context, window: Window | None, place: str, what: str) -> str:
@@ -59,7 +64,7 @@ def not_finite_late(context: Context, window: Window | None, place: str, what: s
         return not_finite(context, window, place, what)
     return (
         f"{place} is not finite: {what}. Its weights were overwritten before the device was read, so the layer is not "
-        f"known: a fused optimizer (fused=True) keeps the weights. {_WHAT_TO_DO}"
+        f"known: a fused optimizer (fused=True) keeps the weights. {advice(what)}"
     )
 
 
@@ -126,6 +131,11 @@ def _watched(model: nn.Module) -> Iterator[list[str]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def advice(what: str) -> str:
+    """What to do about a finding: clipping helps against large gradients, not against infinite ones."""
+    return _ABOUT_A_GRADIENT if "gradient" in what else _ABOUT_A_LOSS
 
 
 def _is_finite(value: Any) -> bool:

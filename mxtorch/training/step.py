@@ -408,9 +408,8 @@ class StepRunner:
             if before is None:
                 kind = type(optimizer.optimizer).__name__
                 raise FloatingPointError(
-                    f"{self._place(window)} is not finite: {error}, in computation {len(found) + 1} of {kind}'s step; "
-                    f"lower the learning rate, clip gradients, or give Trainer(on_nonfinite='skip'), which undoes "
-                    "such a step and goes on"
+                    f"{self._place(window)} is not finite: {error}, in computation {len(found) + 1} of {kind}'s step. "
+                    f"{diagnosis.advice(str(error))} and undoes them"
                 ) from None
             before.restore()
             return None, self._leave_out(window, error)
