@@ -219,7 +219,7 @@ class Trainer(TrainerState):
                 the newest undamaged checkpoint in the folder of the `Checkpoint` callback; if there is none, the run
                 begins. See docs/explanation/checkpoints.md.
             auto_accumulate: When the memory of the device is full, take each batch in two parts, then in four, and so
-                on; the step is that of the whole batch.
+                on; the step is that of the whole batch. Optimizers with a closure (LBFGS, SAM) refuse it.
             max_steps: The run ends after this number of optimizer steps, also within an epoch, which is then validated
                 and written into the history. A schedule gets this length.
             max_time: The run ends likewise after this number of seconds (or a `timedelta`), including those before a

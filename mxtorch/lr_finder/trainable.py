@@ -229,7 +229,7 @@ class TrainerSteps:
                 given = in_memory_format(self._context, "evaluation_step", self._judge_batch, batch)
             output = StepOutput(None) if given is None else as_step_output(given)
         except torch.OutOfMemoryError as error:
-            raise explained(error, window_of([batch]), "a look of the search", 1) from error
+            raise explained(error, window_of([batch]), "a look of the search") from error
         except Exception as error:
             explain_first_batch(error, batch, self._judged_name)
         self._labels_are_known = True

@@ -32,13 +32,20 @@ def needs_closure(optimizer: Optimizer) -> bool:
     return closure is not None and closure.default is inspect.Parameter.empty
 
 
-def check_closure_settings(context: Context) -> None:
-    """Raise where an optimizer that needs a closure can't be had with the engine.
+def check_closure_settings(context: Context, *, auto_accumulate: bool) -> None:
+    """Raise where an optimizer that needs a closure can't be had with the engine or the arguments of `fit`.
 
     Raises:
         ValueError: The precision is fp16, whose scaler can't look at gradients that a closure computes; or there are
-            several processes, which would have to agree in every computation.
+            several processes, which would have to agree in every computation; or `auto_accumulate` is asked for: when
+            the memory turns out to be full, the step may have moved the weights already.
     """
+    if auto_accumulate:
+        raise ValueError(
+            f"auto_accumulate: {type(context.optimizer.optimizer).__name__} computes loss and gradients several times "
+            "within a step, which can't be begun anew in smaller parts; give the loader a smaller batch_size and the "
+            "Trainer a larger accumulate"
+        )
     if context.engine.world_size > 1:
         raise ValueError(
             f"optimizer: {type(context.optimizer.optimizer).__name__} computes loss and gradients several times within "

@@ -34,15 +34,26 @@ def split(window: Window, parts: int) -> Window:
     return Window(pieces, sizes, window.samples)
 
 
-def explained(error: torch.OutOfMemoryError, window: Window, place: str, parts: int) -> torch.OutOfMemoryError:
-    """The error with the size of the batch, and what to try."""
+def explained(
+    error: torch.OutOfMemoryError, window: Window, place: str, *, parts: int = 1, can_split: bool = True
+) -> torch.OutOfMemoryError:
+    """The error with the size of the batch, and what to try.
+
+    Args:
+        error: What torch raised.
+        window: The batches of the step.
+        place: Where the window is, in words.
+        parts: The parts in which each batch was taken.
+        can_split: Whether `auto_accumulate` could take the batches in parts.
+    """
     largest = max(window.sizes)
     now = f"a batch of {largest} samples" if parts == 1 else f"{-(-largest // parts)} samples at a time"
     reason = str(error).strip().splitlines()[0] if str(error).strip() else "no details"
+    both = ", let fit(auto_accumulate=True) do both" if can_split else ""
     return torch.OutOfMemoryError(
         f"{place} does not fit into the device's memory with {now} ({reason}). Give the loader a smaller "
-        "batch_size and the Trainer a larger accumulate, let fit(auto_accumulate=True) do both, use precision='bf16', "
-        "or free what else is on the device."
+        f"batch_size and the Trainer a larger accumulate{both}, use precision='bf16', or free what else is on the "
+        "device."
     )
 
 

@@ -169,7 +169,7 @@ class StepRunner:
         self._no_context = contextlib.nullcontext()
         self._needs_closure = needs_closure(context.optimizer.optimizer)
         if self._needs_closure:
-            check_closure_settings(context)
+            check_closure_settings(context, auto_accumulate=auto_accumulate)
         self._needs_autocast = context.engine.precision != "fp32"
         self._looks_at_losses = not (trial or context.engine.asynchronous)
         # Optimizers that training_step steps itself compute gradients of their own meanwhile; and a process whose
@@ -413,6 +413,8 @@ class StepRunner:
                 ) from None
             before.restore()
             return None, self._leave_out(window, error)
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory.explained(error, window, self._place(window), can_split=False) from error
         self._update_metrics(compared)
         self._skips_in_a_row = 0
         return found[0][0], StepResult(True, found[0][1])
@@ -420,7 +422,7 @@ class StepRunner:
     def _take_smaller_parts(self, window: Window, error: torch.OutOfMemoryError) -> None:
         """Take batches in twice as many parts from now on, or raise where that can't help or is not wanted."""
         if not self._auto_accumulate or self.micro_batches >= max(window.sizes):
-            raise out_of_memory.explained(error, window, self._place(window), self.micro_batches) from error
+            raise out_of_memory.explained(error, window, self._place(window), parts=self.micro_batches) from error
         self.context.engine.zero_grad(self.context.optimizer)
         out_of_memory.release()
         if self.micro_batches == 1:

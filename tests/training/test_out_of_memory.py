@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
+from mxtorch import Trainer
 from mxtorch.training.data import Window
 from mxtorch.training.out_of_memory import split
 
@@ -85,3 +86,25 @@ def test_batches_of_every_kind_are_split():
 def test_batches_with_the_samples_elsewhere_are_not_split(batch):
     with pytest.raises(ValueError, match="a batch of 8 samples can't be taken in parts"):
         split(Window([batch], [8], 8), 2)
+
+
+def with_closures(net):
+    return Trainer(net, nn.CrossEntropyLoss(), torch.optim.LBFGS(net.parameters()), device="cpu", progress=False)
+
+
+def test_it_is_told_for_optimizers_with_a_closure_too(loader):
+    trainer = with_closures(Small(16))
+    with pytest.raises(torch.OutOfMemoryError, match=r"step 1 .* batch of 32 samples \(CUDA out of memory") as told:
+        trainer.fit(loader)
+    assert "auto_accumulate" not in str(told.value)
+    with pytest.raises(torch.OutOfMemoryError, match="batch of 32 samples"):
+        trainer.find_lr(loader, num_steps=60)
+
+
+def test_smaller_parts_and_a_closure_are_refused_before_the_first_step(loader, weights):
+    trainer = with_closures(Small(1000))
+    before = weights(trainer.model)
+    with pytest.raises(ValueError, match=r"auto_accumulate: LBFGS computes .*smaller batch_size"):
+        trainer.fit(loader, auto_accumulate=True)
+    assert all(torch.equal(one, other) for one, other in zip(weights(trainer.model), before, strict=True))
+    assert trainer.step == 0
