@@ -28,7 +28,7 @@ from mxtorch.training.callback import Callback, CallbackList
 from mxtorch.training.data import Window
 from mxtorch.training.fitting import FitArguments, Fitting
 from mxtorch.training.history import History
-from mxtorch.training.limits import ValidateEvery, first_set
+from mxtorch.training.limits import ValidateEvery
 from mxtorch.training.metrics import as_collection
 from mxtorch.training.notebook import trainer_as_html
 from mxtorch.training.step import NonfinitePolicy, StepRunner, StepSettings
@@ -329,13 +329,12 @@ class Trainer(TrainerState):
             ValueError: An argument is wrong, the first batch can't be trained on, or `training_step` never steps the
                 optimizer.
         """
+        from mxtorch.lr_finder.held_out import judged_set
         from mxtorch.lr_finder.search import Request, search
         from mxtorch.lr_finder.trainable import TrainerSteps
 
         check_data(train_data, "train_data", passes=2)  # the data must still be there for fit
-        val_data = first_set(val_data)
-        if val_data is not None:
-            check_data(val_data, "val_data", passes=2)
+        val_data = judged_set(val_data)
         train_data = self.engine.share(train_data)
         swept = chosen_optimizer(self.optimizer, self.other_optimizers, optimizer)
         check_layer_scales(swept)

@@ -16,6 +16,7 @@ from mxtorch._checks import length
 from mxtorch._structure import concatenate, map_tensors, tensors_in
 from mxtorch.checkpointing.snapshot import LoaderSnapshot
 from mxtorch.training.data import Window, windows
+from mxtorch.training.limits import first_set, validation_sets
 from mxtorch.training.supervised import batch_size
 
 # Without validation data, at most one training window in LARGEST_SHARE is held out, and MOST_WINDOWS in all.
@@ -25,6 +26,22 @@ MOST_WINDOWS = 12
 # MOST_BATCHES_READ are read for this. Reading costs time, keeping costs memory.
 MOST_BATCHES_MIXED = 64
 MOST_BATCHES_READ = 1024
+
+
+def judged_set(val_data: Any) -> Iterable[Any] | None:
+    """The validation set that samples are held out from: of several by name the first one.
+
+    Raises:
+        TypeError: A set can't be iterated over, or a name is no text.
+        ValueError: There is no set, a set is known to be empty or can be read only once, or a name is wrong.
+
+    Example:
+        >>> judged_set({"clean": [1], "noisy": [2]}), judged_set([3]), judged_set(None)
+        ([1], [3], None)
+    """
+    validation_sets(val_data, passes=2)
+    chosen: Iterable[Any] | None = first_set(val_data)
+    return chosen
 
 
 class HeldOutData:
@@ -99,9 +116,12 @@ class HeldOutData:
     ) -> list[Any] | None:
         """Return batches of samples from all over the validation data; None if they can't be used."""
         loader = _spread_loader(val_data, samples, most_batches)
-        if loader is not None:
+        if loader is not None and len(loader):
             return list(loader)
         batches, read_all = _from_all_over(val_data)
+        if not batches:
+            self.note = "val_data yields no batches, so training data are held out"
+            return None
         if not read_all:
             self.note = f"only the first {MOST_BATCHES_READ} batches of val_data were looked at"
         mixed = _mixed(batches, samples, most_batches)

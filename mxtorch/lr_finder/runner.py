@@ -21,6 +21,7 @@ from mxtorch.lr_finder.numbers import SWEEP
 from mxtorch.lr_finder.range_test import RateSetter, endless
 from mxtorch.lr_finder.trainable import Trainable
 from mxtorch.lr_finder.trials import Trial
+from mxtorch.optim.scheduled import multiplier_of
 from mxtorch.schedules import momentum_of
 from mxtorch.training.data import Window, windows
 from mxtorch.training.modes import preserved_modes
@@ -191,6 +192,9 @@ class SearchRunner:
             rung: The number of the rung, for the record.
             multiplier: The schedule, squeezed into the steps; its momentum is used, too.
             whole: Whether the training has the full length. It is then judged as in validation, by running statistics.
+
+        Raises:
+            ValueError: The schedule gives a multiplier that is negative or not finite.
         """
         count = min(max(round(BATCHES_PER_STEP * steps), 1) * self._held_out_batches, max(len(self._held_out), 1))
         loss_before = self.loss_before(count)
@@ -201,7 +205,7 @@ class SearchRunner:
         look_every = max(steps // LOOKS, 1)
         finite = True
         for step in range(steps):
-            set_rate(rate * multiplier(step), momentum_of(multiplier, step))
+            set_rate(rate * multiplier_of(multiplier, step), momentum_of(multiplier, step))
             read = self._next_step(dealt)
             self._advance()
             if self._without_a_step >= MOST_WITHOUT_A_STEP:

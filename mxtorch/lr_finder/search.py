@@ -24,6 +24,7 @@ from mxtorch.lr_finder.suggestion import ALREADY_TRAINED, Reading, read_trials, 
 from mxtorch.lr_finder.sweep_reading import read_sweep
 from mxtorch.lr_finder.trainable import Trainable
 from mxtorch.lr_finder.trials import Plan, Trial, try_rates
+from mxtorch.optim.scheduled import check_callable, multiplier_of
 from mxtorch.training.epoch_lengths import Accumulations
 
 Method = Literal["trials", "sweep"]
@@ -81,8 +82,9 @@ class Request:
         length, known = budgets.training_length(train_data, accumulations, epochs, steps_per_epoch, training_steps)
         if isinstance(schedule, (str, schedules.Schedule)):
             schedule = schedules.get(schedule).for_steps(length)
-        elif not callable(schedule):
-            raise TypeError(f"schedule: got {schedule!r}; give a schedule, its name, or a function of the step")
+        else:
+            check_callable(schedule)
+        multiplier_of(schedule, 0)  # so that a wrong function is refused before anything is read; later steps follow
         if watch is not None and not callable(watch):
             raise TypeError(f"watch: got {watch!r}; give a function without arguments that returns the loss")
         method_: Method = "sweep" if method == "sweep" else "trials"
@@ -240,7 +242,7 @@ class Squeezed(schedules.Schedule):
 
     def __call__(self, step: int) -> float:
         """The multiplier."""
-        return self.schedule(round(step * self.stretch))
+        return multiplier_of(self.schedule, round(step * self.stretch))
 
     def momentum(self, step: int) -> float | None:
         """The momentum."""

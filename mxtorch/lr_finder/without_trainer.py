@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from mxtorch._checks import (
 )
 from mxtorch.engines.base import Precision
 from mxtorch.engines.local import LocalEngine
+from mxtorch.lr_finder.held_out import judged_set
 from mxtorch.lr_finder.result import LRFinderResult
 from mxtorch.lr_finder.search import Request, search
 from mxtorch.lr_finder.step_function import HasGroups, Loss, StepFunction
@@ -62,7 +63,7 @@ def find_lr(
     model: nn.Module,
     optimizer: Optimizer,
     train_data: Iterable[Any],
-    val_data: Iterable[Any] | None = None,
+    val_data: Iterable[Any] | Mapping[str, Iterable[Any]] | None = None,
     *,
     loss: Callable[..., Tensor] | None = None,
     schedule: Schedule = "constant",
@@ -85,7 +86,8 @@ def find_lr(
         optimizer: Any torch optimizer, or a `ScheduledOptim`, of the model's parameters. Its groups keep their ratios.
         train_data: A DataLoader or another iterable of batches that can be iterated again: `(inputs, targets)`, or
             dictionaries of the model's arguments.
-        val_data: Where held-out samples come from. Without it a part of the training data is set aside.
+        val_data: Where held-out samples come from; of several sets by name, the first one. Without it a part of the
+            training data is set aside.
         loss: `loss(outputs, targets) -> scalar tensor`; None for models that return their own `.loss`.
         schedule: What the rate is for: a schedule, its name, or a function of the step that gives a multiplier. The
             best constant rate is not the best peak of a one-cycle.
@@ -116,8 +118,7 @@ def find_lr(
         (True, 0.001)
     """
     check_data(train_data, "train_data", passes=2)
-    if val_data is not None:
-        check_data(val_data, "val_data", passes=2)
+    val_data = judged_set(val_data)
     check_loss_function(loss)
     loss_module = loss if isinstance(loss, nn.Module) else None
     check_parameters(model, loss_module, optimizer)
@@ -143,7 +144,7 @@ def find(
     *,
     state: nn.Module | Sequence[Any],
     evaluate: Callable[[Any], Loss | StepOutput | None] | None = None,
-    val_data: Iterable[Any] | None = None,
+    val_data: Iterable[Any] | Mapping[str, Iterable[Any]] | None = None,
     loss: Callable[..., Tensor] | None = None,
     schedule: Schedule = "constant",
     accumulate: int = 1,
@@ -171,7 +172,8 @@ def find(
         evaluate: `evaluate(batch) -> loss` of held-out samples. It is called in evaluation mode without gradients, and
             need not set either. A `StepOutput` tells how much a batch weighs. Without it losses of training are
             judged, and a rate is a guess.
-        val_data: Where held-out samples come from; without it some of `batches` are held out.
+        val_data: Where held-out samples come from; of several sets by name, the first one. Without it some of `batches`
+            are held out.
         loss: `loss(outputs, targets)`. With it, and outputs and targets in what `evaluate` returns, a network that has
             learnt everything already is told.
         schedule: What the rate is for: a schedule, its name, or a function of the step that gives a multiplier.
@@ -213,8 +215,7 @@ def find(
         if not callable(function):
             raise TypeError(f"{name}: got {function!r}; give a function")
     check_data(batches, "batches", passes=2)
-    if val_data is not None:
-        check_data(val_data, "val_data", passes=2)
+    val_data = judged_set(val_data)
     check_loss_function(loss)
     parts = _checked_state(state, optimizer)
     accumulate = check_integer(accumulate, "accumulate")

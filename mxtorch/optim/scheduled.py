@@ -155,10 +155,8 @@ class ScheduledOptim(Optimizer):
 
     @schedule.setter
     def schedule(self, schedule: Multiplier | None) -> None:
-        if isinstance(schedule, type):
-            raise TypeError(f"schedule: got the class {schedule.__name__}; give an instance, {schedule.__name__}(...)")
-        if schedule is not None and not callable(schedule):
-            raise TypeError(f"schedule: got {schedule!r}; give a function of the step, or None")
+        if schedule is not None:
+            check_callable(schedule)
         multiplier, momentum_now = (1.0, None) if schedule is None else _values(schedule, self._current_steps)
         cycles = schedules.cycles_momentum(schedule)
         if cycles:
@@ -435,7 +433,7 @@ class ScheduledOptim(Optimizer):
             for group, base in zip(self.optimizer.param_groups, bases, strict=True):
                 set_group_rate(group, base)
             return
-        multiplier = _multiplier(self._schedule, self._current_steps)
+        multiplier = multiplier_of(self._schedule, self._current_steps)
         for group, base in zip(self.optimizer.param_groups, bases, strict=True):
             group["base_lr"] = base
             set_group_rate(group, base * multiplier)
@@ -473,10 +471,27 @@ def proportions(groups: Sequence[dict[str, Any]], bases: Sequence[float]) -> Seq
 
 def _values(schedule: Multiplier, step: int) -> Values:
     """The multiplier and the momentum for a step."""
-    return _multiplier(schedule, step), schedules.momentum_of(schedule, step)
+    return multiplier_of(schedule, step), schedules.momentum_of(schedule, step)
 
 
-def _multiplier(schedule: Multiplier, step: int) -> float:
+def check_callable(schedule: object) -> None:
+    """Raise unless a schedule can be called with a step.
+
+    Raises:
+        TypeError: The schedule is a class, or can't be called.
+    """
+    if isinstance(schedule, type):
+        raise TypeError(f"schedule: got the class {schedule.__name__}; give an instance, {schedule.__name__}(...)")
+    if not callable(schedule):
+        raise TypeError(f"schedule: got {schedule!r}; give a schedule, which is a function of the step")
+
+
+def multiplier_of(schedule: Multiplier, step: int) -> float:
+    """The multiplier that a schedule gives for a step.
+
+    Raises:
+        ValueError: The multiplier is negative or not finite.
+    """
     value = float(schedule(step))
     if not 0 <= value < math.inf:
         raise ValueError(f"schedule: {schedule!r} gives {value} for step {step}; it must be finite and not negative")

@@ -290,6 +290,13 @@ def test_where_one_sided_batches_would_mislead_training_data_are_held_out():
     assert trained_on(data)[0] == list(range(16, COUNT))
 
 
+def test_without_a_batch_of_validation_data_training_data_are_held_out():
+    data = HeldOutData(DataLoader(numbered(), 8), DataLoader(Stream(0), 8), 1, 16, 16)
+    assert data.note == "val_data yields no batches, so training data are held out"
+    assert numbers(data.batches) == list(range(16))
+    assert trained_on(data)[0] == list(range(16, COUNT))
+
+
 def test_too_few_training_data_to_hold_any_out():
     data = HeldOutData(DataLoader(numbered(16), 8), None, 1, 16, 16)
     assert data.batches == []

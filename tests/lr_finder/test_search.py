@@ -12,7 +12,7 @@ from searched import make_network, make_own
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from mxtorch import Trainer
+from mxtorch import Trainer, schedules
 from mxtorch.checkpointing.random_state import seed_everything
 
 
@@ -250,3 +250,48 @@ def test_no_rate_outside_of_the_range(make, network, train_data, val_data, start
     low, high = start or 0, end or math.inf
     for rate in (found.suggestion, *[trial.rate for trial in found.trials]):
         assert low / 1.011 <= rate <= high * 1.011
+
+
+def late(wrong):
+    """A schedule that is wrong in the second half of the training."""
+    return lambda step: wrong if step >= 30 else 1.0
+
+
+@pytest.mark.parametrize("method", ["trials", "sweep"])
+@pytest.mark.parametrize(
+    ("schedule", "error", "message"),
+    [
+        (lambda step: -1.0, ValueError, "gives -1.0 for step 0; it must be finite and not negative"),
+        (lambda step: math.nan, ValueError, "gives nan for step 0"),
+        (schedules.OneCycle, TypeError, "got the class OneCycle; give an instance"),
+        (3.0, TypeError, "schedule: got 3.0; give a schedule"),
+    ],
+)
+def test_a_schedule_that_fit_refuses_is_refused(make, network, train_data, schedule, error, message, method):
+    trainer = make(network)
+    before = everything(trainer)[:-2]
+    for call in (
+        lambda: trainer.find_lr(train_data, method=method, schedule=schedule, num_steps=60, epochs=3),
+        lambda: trainer.fit(train_data, schedule=schedule),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+    assert all(torch.equal(one, other) for one, other in zip(everything(trainer)[:-2], before, strict=True))
+
+
+@pytest.mark.parametrize("wrong", [-1.0, math.inf])
+@pytest.mark.parametrize("num_steps", [60, 2000])  # squeezed, and whole
+def test_a_schedule_that_becomes_wrong_is_refused_and_leaves_no_trace(make, network, train_data, wrong, num_steps):
+    trainer = make(network)
+    before = everything(trainer)[:-2]
+    with pytest.raises(ValueError, match=rf"gives {wrong} for step [3-5]\d; it must be finite and not negative"):
+        trainer.find_lr(train_data, schedule=late(wrong), num_steps=num_steps, training_steps=60)
+    assert all(torch.equal(one, other) for one, other in zip(everything(trainer)[:-2], before, strict=True))
+
+
+def test_validation_data_without_a_set_are_refused(make, network, train_data, val_data):
+    trainer = make(network)
+    with pytest.raises(ValueError, match="val_data: got no set"):
+        trainer.find_lr(train_data, {}, num_steps=60)
+    with pytest.raises(ValueError, match="val_data\\['b'\\]: got a loader that yields no batches"):
+        trainer.find_lr(train_data, {"a": val_data, "b": []}, num_steps=60)

@@ -194,6 +194,19 @@ def test_wrong_arguments_of_plain_objects(options, error, message):
         mxtorch.find_lr(loop.net, loop.optimizer, loop.train_data, **{"loss": LOSS, "progress": False} | options)
 
 
+def test_of_several_validation_sets_the_first_one_is_judged():
+    found = []
+    for name in (None, "clean"):
+        loop = Loop()
+        sets = loop.val_data if name is None else {name: loop.val_data, "others": loop.train_data}
+        plain = mxtorch.find_lr(loop.net, loop.optimizer, loop.train_data, sets, loss=LOSS, **QUICK)
+        loop = Loop()
+        by_step = loop.find(val_data=sets)
+        found += [plain.trials, by_step.trials]
+    assert found[0] == found[2]
+    assert found[1] == found[3]
+
+
 def test_the_device_and_the_memory_format_stay():
     loop = Loop(convolutional, pictures)
     strides = [parameter.stride() for parameter in loop.net.parameters()]
