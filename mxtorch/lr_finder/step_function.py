@@ -23,7 +23,7 @@ from mxtorch.optim.schedule_free import chain_of, evaluation_point, set_training
 from mxtorch.optim.scheduled import ScheduledOptim, proportions
 from mxtorch.training.data import Window
 from mxtorch.training.loss_weight import as_scalar
-from mxtorch.training.supervised import StepOutput, as_step_output, batch_size, weight_of
+from mxtorch.training.supervised import StepOutput, batch_size, weight_of
 
 Loss = Tensor | float
 # Rates that differ by less are the same: a rate that is a tensor has seven digits.
@@ -182,10 +182,9 @@ class StepFunction:
 
     def _output(self, batch: Any) -> StepOutput:
         assert self._evaluate is not None
-        given = self._evaluate(batch)
-        if given is None or isinstance(given, StepOutput):
-            return StepOutput(None) if given is None else given
-        return as_step_output(_scalar(given, "evaluate"))
+        given: Any = self._evaluate(batch)
+        output = given if isinstance(given, StepOutput) else StepOutput(given)
+        return output if output.loss is None else output._replace(loss=_scalar(output.loss, "evaluate"))
 
     def _check_rates(self, optimizer: Optimizer, *arguments: Any) -> None:
         """Raise if `step` has changed the rate: then the search would try no rate at all."""

@@ -24,7 +24,7 @@ from mxtorch.training.out_of_memory import explained
 from mxtorch.training.step import StepRunner, StepSettings
 from mxtorch.training.supervised import (
     StepOutput,
-    as_step_output,
+    check_scalar,
     checked_labels,
     explain_first_batch,
     weight_of,
@@ -227,7 +227,9 @@ class TrainerSteps:
         try:
             with checked_labels(checks):
                 given = in_memory_format(self._context, "evaluation_step", self._judge_batch, batch)
-            output = StepOutput(None) if given is None else as_step_output(given)
+            output = given if isinstance(given, StepOutput) else StepOutput(given)
+            if output.loss is not None:
+                check_scalar(output.loss, self._judged_name)
         except torch.OutOfMemoryError as error:
             raise explained(error, window_of([batch]), "a look of the search") from error
         except Exception as error:

@@ -20,6 +20,7 @@ from mxtorch.training.modes import preserved_modes
 from mxtorch.training.supervised import (
     BatchError,
     StepOutput,
+    check_scalar,
     checked_labels,
     explain_first_batch,
     split_batch,
@@ -39,7 +40,7 @@ def evaluate(
     metrics: Any,
     prefix: str = "val",
     *,
-    check: Callable[[], None] = lambda: None,
+    check: Callable[[], None] | None = None,
 ) -> dict[str, float]:
     """Loss (that of all batches as one large batch) and metrics of `evaluation_step`; see `Trainer.evaluate`.
 
@@ -49,7 +50,11 @@ def evaluate(
         callbacks: They know the weights to be judged, and are called at the start and the end.
         metrics: A `torchmetrics.MetricCollection`, or None.
         prefix: Goes before the names of the figures, with several sets as `prefix/<name>`.
-        check: Called before each batch; raises to break the pass off.
+        check: Called before each batch of a validation in `fit`; raises to break the pass off.
+
+    Raises:
+        LossTypeError: A TypeError: `evaluation_step` gave a loss that is no tensor.
+        ValueError: There is no batch, or nothing to report; the first batch can't be taken; a loss is no scalar.
     """
     if isinstance(data, Mapping):
         parts = [evaluate(context, data[name], callbacks, metrics, f"{prefix}/{name}", check=check) for name in data]
@@ -69,14 +74,17 @@ def evaluate(
         for module in context.modules:
             module.eval()
         for host_batch in marked(data) if engine.world_size > 1 else data:
-            check()
+            if check is not None:
+                check()
             if type(host_batch) is Padding:
                 if engine.shards:
                     compute(host_batch.batch)
                 continue
             try:
                 output = in_memory_format(context, "evaluation_step", compute, host_batch)
-                output = StepOutput(output) if output is None or isinstance(output, Tensor) else output
+                output = output if isinstance(output, StepOutput) else StepOutput(output)
+                if output.loss is not None:
+                    check_scalar(output.loss, "evaluation_step")
                 if output.loss is None and buffer is None and not losses:
                     raise BatchError(nothing_to_report(context))
                 if buffer is not None:
@@ -91,11 +99,22 @@ def evaluate(
                 weight = weight_of(output)
                 weights.append((context.count_samples(host_batch) or 1) if weight is None else weight)
     if engine.agree(not first) is False:
-        raise ValueError("data: got a loader that yields no batches; give it at least one")
+        argument = "data" if check is None else validation_argument(prefix)
+        raise ValueError(f"{argument}: got a loader that yields no batches; give it at least one")
     figures: dict[str, float] = {}
     if engine.agree(bool(losses)):
         figures[f"{prefix}/loss"] = mean_loss(losses, weights, engine.gather_values)
     return figures | ({} if buffer is None else buffer.compute(prefix))
+
+
+def validation_argument(prefix: str) -> str:
+    """What `fit` was given as the validation set whose figures have a prefix.
+
+    >>> validation_argument("val"), validation_argument("val/noisy")
+    ('val_data', "val_data['noisy']")
+    """
+    _, _, name = prefix.partition("/")
+    return f"val_data[{name!r}]" if name else "val_data"
 
 
 def nothing_to_report(context: Context) -> str:

@@ -363,7 +363,7 @@ class StepRunner:
             if output is None:
                 self.has_loss = bool(self.has_loss)
                 return None
-            as_output = StepOutput(output) if isinstance(output, Tensor) else output
+            as_output = output if isinstance(output, StepOutput) else StepOutput(output)
             check_loss(as_output, wants_outputs=self.metrics is not None)
         except Exception as error:
             explain_first_batch(error, batch, "training_step")

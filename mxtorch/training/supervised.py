@@ -54,6 +54,10 @@ class BatchError(ValueError):
     """A batch or a loss that can't be trained on; the message says why and what to do."""
 
 
+class LossTypeError(TypeError):
+    """What a step gave as its loss is no tensor; the message says what to return."""
+
+
 class Example(NamedTuple):
     """A batch taken apart: `model(*inputs, **named_inputs)` is compared with `targets`."""
 
@@ -242,11 +246,6 @@ def checked_labels(needed: bool) -> Iterator[None]:
         _labels_are_checked.reset(token)
 
 
-def as_step_output(output: Tensor | StepOutput) -> StepOutput:
-    """What a step returned, a loss alone or a `StepOutput`, as a `StepOutput`."""
-    return StepOutput(output) if isinstance(output, Tensor) else output
-
-
 def weight_of(output: StepOutput) -> Weight | None:
     """What the loss of a step is a mean of; None for the samples of the batch."""
     return output.weight(output.outputs, output.targets) if callable(output.weight) else output.weight
@@ -256,15 +255,12 @@ def check_loss(output: StepOutput, *, wants_outputs: bool) -> None:
     """Raise unless a training step gave a loss that can be trained on.
 
     Raises:
-        TypeError: The loss is no tensor.
-        BatchError: The loss is no scalar, or is detached; or there are metrics and nothing for them to compare.
+        LossTypeError: A TypeError: the loss is no tensor.
+        BatchError: There is no loss, it is no scalar or detached; or there are metrics and nothing for them to compare.
     """
-    loss = output.loss if isinstance(output, StepOutput) else output
-    if not isinstance(loss, Tensor):
-        raise TypeError(f"training_step: got {loss!r} as the loss; return a scalar tensor, or give the Trainer a loss")
-    if loss.ndim != 0:
-        how = "with .squeeze()" if loss.numel() == 1 else "with .mean() or reduction='mean'"
-        raise BatchError(f"loss: got a tensor of shape {list(loss.shape)}; reduce it to a scalar, {how}")
+    check_scalar(output.loss, "training_step")
+    loss = output.loss
+    assert loss is not None
     if not loss.requires_grad:
         raise BatchError(
             "loss: got a loss that is detached from the model's parameters; compute it from the model's outputs "
@@ -276,9 +272,33 @@ def check_loss(output: StepOutput, *, wants_outputs: bool) -> None:
         )
 
 
+def check_scalar(loss: Any, step: str) -> None:
+    """Raise unless a loss is a scalar tensor.
+
+    Args:
+        loss: What a step gave.
+        step: The name of the step.
+
+    Raises:
+        LossTypeError: A TypeError: the loss is no tensor.
+        BatchError: There is no loss, or it is no scalar.
+    """
+    if loss is None:
+        raise BatchError(f"{step}: got None as the loss; return a scalar tensor, or give the Trainer a loss")
+    if not isinstance(loss, Tensor):
+        raise LossTypeError(
+            f"{step}: got {loss!r} as the loss; let it, and the loss function, return a scalar tensor, without .item() "
+            "or float()"
+        )
+    if loss.ndim != 0:
+        how = "with .squeeze()" if loss.numel() == 1 else "with .mean() or reduction='mean'"
+        raise BatchError(f"loss: got a tensor of shape {list(loss.shape)}; reduce it to a scalar, {how}")
+
+
 def explain_first_batch(error: Exception, batch: Batch, step: str) -> NoReturn:
     """Raise a ValueError that says what the first batch looked like to a step that could not take it."""
-    if not isinstance(error, _BATCH_ERRORS) or isinstance(error, (torch.OutOfMemoryError, BatchError)):
+    explained = (torch.OutOfMemoryError, BatchError, LossTypeError)
+    if not isinstance(error, _BATCH_ERRORS) or isinstance(error, explained):
         raise error
     raise ValueError(
         f"{step} could not take the first batch, a {describe(batch)}: {type(error).__name__}: {error}. Give batches "

@@ -13,7 +13,7 @@ from own_loops import LOSS, QUICK, TASKS, Loop, convolutional, pictures, same
 from torch import nn
 
 import mxtorch
-from mxtorch import ScheduledOptim, Trainer, schedules
+from mxtorch import ScheduledOptim, StepOutput, Trainer, schedules
 
 
 @pytest.mark.parametrize("schedule", ["constant", "one_cycle"])
@@ -165,6 +165,15 @@ def test_what_is_no_loss(returned, error, message):
 
     with pytest.raises(error, match=message):
         loop.find(step)
+
+
+def test_held_out_losses_may_be_numbers():
+    found = []
+    for convert in (lambda loss: loss, float, lambda loss: StepOutput(float(loss))):
+        loop = Loop()
+        found.append(loop.find(evaluate=lambda batch, loop=loop, convert=convert: convert(loop.loss(batch))))
+    assert found[0].suggestion == pytest.approx(found[1].suggestion)
+    assert found[1].trials == found[2].trials
 
 
 def test_a_step_that_never_steps_the_optimizer():

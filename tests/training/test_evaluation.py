@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from mxtorch import StepOutput, Trainer
@@ -86,3 +86,60 @@ def test_augmentation_at_prediction(make):
         trainer.predict(data, tta=[3])
     with pytest.raises(ValueError, match="'flip' takes pictures"):
         make(nn.Linear(4, 2)).predict([torch.ones(2, 4)], tta="flip")
+
+
+class GivesNumbers(Trainer):
+    def training_step(self, batch):
+        return super().training_step(batch).loss.item()
+
+    evaluation_step = training_step
+
+
+def number(outputs, targets):
+    return nn.functional.cross_entropy(outputs, targets).item()
+
+
+@pytest.mark.parametrize("kind", ["the loss", "the steps"])
+def test_a_loss_that_is_a_number_is_named_by_all(kind):
+    net = nn.Linear(8, 2)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    if kind == "the loss":
+        trainer = Trainer(net, number, optimizer, device="cpu", progress=False)
+    else:
+        trainer = GivesNumbers(net, nn.CrossEntropyLoss(), optimizer, device="cpu", progress=False)
+    data = [(torch.randn(4, 8), torch.zeros(4).long())] * 8
+    calls = {
+        "evaluate": lambda: trainer.evaluate(data),
+        "fit": lambda: trainer.fit(data),
+        "fit with validation": lambda: trainer.fit(data, data),
+        "find_lr": lambda: trainer.find_lr(data, num_steps=60),
+        "find_lr with validation": lambda: trainer.find_lr(data, data, num_steps=60),
+    }
+    for name, call in calls.items():
+        step = "training_step" if name == "fit" else "evaluation_step"
+        with pytest.raises(TypeError, match=rf"^{step}: got 0\.\d+ as the loss; let it, .* without \.item\(\)"):
+            call()
+
+
+def test_a_loss_for_each_sample_is_refused_in_evaluation(make):
+    trainer = make(nn.Linear(8, 2), nn.CrossEntropyLoss(reduction="none"))
+    for count in (1, 4):
+        data = [(torch.randn(count, 8), torch.zeros(count).long())] * 2
+        with pytest.raises(ValueError, match=r"loss: got a tensor of shape .* reduce it to a scalar"):
+            trainer.evaluate(data)
+
+
+class Empty(IterableDataset):
+    def __iter__(self):
+        return iter(())
+
+
+def test_a_stream_without_a_batch_is_named_as_it_was_given(make):
+    train, empty = [(torch.randn(4, 8), torch.zeros(4).long())], DataLoader(Empty(), 4)
+    trainer = make(nn.Linear(8, 2))
+    with pytest.raises(ValueError, match=r"^val_data: got a loader that yields no batches"):
+        trainer.fit(train, empty)
+    with pytest.raises(ValueError, match=r"^val_data\['noisy'\]: got a loader that yields no batches"):
+        trainer.fit(train, {"clean": train, "noisy": empty})
+    with pytest.raises(ValueError, match=r"^data: got a loader that yields no batches"):
+        trainer.evaluate(empty)
