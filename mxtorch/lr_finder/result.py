@@ -49,6 +49,8 @@ class LRFinderResult:
         training_steps: The length of the training that the rate is for.
         seconds: What the search took.
         note: What could not be done as wanted; empty if nothing.
+        optimizer_name: The name in `other_optimizers` of the optimizer that the rate is for; None for the trainer's
+            own. `fit` sets the rate of the trainer's own optimizer, so it refuses a result for another one.
     """
 
     reading: Reading
@@ -60,6 +62,7 @@ class LRFinderResult:
     training_steps: int = 0
     seconds: float = 0.0
     note: str = ""
+    optimizer_name: str | None = None
 
     @property
     def suggestion(self) -> float | None:
@@ -188,6 +191,7 @@ class LRFinderResult:
         content: dict[str, Any] = {
             "method": self.method,
             "use": self.use,
+            "optimizer_name": self.optimizer_name,
             "num_steps": self.num_steps,
             "training_steps": self.training_steps,
             "seconds": self.seconds,
@@ -224,9 +228,10 @@ class LRFinderResult:
         rate = "none" if self.suggestion is None else f"{self.suggestion:.2e}"
         interval = "" if self.interval is None else f" (likely {self.interval[0]:.1e} to {self.interval[1]:.1e})"
         note = f" Note: {self.note}." if self.note else ""
+        whose = "" if self.optimizer_name is None else f" of {self.optimizer_name!r}"
         return (
-            f"Learning rate, {self.use.replace('_', '-')}: {rate}{interval}, status {self.status}. {self.advice}{note} "
-            f"{self._cost()}."
+            f"Learning rate{whose}, {self.use.replace('_', '-')}: {rate}{interval}, status {self.status}. "
+            f"{self.advice}{note} {self._cost()}."
         )
 
     __repr__ = __str__

@@ -155,6 +155,7 @@ def _trials(
         num_steps=steps,
         training_steps=request.training_steps,
         note=runner.note,
+        optimizer_name=runner.trainable.optimizer_name,
     )
 
 
@@ -230,6 +231,7 @@ def _sweep(
         num_steps=steps,
         training_steps=request.training_steps,
         note=runner.note,
+        optimizer_name=runner.trainable.optimizer_name,
     )
 
 

@@ -54,6 +54,7 @@ class StepFunction:
     """
 
     step_name = "step"
+    optimizer_name: str | None = None
 
     def __init__(
         self,

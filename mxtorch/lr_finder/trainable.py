@@ -44,6 +44,7 @@ class Trainable(Protocol):
         may_skip_steps: Whether a skipped step is normal. In fp16, steps whose gradients overflow are skipped.
         is_compiled: Whether the model is compiled. A batch of another size then costs a new compilation.
         step_name: The name of a step in messages.
+        optimizer_name: The name of the optimizer whose rate is searched; None for the one that the loop trains with.
     """
 
     engine: Engine
@@ -52,6 +53,7 @@ class Trainable(Protocol):
     may_skip_steps: bool
     is_compiled: bool
     step_name: str
+    optimizer_name: str | None
 
     def usual_rate(self, is_constant: bool) -> float:
         """Return the rate around which the search tries others.
@@ -126,6 +128,8 @@ class TrainerSteps:
         self.is_compiled = getattr(context.model, "_compiled_call_impl", None) is not None
         self._context = context
         self._optimizer = optimizer
+        others = context.other_optimizers.items()
+        self.optimizer_name = next((name for name, other in others if other is optimizer), None)
         self._runner = StepRunner(context, settings, trial=True, place=lambda window: "a step of the search")
         self._labels_are_known = False
         # If the user overrides training_step and not evaluation_step, training_step also computes held-out losses.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from mxtorch import schedules
-from mxtorch._checks import closest, level_of_user, positive_rate
+from mxtorch._checks import closest, level_of_user, number, positive_rate
 from mxtorch.optim import schedule_free
 from mxtorch.optim.external_scheduler import ExternalScheduler, TimmScheduler, loaded, mode_of, settings, state_of
 from mxtorch.optim.scheduled import ScheduledOptim
@@ -131,7 +131,8 @@ def set_run_schedule(
 
     Args:
         optimizer: The optimizer of the run.
-        lr: The base rate of the first group, or the result of `find_lr`; `"keep"` leaves the rates as they are.
+        lr: The base rate of the first group, or the result of `find_lr` for this optimizer; `"keep"` leaves the rates
+            as they are.
         schedule: See `Trainer.fit`.
         schedule_every: For a torch scheduler, `"step"` or `"epoch"`.
         total_steps: Optimizer steps of the run; None where the data have no length.
@@ -167,6 +168,12 @@ def set_run_schedule(
 def _base_rate(lr: float | RateSuggestion | Literal["keep"], schedule: Any) -> float | None:
     """The base rate to set for this schedule; None if the rates stay as they are."""
     if isinstance(lr, RateSuggestion):
+        name = getattr(lr, "optimizer_name", None)
+        if name is not None:
+            raise ValueError(
+                f"lr: got the rate that was found for the optimizer {name!r} of other_optimizers, and fit sets that of "
+                f"the trainer's own; set it by trainer.other_optimizers[{name!r}].set_learning_rate(found.suggestion)"
+            )
         rate = lr.suggestion_for("constant" if schedule is None else schedule)
         if lr.status != "ok":
             warnings.warn(
@@ -179,7 +186,11 @@ def _base_rate(lr: float | RateSuggestion | Literal["keep"], schedule: Any) -> f
             "lr: got None; find_lr may have found no rate (see its status). Give a rate, or 'keep' to leave the rates "
             "as they are"
         )
-    return None if lr == "keep" else positive_rate(lr, "lr")
+    if isinstance(lr, str) and lr == "keep":
+        return None
+    if number(lr) is None and not isinstance(lr, (slice, tuple, list, Mapping)):  # of several rates the next line tells
+        raise TypeError(f"lr: got {lr!r}; give a finite positive number, what find_lr returned, or 'keep'")
+    return positive_rate(lr, "lr")
 
 
 def _external_scheduler(

@@ -55,6 +55,14 @@ def test_bad_rates(net, loader, lr, make):
             trainer.find_lr(loader, **{name: lr})
 
 
+@pytest.mark.parametrize("lr", ["fast", "kep", object()])
+def test_what_is_no_rate_is_answered_with_all_that_may_be_given(net, loader, lr, make):
+    with pytest.raises(TypeError, match="give a finite positive number, what find_lr returned, or 'keep'"):
+        make(net).fit(loader, lr=lr)
+    with pytest.raises(TypeError, match="parameter groups"):
+        make(net).fit(loader, lr=[0.1, 0.2])
+
+
 def test_a_rate_that_was_not_found_is_no_rate(make, net, loader):
     trainer = make(net)
     with pytest.raises(ValueError, match="lr: got None"):

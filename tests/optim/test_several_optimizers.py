@@ -161,6 +161,20 @@ def test_watch_chooses_the_loss(players, points):
     assert set(as_number.losses) == {0.5}
 
 
+def test_what_was_found_for_another_optimizer_is_not_taken_for_the_trainers_own(players, points):
+    trainer = players()
+    rates = [trainer.optimizer.learning_rate, trainer.other_optimizers["discriminator"].learning_rate]
+    for choice in ("discriminator", trainer.other_optimizers["discriminator"]):
+        found = trainer.find_lr(points, optimizer=choice, **SWEEP)
+        assert found.optimizer_name == "discriminator"
+        assert str(found).startswith("Learning rate of 'discriminator', ")
+        with pytest.raises(ValueError, match=r"lr: .* found for the optimizer 'discriminator' of other_optimizers"):
+            trainer.fit(points, lr=found)
+    assert rates == [trainer.optimizer.learning_rate, trainer.other_optimizers["discriminator"].learning_rate]
+    assert trainer.step == 0
+    assert trainer.find_lr(points, **SWEEP).optimizer_name is None
+
+
 def test_an_optimizer_that_steps_now_and_then(points):
     class Rarely(Players):
         def training_step(self, batch):
