@@ -39,7 +39,8 @@ PROBE_BATCHES = 2
 TIMED_STEPS = 5
 # A short training checks this many times whether its loss is still a number, and ends if it is not.
 LOOKS = 4
-# After this many steps in a row without an optimizer step, training_step does not step this optimizer at all.
+# After this many steps in a row without an optimizer step, the search asks whether training_step steps the optimizer at
+# all. The processes ask together. So the steps are counted anew in each training: a process runs some trainings alone.
 MOST_WITHOUT_A_STEP = 40
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
@@ -98,6 +99,7 @@ class SearchRunner:
         """Restore the snapshot and prepare for training; return the function that sets the rate."""
         self._before.restore()
         self._before.set_workers_aside()
+        self._without_a_step = 0
         self.trainable.begin()
         return self.trainable.rate_setter()
 
@@ -179,7 +181,7 @@ class SearchRunner:
         if loss is None:
             return None, False
         watched = loss if self._watch is None else torch.as_tensor(self._watch())
-        self._without_a_step += not taken
+        self._without_a_step = 0 if taken else self._without_a_step + 1
         self._has_stepped = self._has_stepped or taken
         return self.trainable.read_later(watched), taken
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from mxtorch import Trainer
+from mxtorch.engines import LocalEngine
 
 METHODS = [{"method": "trials", "num_steps": 500}, {"method": "sweep", "num_steps": 60}]
 
@@ -111,3 +112,56 @@ def test_a_loss_with_modes_judges_in_evaluation_mode(method):
     search(trainer, points(), method)
     assert ModesOfLoss.seen == {(True, True), (False, False)}
     assert trainer.loss.training
+
+
+ASKED: list[bool] = []  # which no trainer holds, as a search puts that back
+
+
+class Counting(LocalEngine):
+    """Counts how often the processes would have to agree."""
+
+    def agree(self, flag):
+        ASKED.append(flag)
+        return bool(flag)
+
+
+class StepsAnotherOne(Trainer):
+    """Steps the optimizer `"second"` in every third step, or in none."""
+
+    every, batches = 3, 0
+
+    def training_step(self, batch):
+        output = super().training_step(batch)
+        self.batches += 1
+        if self.batches % self.every == 0:
+            self.other_optimizers["second"].step()
+        return output
+
+
+def stepping_another_one(every):
+    network = nn.Linear(8, 2)
+    second = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    trainer = StepsAnotherOne(
+        network,
+        nn.CrossEntropyLoss(),
+        optimizer,
+        other_optimizers={"second": second},
+        engine=Counting("cpu"),
+        progress=False,
+    )
+    trainer.every = every
+    return trainer
+
+
+def test_processes_agree_whether_an_optimizer_steps_only_where_it_may_not():
+    """In a training of one process alone they can't, so what is asked in a training depends on no earlier one."""
+    data = DataLoader(points(), 16)
+    ASKED.clear()
+    trainer = stepping_another_one(3)
+    found = trainer.find_lr(data, optimizer="second", training_steps=60, num_steps=500)
+    assert max(trial.steps for trial in found.trials) == 60
+    assert ASKED == [True]  # at the end
+    trainer = stepping_another_one(10**6)
+    with pytest.raises(ValueError, match="training_step took no step with it"):
+        trainer.find_lr(data, optimizer="second", training_steps=60, num_steps=500)
