@@ -82,16 +82,20 @@ class SharedSums:
         total = self._total if self._total is not None and self._batches == 1 else self._sum_up()
         if self._total is not None and total is not self._total:
             total = total + self._total
-        weight, loss = total[0], total[1]
+        weight, loss, adds_up = total.unbind()
+        wanted = self._expected * self._engine.world_size
         if self._adds_up:
             self.weight = ADDS_UP
             return loss.float()
-        wanted = self._expected * self._engine.world_size
         if self._engine.asynchronous:
-            self.weight = weight
+            self.weight = torch.where(adds_up > 0, 1.0, weight)
             if self._batches > 1 or self._held_back:
-                scale_gradients(optimizer, torch.where(weight > 0, wanted / weight, 0.0))
-            return (loss / weight).float()
+                factor = torch.where(weight > 0, wanted / weight, 0.0)
+                scale_gradients(optimizer, torch.where(adds_up > 0, 1.0, factor))
+            return torch.where(adds_up > 0, loss, loss / weight).float()
+        if adds_up > 0:  # on other processes; here no batch had a loss
+            self.weight = ADDS_UP
+            return loss.float()
         self.weight = weight.item()
         if self.weight == 0:
             return None
@@ -100,8 +104,14 @@ class SharedSums:
         return (loss / weight).float()
 
     def _sum_up(self) -> Tensor:
-        """The weights, and the weighted losses, of what was added since, over all processes: float64 [2]."""
+        """Of what was added since, over all processes: the weights, the weighted losses, and whether losses are sums.
+
+        A process whose batches have no loss learns the last from the others.
+
+        Returns:
+            float64 [3]; the third is above 0 where losses are sums.
+        """
         added, self._added = self._added, []
         weights: float | Tensor = sum((weight for weight, _ in added), 0.0)
         values: float | Tensor = sum((value for _, value in added), 0.0)
-        return self._engine.total(weights, values)
+        return self._engine.total(weights, values, float(self._adds_up))

@@ -291,6 +291,43 @@ def test_an_infinite_gradient_is_found_on_all_processes_before_it_is_clipped():
             assert finite[1] == pytest.approx([1.01, 4.01])
 
 
+class PassesOverNegative(Trainer):
+    def training_step(self, batch):
+        return None if float(batch[0].min()) < 0 else super().training_step(batch)
+
+
+def sums_with_nothing(rank: int | None, auto_accumulate: bool) -> tuple:
+    """A loss that is a sum; the first batch of a window has none, and on one process no batch of a window has."""
+    generator = torch.Generator().manual_seed(2)
+    some = (torch.rand(4, 8, generator=generator), torch.arange(4) % 2)
+    nothing = (-torch.ones(4, 8), torch.zeros(4, dtype=torch.long))
+    data = [(nothing, some if rank == 0 else nothing)] * 3 + [(some, some)]
+    if rank is None:  # one process that has the windows of both
+        data = [(nothing, some, nothing, nothing)] * 3 + [(some,) * 4]
+    data = [batch for window in data for batch in window]
+    net = network(dtype=torch.float32)
+    trainer = PassesOverNegative(
+        net,
+        nn.CrossEntropyLoss(reduction="sum"),
+        torch.optim.SGD(net.parameters(), 0.01, momentum=0.9),
+        engine=DistributedEngine("cpu", split_data=False),
+        accumulate=4 if rank is None else 2,
+        progress=False,
+    )
+    history = trainer.fit(data, lr=0.01, auto_accumulate=auto_accumulate)
+    return [parameter.detach().clone() for parameter in net.parameters()], history["train/loss"]
+
+
+@pytest.mark.parametrize("auto_accumulate", [False, True])
+def test_a_sum_of_losses_where_a_process_has_none(auto_accumulate):
+    alone = sums_with_nothing(None, False)
+    together = values(launch(2, sums_with_nothing, auto_accumulate))
+    for found in together:
+        assert found[1] == pytest.approx(alone[1])
+        assert all(torch.allclose(one, other) for one, other in zip(found[0], alone[0], strict=True))
+    assert distance(together[0][0], together[1][0]) == 0
+
+
 def bounds(rank: int, batch: int) -> dict:
     """Runs that end, and validate, within an epoch."""
     found: dict = {}
