@@ -28,14 +28,15 @@ _ABOUT_A_GRADIENT = (
 _FINITE_AGAIN = "running the step again gave finite numbers, so it lies in its random numbers (dropout, augmentation)"
 
 
-def not_finite(context: Context, window: Window, place: str, what: str) -> str:
+def not_finite(context: Context, window: Window, place: str, what: str, *, overwritten: bool = False) -> str:
     """The message for a step whose loss or gradient is not finite.
 
     Args:
-        context: Its weights must be those before the step.
+        context: Its weights must be those before the step, or not far from them.
         window: The batches of the step.
         place: Where the step is, in words.
         what: The finding, as in `"the loss is nan"`.
+        overwritten: Whether the weights are those after the step, with which it may give finite numbers.
     """
     engine = context.engine
     if engine.shards:  # no process can run the model alone
@@ -43,7 +44,10 @@ def not_finite(context: Context, window: Window, place: str, what: str) -> str:
     with engine.alone():
         found = first_bad_layer(context, window)
     everywhere = engine.gather_values(found)
-    rank = next((rank for rank, other in enumerate(everywhere) if other != _FINITE_AGAIN), 0)
+    rank = next((rank for rank, other in enumerate(everywhere) if other != _FINITE_AGAIN), None)
+    if rank is None and overwritten:
+        return _not_known(place, what)
+    rank = rank or 0
     where = everywhere[rank] if len(everywhere) == 1 else f"on process {rank}, {everywhere[rank]}"
     return f"{place} is not finite: {what}; {where}. {advice(what)}"
 
@@ -52,8 +56,8 @@ def not_finite_late(context: Context, window: Window | None, place: str, what: s
     """As `not_finite`, for a step that an accelerator reported only some steps later.
 
     Args:
-        context: It has taken further steps. A fused optimizer has held them back; any other optimizer has spoilt the
-            weights.
+        context: It has taken further steps. A fused optimizer has held them back; any other optimizer has overwritten
+            the weights, and spoilt them unless clipping made the gradient finite.
         window: The batches of the step, read again; None where that is not possible.
         place: Where the step is, in words.
         what: The finding.
@@ -61,7 +65,12 @@ def not_finite_late(context: Context, window: Window | None, place: str, what: s
     agree = context.engine.agree
     if not agree(window is None) and not agree(not all(map(_is_finite, context.model.parameters()))):
         assert window is not None
-        return not_finite(context, window, place, what)
+        is_fused = getattr(context.optimizer.optimizer, "_step_supports_amp_scaling", False)
+        return not_finite(context, window, place, what, overwritten=not is_fused)
+    return _not_known(place, what)
+
+
+def _not_known(place: str, what: str) -> str:
     return (
         f"{place} is not finite: {what}. Its weights were overwritten before the device was read, so the layer is not "
         f"known: a fused optimizer (fused=True) keeps the weights. {advice(what)}"

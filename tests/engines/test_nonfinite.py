@@ -230,6 +230,25 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.parametrize("clips", [{"clip_grad_value": 1.0}, {"clip_grad_value": 1.0, "clip_grad_norm": 1.0}])
+@pytest.mark.parametrize("name", ["fused", "not fused", "momentum"])
+def test_on_an_accelerator_too_a_gradient_is_looked_at_before_it_is_clipped(name, clips):
+    samples = DataLoader(TensorDataset(torch.ones(8, 1), torch.full((8, 1), 2.0)), 2)
+    for policy in ("raise", "skip"):
+        net = Root()
+        trainer = on_accelerator(net, OPTIMIZERS[name](net.parameters()), on_nonfinite=policy, **clips)
+        trainer.loss = nn.L1Loss()
+        if policy == "skip":
+            trainer.fit(samples)
+            assert trainer.skipped_steps == 4
+        else:
+            words = "is that of root" if name == "fused" else "overwritten before the device was read"
+            with pytest.raises(FloatingPointError, match=rf"step 1 .* its gradient is not.*{words}"):
+                trainer.fit(samples)
+        if policy == "skip" or name == "fused":
+            assert (net.root, net.weight) == (0, 1)
+
+
 class CountingSGD(torch.optim.SGD):
     """An optimizer that keeps a state that is no tensor, outside `state`."""
 
