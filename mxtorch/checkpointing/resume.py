@@ -60,6 +60,12 @@ def check_arguments(checkpoints: Sequence[CheckpointFolder], resume: Any, on_non
             )
 
 
+def ordinal_of(saved: dict[str, Any]) -> int:
+    """Which call of `fit` saved a checkpoint, from 1; 0 where it was saved between two calls."""
+    place = saved["run"]
+    return place["ordinal"] if isinstance(place, dict) and type(place.get("ordinal")) is int else 0
+
+
 def newest_of(checkpoints: Sequence[CheckpointFolder]) -> tuple[Path, dict[str, Any]] | None:
     """The checkpoint with the highest step in several folders; None if there is none."""
     found = [newest for one in checkpoints if (newest := one.newest()) is not None]
@@ -93,6 +99,8 @@ class Rollback:
         load: Called as `load(saved, path)` with the content of a checkpoint.
         optimizer: The optimizer whose base rate is halved.
         position: The counter of steps, as `step`; `load` sets it.
+        run: The run, which knows its number as `ordinal`. Only checkpoints of this run are loaded: one of an earlier
+            call of `fit` would end the run where that call ended.
     """
 
     def __init__(
@@ -101,19 +109,26 @@ class Rollback:
         load: Callable[[dict[str, Any], Path], None],
         optimizer: ScheduledOptim,
         position: Any,
+        run: Any,
     ) -> None:
-        self._checkpoints, self._load, self._optimizer, self._position = checkpoints, load, optimizer, position
+        self._checkpoints, self._load, self._optimizer = checkpoints, load, optimizer
+        self._position, self._run = position, run
         self._times: Counter[int] = Counter()
 
     def __call__(self, error: FloatingPointError) -> None:
         """Load the newest checkpoint and halve the base rate, once for each time that this checkpoint was loaded.
 
         Raises:
-            FloatingPointError: There is no checkpoint yet, or there were too many rollbacks.
+            FloatingPointError: There is no checkpoint of this run yet, or there were too many rollbacks.
         """
-        found = self._checkpoints[0].newest()
-        if found is None or self._times.total() >= MOST_ROLLBACKS:
-            raise error
+        if self._times.total() >= MOST_ROLLBACKS:
+            raise FloatingPointError(f"{error}. The run was rolled back {MOST_ROLLBACKS} times already") from error
+        found = newest_of(self._checkpoints)
+        if found is None or ordinal_of(found[1]) != self._run.ordinal:
+            raise FloatingPointError(
+                f"{error}. There is no checkpoint of this run yet to which it could be rolled back; let Checkpoint "
+                "save sooner (every=), or give a lower rate"
+            ) from error
         path, saved = found
         self._load(saved, path)
         self._times[self._position.step] += 1

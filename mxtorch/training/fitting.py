@@ -202,7 +202,7 @@ class Fitting:
         roll_back: Rollback | None = None
         if settings.on_nonfinite == "rollback":
             load = functools.partial(saving.resume, run)
-            roll_back = Rollback(self.checkpoints, load, context.optimizer, saving.position)
+            roll_back = Rollback(self.checkpoints, load, context.optimizer, saving.position, run)
         return Loop(
             context,
             settings,

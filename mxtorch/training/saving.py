@@ -16,7 +16,7 @@ from mxtorch.checkpointing import contents, file, sharded
 from mxtorch.checkpointing.contents import Contents
 from mxtorch.checkpointing.file import CheckpointError
 from mxtorch.checkpointing.random_state import seed_everything
-from mxtorch.checkpointing.resume import CheckpointFolder, compare, fingerprint_of, newest_of, place_in
+from mxtorch.checkpointing.resume import CheckpointFolder, compare, fingerprint_of, newest_of, ordinal_of, place_in
 from mxtorch.checkpointing.serialization import Attributes, frozen
 from mxtorch.optim import schedule_free
 from mxtorch.training.callback import CallbackList, put
@@ -133,7 +133,7 @@ class Saving:
             if newest is None:
                 return None
             found, saved = newest
-            ordinal = 0 if saved["run"] is None else saved["run"]["ordinal"]
+            ordinal = ordinal_of(saved)
             if ordinal < run.ordinal:  # the file is of an earlier call of fit: this call had not saved yet
                 return None
             if ordinal > run.ordinal:  # the file is of a later call of fit, which will load it

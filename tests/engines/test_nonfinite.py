@@ -193,6 +193,35 @@ def test_the_number_of_rollbacks_is_limited(make, tmp_path):
         trainer.fit(data(bad={5: 99}))
 
 
+@pytest.mark.parametrize("folders", [1, 2])
+def test_rollback_takes_a_checkpoint_of_its_own_run(make, tmp_path, folders):
+    """One of the call of fit before would end the run where that call ended, untrained."""
+
+    class BadOnce(Trainer):
+        bad_at = None
+
+        def training_step(self, batch):
+            output = super().training_step(batch)
+            if self.step == self.bad_at:
+                self.bad_at = None
+                output = output._replace(loss=output.loss * math.nan)
+            return output
+
+    callbacks = [Checkpoint(tmp_path / str(number), every=(1000, 6)[number]) for number in range(folders)]
+    trainer = build(make, callbacks=callbacks, on_nonfinite="rollback")
+    trainer.__class__ = BadOnce
+    trainer.fit(data(), epochs=2)
+    trainer.bad_at = 21
+    with pytest.raises(FloatingPointError, match=r"step 22 .*There is no checkpoint of this run yet.*every="):
+        trainer.fit(data(), epochs=2)
+    assert trainer.step == 21
+    if folders == 2:  # the second folder, which saves more often, has one
+        trainer.bad_at = 27
+        with pytest.warns(UserWarning, match=r"step-00000024.ckpt"):
+            trainer.fit(data(), epochs=2)
+        assert trainer.step == 41
+
+
 def test_rollback_needs_a_checkpoint(make, tmp_path):
     with pytest.raises(ValueError, match="needs a Checkpoint"):
         build(make, on_nonfinite="rollback").fit(data())
