@@ -92,7 +92,8 @@ class Checkpoint(Callback):
         self._writing: _Writing | None = None
         self._owner: weakref.ref[TrainerView] | None = None  # weakly: the trainer holds its callbacks
         self._saved: tuple[int, int] | None = None  # the step and the epochs done of the newest file
-        self._look_for_newer = False
+        self._looks_for_newer = False
+        self._begins_at: int | None = None  # the step at which the run begins, until its first step or file
         self._engine: Engine | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -153,7 +154,8 @@ class Checkpoint(Callback):
         self._direction = direction(self.monitor, self.mode, trainer.metrics, trainer.train_metrics)
         self.locate(trainer)
         assert self.folder is not None
-        self._engine = trainer.engine
+        self._engine, self._begins_at = trainer.engine, None
+        self._looks_for_newer = trainer.engine.is_main
         if not trainer.engine.is_main:  # it keeps count of what is saved; the main process has the folder
             self._owner, self._saved = weakref.ref(trainer), None
             return
@@ -170,20 +172,18 @@ class Checkpoint(Callback):
                 "fit(resume='auto') goes on from them; else give another folder, or delete them"
             )
         self._lock, self._owner, self._saved = lock, weakref.ref(trainer), None
-        self._look_for_newer = resumes
         for left in self.folder.glob(".step-*.tmp"):  # of a process that was killed while it wrote
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
     def on_epoch_start(self, trainer: TrainerView) -> None:
-        """After a run was resumed, set aside what is newer: damaged files, or a way that was given up."""
-        if self._look_for_newer:
-            self._look_for_newer = False
-            for path in self.paths() if trainer.engine.is_main else ():
-                if _step_of(path) > trainer.step:
-                    os.replace(path, path.with_name(path.name + ".aside"))
+        """Note where the run begins, now that a checkpoint may have been loaded."""
+        if self._looks_for_newer:
+            self._looks_for_newer, self._begins_at = False, trainer.step
 
     def on_step(self, trainer: TrainerView) -> None:
-        """Save if it is time."""
+        """Save if it is time; with the first step, what is newer than its beginning is set aside."""
+        if self._begins_at is not None:
+            self._set_aside_newer()
         if self._writing is not None and not self._writing.is_alive():
             self._finish()
         if self.every != "epoch" and trainer.step % self.every == 0:
@@ -249,6 +249,8 @@ class Checkpoint(Callback):
         """Copy the state now, and begin to write it."""
         assert self.folder is not None
         assert trainer.run is not None
+        if self._begins_at is not None:
+            self._set_aside_newer()
         place = (trainer.step, trainer.run.epochs_done)
         if place == self._saved and not is_best:
             return
@@ -279,6 +281,29 @@ class Checkpoint(Callback):
         if current_run(trainer).left_best and self._best_name != f"step-{trainer.step:08d}.ckpt":
             self._saved = None
         self.save(trainer)
+
+    def _set_aside_newer(self) -> None:
+        """Set aside files of later steps than the one at which the run began: damaged ones, or a way that was given up.
+
+        That way is left by a resume from an older file, and by `Trainer.load` of one before a new run. As the newest
+        files, they would be those that stay, and that the next resume takes.
+        """
+        assert self.folder is not None
+        assert self._begins_at is not None
+        begins_at, self._begins_at = self._begins_at, None
+        newer = [path for path in self.paths() if _step_of(path) > begins_at]
+        for path in newer:
+            aside = path.with_name(path.name + ".aside")
+            if aside.is_dir():  # of a sharded model; a folder does not replace one
+                shutil.rmtree(aside)
+            os.replace(path, aside)
+        if newer:
+            names = [path.name for path in self.paths()]
+            for pointer, name in (("last.ckpt", names[0] if names else None), ("best.ckpt", self._best_name)):
+                if name in names:
+                    link(self.folder / pointer, name)
+                else:
+                    (self.folder / pointer).unlink(missing_ok=True)
 
     def _finish(self) -> None:
         """Wait for the file that is being written, and raise what went wrong."""

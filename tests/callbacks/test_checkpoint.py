@@ -146,6 +146,41 @@ def test_going_back_sets_the_newer_files_aside(make, net, loader, tmp_path):
     assert len(list(tmp_path.glob("*.aside"))) == 2
 
 
+def test_a_new_run_after_load_sets_the_way_that_was_given_up_aside(make, net, loader, tmp_path):
+    folder, file = tmp_path / "run", tmp_path / "kept.ckpt"
+    trainer = make(net, callbacks=[Checkpoint(folder, every=4, keep=2)])
+    trainer.fit(loader, loader)
+    trainer.save(file)
+    trainer.fit(loader, loader, epochs=3)
+    assert steps(folder)[-2:] == [28, 32]
+    trainer.load(file)
+    with pytest.raises(ValueError, match="the first batch"):
+        trainer.fit([(torch.ones(2, 3), torch.ones(2))])
+    assert steps(folder)[-2:] == [28, 32], "nothing was trained, nothing is set aside"
+    trainer.fit(loader, epochs=2)
+    assert trainer.step == 24
+    assert steps(folder)[-2:] == [20, 24]
+    assert (folder / "last.ckpt").resolve().name == "step-00000024.ckpt"
+    assert Checkpoint(folder).newest()[1]["position"]["step"] == 24
+    assert {"step-00000028.ckpt.aside", "step-00000032.ckpt.aside"} <= {path.name for path in folder.iterdir()}
+
+
+def test_links_do_not_point_to_what_was_set_aside(make, net, loader, tmp_path):
+    trainer = make(net, callbacks=[Checkpoint(tmp_path / "run", every=4, keep=9)])
+    trainer.save(tmp_path / "kept.ckpt")
+    trainer.fit(loader, loader)
+    trainer.load(tmp_path / "kept.ckpt")
+    seen = []
+
+    class Look(Callback):
+        def on_step(self, trainer):
+            seen.append([(tmp_path / "run" / name).is_symlink() for name in ("last.ckpt", "best.ckpt")])
+
+    trainer.callbacks.callbacks.append(Look())
+    trainer.fit(loader)
+    assert seen[0] == [False, False]
+
+
 def test_an_unknown_figure_is_told(make, net, loader, tmp_path):
     with pytest.raises(ValueError, match="fit was given no val_data"):
         make(net, callbacks=[Checkpoint(tmp_path, monitor="val/accuracy")]).fit(loader)
