@@ -217,7 +217,8 @@ class Trainer(TrainerState):
                 next epoch continues from the cut; when the data end, they begin again.
             resume: A checkpoint of this run, from which it continues bit for bit, also within an epoch; or `"auto"`:
                 the newest undamaged checkpoint in the folder of the `Checkpoint` callback; if there is none, the run
-                begins. See docs/explanation/checkpoints.md.
+                begins. The same call again goes on with a run that an error or Ctrl-C has broken off. See
+                docs/explanation/checkpoints.md.
             auto_accumulate: When the memory of the device is full, take each batch in two parts, then in four, and so
                 on; the step is that of the whole batch. Optimizers with a closure (LBFGS, SAM) refuse it.
             max_steps: The run ends after this number of optimizer steps, also within an epoch, which is then validated

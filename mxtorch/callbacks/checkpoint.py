@@ -209,7 +209,7 @@ class Checkpoint(Callback):
         """Save the state of a run that came to its end; wait for the file; give the folder back."""
         try:
             run = trainer.run
-            if run is not None and run.complete and run.over:
+            if run is not None and run.complete and run.ended:
                 self._save_end(trainer)
             self._finish()
         finally:

@@ -132,7 +132,7 @@ class Fitting:
             loop: What `prepared` gave.
         """
         run, context, resume = loop.run, self.saving.context, self.arguments.resume
-        with self.saving.callbacks.fitting():
+        with _noted_if_broken_off(run), self.saving.callbacks.fitting():
             if resume is not None and (file := self.saving.go_on(run, resume, self.checkpoints)) and self.reports:
                 print(f"resumed from {file}: step {run.position.step}, epoch {run.epochs_done + 1}/{run.epochs}")
             check_end(context.optimizer, run.scheduler, run.steps_to_come, run.epochs_to_come)
@@ -177,10 +177,9 @@ class Fitting:
         scheduler = set_run_schedule(
             context.optimizer, given.lr, given.schedule, given.schedule_every, plan.total_steps, plan.watched
         )
-        position.fits += 1
         run = Run(
             position,
-            position.fits,
+            position.count_fit(resumes=given.resume is not None),
             plan.epochs,
             plan.lengths(0),
             Feed(plan.train_data, interruption.check),
@@ -220,3 +219,13 @@ class Fitting:
             interruption,
             roll_back,
         )
+
+
+@contextlib.contextmanager
+def _noted_if_broken_off(run: Run) -> Iterator[None]:
+    """Note an error or a signal before the run is over: the next `fit` with `resume` goes on with this run."""
+    try:
+        yield
+    except BaseException:
+        run.position.broken_off = not run.ended
+        raise

@@ -58,13 +58,13 @@ class Loop:
 
     def run_epochs(self) -> None:
         """Train and validate until all epochs are over, or a callback stops the run."""
-        run, agree = self.run, self.context.engine.agree
+        run = self.run
         with contextlib.ExitStack() as ends:
             ends.callback(run.feed.release)
             if run.epochs_done == 0 and run.meter is None and run.figures is None:  # not resumed
                 look = first_look(self.context, run.feed.data, self.train_metrics)
                 self.runner.first_look = ends.enter_context(look)
-            while run.within_epoch or not agree(run.over):
+            while run.within_epoch or not self._has_ended():
                 run.begin_epoch()
                 try:
                     with self.callbacks.running("epoch"):
@@ -75,6 +75,11 @@ class Loop:
                     self.roll_back(error)
             if run.unvalidated:
                 self._validate_end()
+
+    def _has_ended(self) -> bool:
+        """Whether no epoch is to come; the processes agree about it, since each has its own clock and callbacks."""
+        self.run.ended = self.context.engine.agree(self.run.over)
+        return self.run.ended
 
     def _run_epoch(self) -> None:
         """Train, validate, write the epoch's row, tell the callbacks."""

@@ -27,12 +27,25 @@ class Position:
         epoch: Epochs that are over.
         fits: Calls of `fit`.
         skipped_steps: Steps that were left out because a number was not finite.
+        broken_off: Whether the last call of `fit` was ended by an error or a signal before its run was over.
     """
 
     step: int = 0
     epoch: int = 0
     fits: int = 0
     skipped_steps: int = 0
+    broken_off: bool = False
+
+    def count_fit(self, *, resumes: bool) -> int:
+        """The number of a call of `fit`, from 1: a new one, or that of a run that was broken off and is gone on with.
+
+        Args:
+            resumes: Whether the call is to go on from a checkpoint.
+        """
+        if not (resumes and self.broken_off):
+            self.fits += 1
+        self.broken_off = False
+        return self.fits
 
     def state_dict(self) -> dict[str, int]:
         """The counts, without that of the runs: a checkpoint belongs to one run, which has its number."""
@@ -75,6 +88,7 @@ class Run:
         resumes: Whether it was asked to go on from a checkpoint.
         stopping: Whether it ends after the current epoch.
         ending: Whether the current epoch ends after the step just taken.
+        ended: Whether its last epoch is over, as all processes have agreed.
         validated_at: The step of the last validation within an epoch.
         unvalidated: Whether the epoch has ended without a validation, for `limits.over_epochs`.
         left_best: Whether it is over, and a callback has put the weights of its best epoch into the model.
@@ -103,6 +117,7 @@ class Run:
     resumes: bool = False
     stopping: bool = False
     ending: bool = False
+    ended: bool = False
     validated_at: int | None = None
     unvalidated: bool = False
     left_best: bool = False

@@ -93,6 +93,7 @@ class Saving:
         """
         path = local_path(path, "path")
         self._apply(contents.read(path), path, None)
+        self.position.broken_off = False  # the next call of fit is a new run
 
     def resume(self, run: Run, saved: dict[str, Any], path: str | Path) -> None:
         """Restore everything, and the position of the run.
