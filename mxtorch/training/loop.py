@@ -78,8 +78,11 @@ class Loop:
 
     def _has_ended(self) -> bool:
         """Whether no epoch is to come; the processes agree about it, since each has its own clock and callbacks."""
-        self.run.ended = self.context.engine.agree(self.run.over)
-        return self.run.ended
+        run, agree = self.run, self.context.engine.agree
+        run.ended = agree(run.over)
+        if run.ended:
+            run.stopping = agree(run.stopping)
+        return run.ended
 
     def _run_epoch(self) -> None:
         """Train, validate, write the epoch's row, tell the callbacks."""
@@ -92,6 +95,7 @@ class Loop:
         except Interrupted:
             self.callbacks.call("on_interrupt")
             raise
+        run.stopping = self.context.engine.agree(run.stopping)  # checkpoints of this epoch hold it
         run.scheduler.after_epoch(row, run.figure("val/loss"))
         row |= {"step": float(run.position.step), "learning_rate": self.context.optimizer.learning_rate}
         row["seconds"] = time.perf_counter() - run.started
@@ -144,7 +148,7 @@ class Loop:
         """Take the steps of an epoch, or of what is left of it after a resume; returns its figures."""
         run, runner, position = self.run, self.runner, self.run.position
         log_every = self.settings.log_every
-        engine, interruption = self.context.engine, self.interruption
+        engine = self.context.engine
         processes = engine.world_size
         after_step = run.scheduler.after_step if run.scheduler.every_step else None
         listeners, trainer = self.callbacks.listeners("on_step"), self.callbacks.trainer
@@ -156,7 +160,7 @@ class Loop:
         runner.begin_pass()
         bounded = run.is_bounded
         agree = engine.agree if bounded else engine.agree_soon  # a run that is bounded ends at its step, not soon after
-        if bounded and run.validation_is_due:  # the run was saved at a step before its validation
+        if bounded and run.validation_is_due and not run.ending:  # the run was saved at a step before its validation
             run.feed.go_back()  # now, because it brings the random numbers of the step, from which validation draws
             self._validate_within_epoch()
 
@@ -177,13 +181,11 @@ class Loop:
                 self._log(meter, result.gradient_norm)
             for listener in listeners:
                 listener(trainer)
-            if bounded:
-                if run.validation_is_due and not engine.agree(interruption.received is not None):
-                    self._validate_within_epoch()
-                run.ending = run.ending or run.out_of_time
-            if agree(interruption.received is not None or run.ending):
+            if bounded and run.validation_is_due and not agree(self._ends_here()):
+                self._validate_within_epoch()
+            if agree(self._ends_here()):
                 self._check()
-                run.ending = True
+                run.ending, run.stopping = True, engine.agree(run.stopping)
                 break
             if bounded and run.cut:
                 break
@@ -236,6 +238,14 @@ class Loop:
         if goes_on:
             feed.batches_before = -run.meter.count * accumulate
             yield from windows(feed.open(run.position.epoch), accumulate, count)
+
+    def _ends_here(self) -> bool:
+        """Whether this process knows a reason to end the epoch after the step just taken; `agree` makes it that of all.
+
+        No decision before that may depend on it, or the processes would ask one another different questions.
+        """
+        run = self.run
+        return self.interruption.received is not None or run.ending or run.out_of_time
 
     def _check(self) -> None:
         """End the run here if a signal asked for it."""

@@ -174,10 +174,7 @@ class Run:
     @property
     def cut(self) -> bool:
         """Whether the epoch has as many steps as it may have, or was ended within."""
-        if self.meter is None:
-            return False
-        cut = self.most_steps is not None and self.meter.count >= self.most_steps
-        return cut or self.ending or self._has_all_steps
+        return self.meter is not None and (self.ending or self._has_most_steps)
 
     @property
     def over(self) -> bool:
@@ -195,11 +192,21 @@ class Run:
         return self.limits.max_steps is not None and self.steps_done >= self.limits.max_steps
 
     @property
+    def _has_most_steps(self) -> bool:
+        """Whether the epoch has as many steps as it may have, which is the same on all processes."""
+        assert self.meter is not None
+        return (self.most_steps is not None and self.meter.count >= self.most_steps) or self._has_all_steps
+
+    @property
     def validation_is_due(self) -> bool:
-        """Whether a validation within the epoch comes next; one that is due at its last step is that of its end."""
-        count = 0 if self.meter is None else self.meter.count
-        every = self.limits.validation_interval(self.steps_per_epoch)
-        if every is None or count == 0 or count == self.steps_per_epoch or self.cut:
+        """Whether a validation within the epoch comes next; one that is due at its last step is that of its end.
+
+        The answer is the same on all processes: it leaves out what one of them may know alone, as `ending`.
+        """
+        if self.meter is None or self._has_most_steps:
+            return False
+        count, every = self.meter.count, self.limits.validation_interval(self.steps_per_epoch)
+        if every is None or count == 0 or count == self.steps_per_epoch:
             return False
         if (self.steps_done if self.limits.over_epochs else count) % every:
             return False

@@ -1,0 +1,79 @@
+"""What one process of several decides is decided for all of them, at the same step."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from launching import launch, values
+from torch import nn
+
+from mxtorch import Callback, Trainer
+from mxtorch.callbacks import Checkpoint
+from mxtorch.checkpointing.contents import read
+
+
+class Stop(Callback):
+    """One process stops the run at a step, or its clock gets to the end before those of the others."""
+
+    def __init__(self, rank: int, *, step: int | None = None, within_epoch: bool = True) -> None:
+        self.rank, self.step, self.within_epoch = rank, step, within_epoch
+
+    def on_fit_start(self, trainer):
+        run = trainer.run
+        if run.limits.max_seconds is not None and trainer.engine.rank != self.rank:
+            run.limits = dataclasses.replace(run.limits, max_seconds=3600.0)
+
+    def on_step(self, trainer):
+        if trainer.engine.rank == self.rank and trainer.step == self.step:
+            trainer.stop(within_epoch=self.within_epoch)
+
+
+def fit(rank: int, folder: str | None, stop: Stop, arguments: dict) -> tuple:
+    torch.manual_seed(0)
+    data = [(torch.randn(8, 4), torch.randint(2, (8,))) for _ in range(12)]
+    net = nn.Linear(4, 2)
+    callbacks = [stop, *([] if folder is None else [Checkpoint(folder, every=10**6)])]
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    trainer = Trainer(
+        net, nn.CrossEntropyLoss(), optimizer, callbacks=callbacks, device="cpu", progress=False, log_every=3
+    )
+    trainer.fit(data, data if "validate_every" in arguments else None, **arguments)
+    validated = [int(record["step"]) for record in trainer.history.records if "val/loss" in record]
+    return trainer.step, trainer.epoch, trainer.run.stopping, validated
+
+
+def both(*arguments) -> tuple:
+    first, second = values(launch(2, fit, *arguments, seconds=30))
+    assert first == second
+    return first
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_time_that_is_over_on_one_process(tmp_path, rank):
+    step, epoch, _, _ = both(str(tmp_path), Stop(rank), {"epochs": 10**6, "max_time": 0.3})
+    assert 0 < step < 6 * 10**6
+    assert epoch >= 1
+    assert (tmp_path / f"step-{step:08d}.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("rank", "within_epoch", "arguments"),
+    [(0, True, {}), (1, True, {}), (1, True, {"max_steps": 11}), (1, False, {})],
+)
+def test_a_stop_on_one_process(tmp_path: Path, rank, within_epoch, arguments):
+    step, epoch, stopping, _ = both(
+        str(tmp_path), Stop(rank, step=2, within_epoch=within_epoch), {"epochs": 2} | arguments
+    )
+    assert step == (6 if not within_epoch else 2 if arguments else 3)  # where nothing else ends it, one step later
+    assert (epoch, stopping) == (1, True)
+    saved = read(tmp_path / f"step-{step:08d}.ckpt")["run"]
+    assert saved["stopping"] is True, "a resume would go on with a run that was stopped"
+
+
+@pytest.mark.parametrize(("rank", "step", "validated"), [(0, 2, []), (1, 2, []), (1, 3, [2])])
+def test_a_stop_on_one_process_where_a_validation_is_due(rank, step, validated):
+    found = both(None, Stop(rank, step=step), {"epochs": 2, "validate_every": 2})
+    assert found == (step, 1, True, validated)
