@@ -153,6 +153,27 @@ def test_steps_of_a_rollback_are_logged(loader, tmp_path):
     assert [step for step, _ in logger.events] == [3, 6, 8, 8, 9, 12, 9, 12, 15, 16, 16]
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_new_run_after_load_is_logged(loader, tmp_path, resumed):
+    """Its figures are others than those that the library has of the same steps."""
+
+    class Keeps(InMemory):
+        def resume(self, step):
+            return 10**9 if resumed else max((step for step, _ in self.events), default=None)
+
+    logger, file = Keeps(), tmp_path / "step-00000014.ckpt"
+    trainer = run(loader, logger, tmp_path)
+    if resumed:  # nor do the steps count that a resumed run has left out
+        logger = Keeps()
+        trainer = run(loader, logger, tmp_path, resume=file)
+        assert logger.events == []
+    trainer.load(file)
+    before = len(logger.events)
+    trainer.fit(loader, lr=1.0, schedule="constant")
+    assert [step for step, _ in logger.events[before:]] == [15, 18, 21, 22, 22]
+    assert logger.events[-1][1] == trainer.history.rows[-1]
+
+
 def test_only_the_main_process_logs(loader, monkeypatch):
     monkeypatch.setattr(LocalEngine, "is_main", False)
     logger = InMemory()

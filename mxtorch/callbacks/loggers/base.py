@@ -45,7 +45,7 @@ class Logger(Callback):
     identity: str | None = None
     _is_open = False
     _begins = False  # a fit has begun, and its first epoch has not
-    _goes_on = False  # a checkpoint was loaded, and figures after it were not asked for
+    _goes_on = False  # this run goes on from a checkpoint, and figures after it were not asked for
     _there: int | Mapping[str, int] | None = None  # what `resume` said
 
     def start(self, settings: Mapping[str, Any], identity: str | None, step: int) -> str:
@@ -83,8 +83,11 @@ class Logger(Callback):
         """Write what is held back, and let go of files and connections."""
 
     def on_fit_start(self, trainer: TrainerView) -> None:
-        """What is loaded until the first epoch is a checkpoint that the run goes on from."""
-        self._begins = True
+        """What is loaded from now until the first epoch is a checkpoint that the run goes on from.
+
+        What was loaded before, by `Trainer.load`, is where a new run begins, with figures of its own.
+        """
+        self._begins, self._goes_on, self._there = True, False, None
 
     def on_resume(self, trainer: TrainerView) -> None:
         """A rollback within the run brings other figures."""
