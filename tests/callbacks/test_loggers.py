@@ -212,6 +212,34 @@ def test_csv_goes_on_after_the_steps_of_the_checkpoint(loader, tmp_path):
     assert found == expected
 
 
+@pytest.mark.parametrize("companion", ["as it was", "lost", "damaged"])
+def test_csv_of_another_run_with_the_same_name_is_not_written_over(loader, tmp_path, companion):
+    run(loader, CSVLogger(tmp_path / "a" / "log.csv"), tmp_path / "run", kill=13)
+    other = tmp_path / "b" / "log.csv"
+    run(loader, CSVLogger(other))
+    rows = rows_of(other)
+    if companion != "as it was":
+        other.with_suffix(".json").write_text("{")
+    if companion == "lost":
+        other.with_suffix(".json").unlink()
+    with pytest.raises(ValueError, match="another run"):
+        run(loader, CSVLogger(other), tmp_path / "run", resume="auto")
+    assert rows_of(other) == rows
+
+
+def test_csv_goes_on_in_another_place(loader, tmp_path):
+    """In a new file; or in its own, moved with the JSON file."""
+    path, moved = tmp_path / "log.csv", tmp_path / "moved" / "figures.csv"
+    run(loader, CSVLogger(path), tmp_path / "run", kill=13)
+    moved.parent.mkdir()
+    path.rename(moved)
+    path.with_suffix(".json").rename(moved.with_suffix(".json"))
+    run(loader, CSVLogger(moved), tmp_path / "run", kill=15, resume="auto")
+    assert [int(row["step"]) for row in rows_of(moved)] == [3, 4, 6, 8, 8, 9, 12, 12, 15]
+    run(loader, CSVLogger(tmp_path / "new.csv"), tmp_path / "run", resume="auto")
+    assert [int(row["step"]) for row in rows_of(tmp_path / "new.csv")] == [15, 16, 16]
+
+
 def test_csv_in_a_place_that_can_not_be_written(loader, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="can't be written"):

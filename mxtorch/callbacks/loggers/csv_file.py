@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ class CSVLogger(Logger):
 
     The first column is `step`; a figure that an event does not have is left empty. Lines are written at once, so that
     the file can be read, or plotted, while the run goes on. A run that is resumed goes on in its file, after the lines
-    that were there when the checkpoint was written.
+    that were there when the checkpoint was written. Both the checkpoint and the JSON file
+    have a random `identity`, by which the run knows its file.
 
     Args:
         path: The file, as `"runs/dogs.csv"`. Its folder is created. A file of another run is not written over.
@@ -39,22 +41,24 @@ class CSVLogger(Logger):
     def start(self, settings: Mapping[str, Any], identity: str | None, step: int) -> str:
         """Open the file; lines that were written after the checkpoint are dropped."""
         rows: list[dict[str, str]] = []
+        companion = self.path.with_suffix(".json")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.exists() and self.path.stat().st_size:
-                if identity != self.path.name:
+                if identity is None or identity != self._identity_in(companion):
                     raise ValueError(
                         f"path: {str(self.path)!r} has the figures of another run; give another path, or delete it"
                     )
                 with self.path.open(newline="", encoding="utf-8") as file:
                     rows = list(csv.DictReader(file))[: self._lines]
-            with atomic_text(self.path.with_suffix(".json")) as file:
-                json.dump(dict(settings), file, indent=2)
+            identity = identity or secrets.token_hex(8)
+            with atomic_text(companion) as file:
+                json.dump({**settings, "identity": identity}, file, indent=2)
         except OSError as error:
             raise ValueError(f"path: {str(self.path)!r} can't be written ({error}); give another one") from error
         self._columns, self._lines = list(rows[0]) if rows else ["step"], len(rows)
         self._rewrite(rows)
-        return self.path.name
+        return identity
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Write a line; the file is written anew where there is a figure that no line had."""
@@ -89,6 +93,17 @@ class CSVLogger(Logger):
     def __getstate__(self) -> dict[str, Any]:
         """Without the lines, which belong to the run of this process."""
         return super().__getstate__() | {"_lines": 0}
+
+    def _identity_in(self, companion: Path) -> Any:
+        """The identity of the run whose figures the file has; None where the JSON file beside it does not tell."""
+        if not companion.exists():
+            return None
+        try:
+            settings = json.loads(companion.read_text(encoding="utf-8"))
+        except ValueError:
+            return None
+        # The first release took the name of the file.
+        return settings.get("identity", self.path.name) if isinstance(settings, dict) else None
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         with atomic_text(self.path) as file:
