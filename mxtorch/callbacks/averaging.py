@@ -15,12 +15,12 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from mxtorch._checks import level_of_user
 from mxtorch.checkpointing.snapshot import TrainingState
-from mxtorch.training.callback import Callback, Weights, copies, current_run, put
+from mxtorch.training.callback import CallbackOfRun, Weights, copies, current_run, put
 from mxtorch.training.modes import preserved_modes, set_training_mode
 from mxtorch.training.trainer_view import TrainerView
 
 
-class _Averaging(Callback):
+class _Averaging(CallbackOfRun):
     """The base of callbacks that keep an average of the model's weights.
 
     Validation uses the average in place of the weights, and the model has the average after the run. The functions that
@@ -30,17 +30,10 @@ class _Averaging(Callback):
     def __init__(self) -> None:
         self.count = 0
         self._average: dict[str, Tensor] = {}
-        self._resumes = False
 
-    def on_fit_start(self, trainer: TrainerView) -> None:
-        """Start a new average, unless a state was loaded."""
-        if not self._resumes:
-            self.count, self._average = 0, {}
-        self._resumes = False
-
-    def on_fit_end(self, trainer: TrainerView) -> None:
-        """Forget that a state was loaded: the next run starts a new average."""
-        self._resumes = False
+    def begin_afresh(self) -> None:
+        """Start a new average."""
+        self.count, self._average = 0, {}
 
     def judged_weights(self, trainer: TrainerView) -> Weights | None:
         """The average; None before the first update."""
@@ -52,7 +45,8 @@ class _Averaging(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned. The next run continues this average."""
-        self.count, self._average, self._resumes = state["count"], dict(state["average"]), True
+        super().load_state_dict(state)
+        self.count, self._average = state["count"], dict(state["average"])
 
     @torch.no_grad()
     def _update(self, model: nn.Module, average: Callable[..., None]) -> None:
@@ -150,10 +144,13 @@ class SWA(_Averaging):
         self.start = start
         self._statistics: dict[str, Tensor] | None = None  # those of the mean; None if they must be computed
 
+    def begin_afresh(self) -> None:
+        """Start a new mean."""
+        super().begin_afresh()
+        self._statistics = None
+
     def on_fit_start(self, trainer: TrainerView) -> None:
         """Start a new mean, unless a state was loaded; check that the statistics can be computed."""
-        if not self._resumes:
-            self._statistics = None
         super().on_fit_start(trainer)
         if any(_tracks(module) for module in trainer.model.modules()):
             self._try_one_batch(trainer)

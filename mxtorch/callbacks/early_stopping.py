@@ -8,12 +8,12 @@ from typing import Any
 
 from mxtorch._checks import check_integer, closest, number
 from mxtorch.checkpointing.serialization import frozen
-from mxtorch.training.callback import Callback, Weights, current_run
+from mxtorch.training.callback import CallbackOfRun, Weights, current_run
 from mxtorch.training.monitor import Mode, check_mode, direction
 from mxtorch.training.trainer_view import TrainerView
 
 
-class _Follower(Callback):
+class _Follower(CallbackOfRun):
     """Tells whether a figure of the history has improved, within one run of `fit`.
 
     After `load_state_dict` the next run goes on where the state was saved.
@@ -28,7 +28,6 @@ class _Follower(Callback):
         self.mode = check_mode(mode)
         self._sign = 0.0  # known when a run begins, and with it the metrics
         self._min_delta = min_delta
-        self._resumes = False
         self.best: float | None = None
         self.best_epoch = 0
         self.best_step: int | None = None
@@ -38,13 +37,11 @@ class _Follower(Callback):
         """Settle what is better; begin afresh, except after a state was loaded."""
         falls = direction(self.monitor, self.mode, trainer.metrics, trainer.train_metrics) == "min"
         self._sign = -1.0 if falls else 1.0
-        if not self._resumes:
-            self.best, self.best_epoch, self.best_step, self.epochs_without = None, 0, None, 0
-        self._resumes = False
+        super().on_fit_start(trainer)
 
-    def on_fit_end(self, trainer: TrainerView) -> None:
-        """A state that was loaded within the run belongs to that run."""
-        self._resumes = False
+    def begin_afresh(self) -> None:
+        """Forget the best of an earlier run."""
+        self.best, self.best_epoch, self.best_step, self.epochs_without = None, 0, None, 0
 
     def _is_in(self, trainer: TrainerView, figures: Mapping[str, float]) -> bool:
         """Whether a validation within an epoch has the figure; others have it at the epoch's end."""
@@ -72,9 +69,9 @@ class _Follower(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there in the next run."""
+        super().load_state_dict(state)
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         self.best_step, self.epochs_without = state.get("best_step"), state["epochs_without"]
-        self._resumes = True
 
     def _best_place(self) -> str:
         return f"epoch {self.best_epoch}" + ("" if self.best_step is None else f" (step {self.best_step})")
@@ -230,11 +227,10 @@ class BestWeights(_Follower):
         super().__init__(monitor, mode, min_delta)
         self._weights: dict[str, Any] = {}
 
-    def on_fit_start(self, trainer: TrainerView) -> None:
-        """Forget an earlier run's weights, except after a state was loaded."""
-        if not self._resumes:
-            self._weights = {}
-        super().on_fit_start(trainer)
+    def begin_afresh(self) -> None:
+        """Forget the weights of an earlier run."""
+        super().begin_afresh()
+        self._weights = {}
 
     def on_epoch_complete(self, trainer: TrainerView, row: Mapping[str, float]) -> None:
         """Keep the weights if they are the best so far."""

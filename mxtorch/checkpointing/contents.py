@@ -185,11 +185,11 @@ def all_or_nothing(
         yield
     except Exception as error:
         before.restore()
-        for one, values in attributes:
-            vars(one).clear()
-            vars(one).update(values)
         for part, state in states:
             part.load_state_dict(state)
+        for one, values in attributes:  # last, for objects that note that a state was loaded
+            vars(one).clear()
+            vars(one).update(values)
         if isinstance(error, FileNotFoundError):
             raise
         reason = f"{error}" if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
@@ -197,20 +197,24 @@ def all_or_nothing(
 
 
 @contextlib.contextmanager
-def undone_without_a_step(before: TrainingState, position: Any) -> Iterator[None]:
+def undone_without_a_step(before: TrainingState, position: Any, objects: Iterable[object]) -> Iterator[None]:
     """Undo everything if an error occurs before the first optimizer step.
 
     Args:
         before: A copy of what steps change.
         position: An object that counts steps as `step`. Its attributes are restored, too.
+        objects: Further objects whose attributes are restored.
     """
-    counts = dict(vars(position))
+    step = position.step
+    attributes = [(one, dict(vars(one))) for one in (position, *objects)]
     try:
         yield
     except Exception:
-        if position.step == counts["step"]:
+        if position.step == step:
             before.restore()
-            vars(position).update(counts)
+            for one, values in attributes:
+                vars(one).clear()
+                vars(one).update(values)
         raise
 
 

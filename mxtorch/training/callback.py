@@ -131,6 +131,34 @@ class Callback:
         """Let go of files; called by `Trainer.close`."""
 
 
+class CallbackOfRun(Callback):
+    """The base of callbacks whose state is that of one run: it begins afresh with each, except after one was loaded.
+
+    `fit` puts the attributes back if it fails before its first step, so that a state that was loaded is not lost. What
+    the attributes hold is not copied for that: only steps and epochs may change it in place.
+    """
+
+    _resumes = False
+
+    def begin_afresh(self) -> None:
+        """Forget the state of an earlier run."""
+        raise NotImplementedError
+
+    def on_fit_start(self, trainer: TrainerView) -> None:
+        """Begin afresh, except after a state was loaded."""
+        if not self._resumes:
+            self.begin_afresh()
+        self._resumes = False
+
+    def on_fit_end(self, trainer: TrainerView) -> None:
+        """A state that was loaded within the run belongs to that run."""
+        self._resumes = False
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The next run goes on with what is loaded."""
+        self._resumes = True
+
+
 class CallbackList:
     """Calls callbacks in order, and only those that override the hook.
 
@@ -183,6 +211,11 @@ class CallbackList:
         if trainer is None:
             raise ReferenceError("the trainer of these callbacks is gone; keep a reference to it")
         return trainer
+
+    @property
+    def of_run(self) -> list[CallbackOfRun]:
+        """The callbacks whose state is that of one run."""
+        return [callback for callback in self.callbacks if isinstance(callback, CallbackOfRun)]
 
     def listeners(self, hook: str) -> list[Callable[..., None]]:
         """The bound methods of all callbacks that do something at a hook."""

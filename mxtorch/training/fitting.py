@@ -113,7 +113,7 @@ class Fitting:
         with (
             preserved_modes(context.model),
             Interruption() as interruption,
-            undone_without_a_step(before, position),
+            undone_without_a_step(before, position, callbacks.of_run),
             schedule_free.evaluated_afterwards(context.optimizers),
         ):
             figures: list[str] | None = []

@@ -186,7 +186,7 @@ class Saving:
         saved, other_processes = for_process(saved, engine.rank, engine.world_size, sizes)
         parts = self._parts()
         undone: list[contents.Stateful] = [parts.parts["callbacks"], parts.parts["trainable"]]
-        objects: list[object] = [self.position, self.history]
+        objects: list[object] = [self.position, self.history, *self.callbacks.of_run]
         if run is not None:
             objects += [run, run.scheduler]
             undone.append(run.scheduler)
