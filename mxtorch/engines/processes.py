@@ -18,7 +18,8 @@ import torch
 import torch.distributed as dist
 
 # What launchers call the rank, the number of processes, and both on one machine: torchrun and `accelerate launch`, Open
-# MPI, Intel MPI and MPICH. A step of SLURM is read apart, since its names are there in the batch script as well.
+# MPI, Intel MPI and MPICH. A step of SLURM is read apart, since its names are there in the batch script as well; and
+# `srun --mpi=pmi2` sets the first two of the PMI names, whose others are of Intel MPI.
 _NAMES = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
@@ -68,6 +69,8 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch | None:
     True
     """
     for rank, world_size, local_rank, local_world_size in _NAMES:
+        if rank == "PMI_RANK" and _is_task_of_slurm(environment, rank, world_size):
+            continue  # SLURM knows the rank on this machine, and where the main process is
         if int(environment.get(world_size, "1")) > 1:
             if rank not in environment:
                 raise ValueError(
@@ -86,6 +89,15 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch | None:
         address = environment.get("MASTER_ADDR") or first_host(environment.get("SLURM_STEP_NODELIST", "localhost"))
         return Launch(own, count, local, here, address, int(environment.get("MASTER_PORT", 12_000 + job % 20_000)))
     return None
+
+
+def _is_task_of_slurm(environment: Mapping[str, str], rank: str, world_size: str) -> bool:
+    """Whether a step of SLURM has started the processes itself.
+
+    SLURM starts the `mpirun` of MPICH once a machine, and that numbers the processes that it starts.
+    """
+    same = {rank: "SLURM_PROCID", world_size: "SLURM_STEP_NUM_TASKS"}
+    return all(name in environment and environment[name] == environment.get(own) for name, own in same.items())
 
 
 def first_host(nodes: str) -> str:
