@@ -57,6 +57,8 @@ class Engine(Protocol):
         dealt: How many processes' shares of the data this one is dealt: 1, or all of them within `alone` and
             `whole_data`.
         shards: Whether each process holds a part of the model only, so that none can run it alone.
+        splits_data: Whether all processes are given the same data, of which `share` takes each one's part. Where this
+            is False, each is given its own part.
 
     Example:
         >>> from mxtorch.engines import LocalEngine
@@ -72,6 +74,7 @@ class Engine(Protocol):
     world_size: int
     dealt: int
     shards: bool
+    splits_data: bool
 
     def prepare(self, model: nn.Module, loss: nn.Module | None, *optimizers: ScheduledOptim) -> None:
         """Bring the model, a loss with parameters, and the state of optimizers to the device, in place."""

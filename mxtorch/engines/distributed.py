@@ -93,7 +93,7 @@ class DistributedEngine(LocalEngine):
             self._channels_last = False
         self._sync_batch_norm = sync_batch_norm
         self._find_unused = find_unused_parameters
-        self._split_data = split_data
+        self.splits_data = split_data
         self._wrap_classes = wrap
         self._replicas: Replicated | None = None
         self._buffers: list[Tensor] = []
@@ -381,7 +381,7 @@ class DistributedEngine(LocalEngine):
         """This process's part of data; see `mxtorch.data.sharding`."""
         if isinstance(data, Mapping):
             return {name: self.share(one) for name, one in data.items()}
-        return share(data, self._dealing) if self.world_size > 1 and self._split_data and data is not None else data
+        return share(data, self._dealing) if self.world_size > 1 and self.splits_data and data is not None else data
 
     def check_same(self, call: str, facts: Mapping[str, Any]) -> None:
         """Raise on all processes where one of them was given something else."""

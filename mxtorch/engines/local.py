@@ -66,6 +66,7 @@ class LocalEngine:
     world_size = 1
     dealt = 1
     shards = False
+    splits_data = True
     # There is one process; the loop asks in every step, and this is the quickest answer.
     agree = agree_soon = staticmethod(bool)
 

@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 from mxtorch import schedules
 from mxtorch._checks import length
 from mxtorch.data.sharding import batch_size_of_all
+from mxtorch.engines.base import Engine
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -57,7 +58,8 @@ def alike_on_all_processes(method: Callable[Parameters, Result]) -> Callable[Par
 
 def _facts(trainer: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """What all processes must have in common when they call a method of the trainer: plain values by their names."""
-    facts = {name: _data_facts(value) if name in _DATA else _plain(value) for name, value in given.items()}
+    same_data = trainer.engine.splits_data
+    facts = {name: _data_facts(value, same_data) if name in _DATA else _plain(value) for name, value in given.items()}
     facts |= {f"Trainer's {name}": value for name, value in vars(trainer.settings).items()}
     facts |= {"Trainer's metrics": None if trainer.metrics is None else list(trainer.metrics)}
     kinds = [type(callback).__name__ for callback in trainer.callbacks.callbacks]
@@ -76,27 +78,34 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, (Path, schedules.Schedule, datetime.timedelta)) else type(value).__name__
 
 
-def _data_facts(data: Any) -> Any:
-    """The sizes of data, which must be the same on all processes; those of each set if there are several sets."""
+def _data_facts(data: Any, same_data: bool) -> Any:
+    """The sizes of data, which must be the same on all processes; those of each set if there are several sets.
+
+    Args:
+        data: What a process was given.
+        same_data: Whether all processes are given the same. Parts may differ by some samples, and it is the number of
+            batches that decides whether the processes take as many steps.
+    """
     if data is None:
         return None
     if isinstance(data, Mapping):
-        return {name: _data_facts(one) for name, one in data.items()}
+        return {name: _data_facts(one, same_data) for name, one in data.items()}
     workers = getattr(data, "num_workers", None)
-    samples = length(data.dataset) if hasattr(data, "dataset") else None
+    samples = length(data.dataset) if same_data and hasattr(data, "dataset") else None
     return {"batches": length(data), "batch_size": batch_size_of_all(data), "samples": samples, "num_workers": workers}
 
 
-def description_of_processes(processes: int, data: Any, accumulate: int) -> str:
+def description_of_processes(engine: Engine, data: Any, accumulate: int) -> str:
     """A sentence that says how many samples a step of several processes takes, because a rate is for that number.
 
     Args:
-        processes: The number of processes.
-        data: The training data, shared among the processes.
+        engine: The engine, which knows the number of processes.
+        data: This process's part of the training data.
         accumulate: Batches of each process in a step.
     """
-    size = batch_size_of_all(data)
+    size, processes = batch_size_of_all(data), engine.world_size
     accumulated = f", {accumulate} of them to a step" if accumulate > 1 else ""
     if size is None:
         return f"{processes} processes train together{accumulated}"
-    return f"{processes} processes: batches of {size // processes} x {processes} = {size} samples{accumulated}"
+    each = size // processes if engine.splits_data else size  # a loader of a part knows nothing of the others
+    return f"{processes} processes: batches of {each} x {processes} = {each * processes} samples{accumulated}"

@@ -197,7 +197,7 @@ class Fitting:
         """The loop of the run. On several processes, their number and the size of a step are printed."""
         saving, context, settings = self.saving, self.saving.context, self.settings
         if self.reports and context.engine.world_size > 1:
-            print(description_of_processes(context.engine.world_size, run.feed.data, settings.accumulate))
+            print(description_of_processes(context.engine, run.feed.data, settings.accumulate))
         roll_back: Rollback | None = None
         if settings.on_nonfinite == "rollback":
             load = functools.partial(saving.resume, run)

@@ -238,7 +238,7 @@ def fingerprint(run: Run, context: Context, settings: StepSettings, lr: Any, sch
         lr: The argument `lr` of `fit`.
         schedule: The argument `schedule` of `fit`.
     """
-    return fingerprint_of(
+    found = fingerprint_of(
         context.optimizer,
         run.feed.data,
         scheduler=run.scheduler,
@@ -256,3 +256,5 @@ def fingerprint(run: Run, context: Context, settings: StepSettings, lr: Any, sch
         device=context.engine.device.type,
         processes=context.engine.world_size,
     )
+    # A checkpoint has those of the main process, and where each process reads data of its own, they differ.
+    return found | {"samples": context.engine.broadcast(found["samples"])}

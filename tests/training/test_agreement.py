@@ -9,10 +9,12 @@ import pytest
 import torch
 from launching import launch, values
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from mxtorch import Callback, Trainer
 from mxtorch.callbacks import Checkpoint
 from mxtorch.checkpointing.contents import read
+from mxtorch.engines import DistributedEngine
 
 
 class Stop(Callback):
@@ -77,3 +79,39 @@ def test_a_stop_on_one_process(tmp_path: Path, rank, within_epoch, arguments):
 def test_a_stop_on_one_process_where_a_validation_is_due(rank, step, validated):
     found = both(None, Stop(rank, step=step), {"epochs": 2, "validate_every": 2})
     assert found == (step, 1, True, validated)
+
+
+def own_parts(rank: int, folder: str, counts: tuple[int, int], epochs: int) -> tuple:
+    """Each process has data of its own, and a run goes on from the checkpoint of the main process."""
+    torch.manual_seed(0)
+    net = nn.Linear(4, 2)
+    generator = torch.Generator().manual_seed(rank)
+    samples = TensorDataset(torch.randn(counts[rank], 4, generator=generator), torch.arange(counts[rank]) % 2)
+    trainer = Trainer(
+        net,
+        nn.CrossEntropyLoss(),
+        torch.optim.SGD(net.parameters(), 0.1),
+        engine=DistributedEngine("cpu", split_data=False),
+        callbacks=[Checkpoint(folder)],
+        progress=True,
+    )
+    try:
+        trainer.fit(DataLoader(samples, 10), DataLoader(samples, 10), epochs=epochs, resume="auto")
+    except ValueError as error:
+        return str(error)
+    return trainer.step, trainer.history["train/loss"], net.weight.tolist()
+
+
+def test_parts_of_the_data_may_differ_by_some_samples(tmp_path):
+    ended = launch(2, own_parts, str(tmp_path / "whole"), (34, 33), 2)
+    whole, other = values(ended)
+    assert whole == other
+    assert "2 processes: batches of 10 x 2 = 20 samples" in ended[0].output
+    assert whole[0] == 8
+    values(launch(2, own_parts, str(tmp_path / "parts"), (34, 33), 1))
+    assert values(launch(2, own_parts, str(tmp_path / "parts"), (34, 33), 2)) == [whole, whole]
+
+
+def test_parts_of_the_data_that_have_other_numbers_of_batches(tmp_path):
+    told = values(launch(2, own_parts, str(tmp_path), (34, 23), 1))
+    assert all("batches" in words for words in told)
