@@ -31,7 +31,7 @@ class _Averaging(CallbackOfRun):
         self.count = 0
         self._average: dict[str, Tensor] = {}
 
-    def begin_afresh(self) -> None:
+    def _begin_afresh(self) -> None:
         """Start a new average."""
         self.count, self._average = 0, {}
 
@@ -144,9 +144,9 @@ class SWA(_Averaging):
         self.start = start
         self._statistics: dict[str, Tensor] | None = None  # those of the mean; None if they must be computed
 
-    def begin_afresh(self) -> None:
+    def _begin_afresh(self) -> None:
         """Start a new mean."""
-        super().begin_afresh()
+        super()._begin_afresh()
         self._statistics = None
 
     def on_fit_start(self, trainer: TrainerView) -> None:

@@ -39,7 +39,7 @@ class _Follower(CallbackOfRun):
         self._sign = -1.0 if falls else 1.0
         super().on_fit_start(trainer)
 
-    def begin_afresh(self) -> None:
+    def _begin_afresh(self) -> None:
         """Forget the best of an earlier run."""
         self.best, self.best_epoch, self.best_step, self.epochs_without = None, 0, None, 0
 
@@ -227,9 +227,9 @@ class BestWeights(_Follower):
         super().__init__(monitor, mode, min_delta)
         self._weights: dict[str, Any] = {}
 
-    def begin_afresh(self) -> None:
+    def _begin_afresh(self) -> None:
         """Forget the weights of an earlier run."""
-        super().begin_afresh()
+        super()._begin_afresh()
         self._weights = {}
 
     def on_epoch_complete(self, trainer: TrainerView, row: Mapping[str, float]) -> None:

@@ -60,12 +60,6 @@ def check_arguments(checkpoints: Sequence[CheckpointFolder], resume: Any, on_non
             )
 
 
-def ordinal_of(saved: dict[str, Any]) -> int:
-    """Which call of `fit` saved a checkpoint, from 1; 0 where it was saved between two calls."""
-    place = saved["run"]
-    return place["ordinal"] if isinstance(place, dict) and type(place.get("ordinal")) is int else 0
-
-
 def newest_of(checkpoints: Sequence[CheckpointFolder]) -> tuple[Path, dict[str, Any]] | None:
     """The checkpoint with the highest step in several folders; None if there is none."""
     found = [newest for one in checkpoints if (newest := one.newest()) is not None]
@@ -89,6 +83,18 @@ def place_in(saved: dict[str, Any], path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged: its position in the run is malformed")
     found: dict[str, Any] = place
     return found
+
+
+def ordinal_of(saved: dict[str, Any], path: str | Path) -> int:
+    """Which call of `fit` saved a checkpoint, from 1; 0 where it was saved between two calls.
+
+    Raises:
+        CheckpointError: The position in the run is malformed.
+    """
+    if saved["run"] is None:
+        return 0
+    ordinal: int = place_in(saved, path)["ordinal"]
+    return ordinal
 
 
 class Rollback:
@@ -124,7 +130,7 @@ class Rollback:
         if self._times.total() >= MOST_ROLLBACKS:
             raise FloatingPointError(f"{error}. The run was rolled back {MOST_ROLLBACKS} times already") from error
         found = newest_of(self._checkpoints)
-        if found is None or ordinal_of(found[1]) != self._run.ordinal:
+        if found is None or ordinal_of(found[1], found[0]) != self._run.ordinal:
             raise FloatingPointError(
                 f"{error}. There is no checkpoint of this run yet to which it could be rolled back; let Checkpoint "
                 "save sooner (every=), or give a lower rate"

@@ -140,14 +140,14 @@ class CallbackOfRun(Callback):
 
     _resumes = False
 
-    def begin_afresh(self) -> None:
+    def _begin_afresh(self) -> None:
         """Forget the state of an earlier run."""
         raise NotImplementedError
 
     def on_fit_start(self, trainer: TrainerView) -> None:
         """Begin afresh, except after a state was loaded."""
         if not self._resumes:
-            self.begin_afresh()
+            self._begin_afresh()
         self._resumes = False
 
     def on_fit_end(self, trainer: TrainerView) -> None:

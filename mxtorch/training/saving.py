@@ -134,7 +134,7 @@ class Saving:
             if newest is None:
                 return None
             found, saved = newest
-            ordinal = ordinal_of(saved)
+            ordinal = ordinal_of(saved, found)
             if ordinal < run.ordinal:  # the file is of an earlier call of fit: this call had not saved yet
                 return None
             if ordinal > run.ordinal:  # the file is of a later call of fit, which will load it

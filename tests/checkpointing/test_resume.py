@@ -17,6 +17,8 @@ from torchmetrics import MeanSquaredError
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from mxtorch import Callback, Trainer
+from mxtorch.callbacks import Checkpoint
+from mxtorch.checkpointing import file
 from mxtorch.checkpointing.file import CheckpointError
 from mxtorch.checkpointing.random_state import seed_everything
 
@@ -359,6 +361,17 @@ def test_a_run_that_was_broken_off_may_be_left(tmp_path):
     trainer.load(tmp_path / "run" / "step-00000015.ckpt")
     trainer.fit(plain()(), epochs=1, resume="auto")
     assert (trainer.run.ordinal, trainer.step) == (4, 15 + 6)
+
+
+@pytest.mark.parametrize("ordinal", ["1", None])
+def test_a_run_without_a_number_is_damaged(tmp_path, ordinal):
+    """It is not taken for one of an earlier call, after which the run would begin."""
+    build(tmp_path).fit(plain()())
+    path, content = Checkpoint(tmp_path).newest()
+    content["run"]["ordinal"] = ordinal
+    file.write(path, content)
+    with pytest.raises(CheckpointError, match="position in the run is malformed"):
+        build(tmp_path).fit(plain()(), resume="auto")
 
 
 def test_a_path(tmp_path):
