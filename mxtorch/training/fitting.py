@@ -227,5 +227,5 @@ def _noted_if_broken_off(run: Run) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        run.position.broken_off = not run.ended
+        run.position.broken_off = not run.ended or run.unvalidated
         raise

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import warnings
 
 import numpy as np
@@ -344,6 +346,31 @@ def test_the_same_call_again_in_the_same_process(tmp_path, error):
     train(trainer, epochs=2)
     assert trainer.step == 30
     assert_same(expected, everything(trainer))
+
+
+def test_the_same_call_again_where_the_validation_of_the_end_was_broken_off(tmp_path):
+    class StopAndInterrupt(Callback):
+        interrupts = False
+
+        def on_epoch_complete(self, trainer, row):
+            if trainer.epoch == 1:
+                self.interrupts = True
+                trainer.stop()
+
+        def on_evaluate_start(self, trainer):
+            if self.interrupts:
+                self.interrupts = False
+                os.kill(os.getpid(), signal.SIGINT)
+
+    def train(trainer):
+        return trainer.fit(plain()(), plain()(), epochs=3, validate_every=9, resume="auto")
+
+    trainer = build(tmp_path, callbacks=[StopAndInterrupt()])
+    with pytest.raises(KeyboardInterrupt):
+        train(trainer)
+    assert "val/loss" not in trainer.history.rows[0]
+    assert "val/loss" in train(trainer).rows[0]
+    assert (trainer.step, len(trainer.history)) == (6, 1)
 
 
 def test_a_run_that_was_broken_off_may_be_left(tmp_path):
