@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
-import pytest
 import torch
 from launching import launch, values
 from torch import nn
@@ -47,38 +45,46 @@ def fit(rank: int, folder: str | None, stop: Stop, arguments: dict) -> tuple:
     return trainer.step, trainer.epoch, trainer.run.stopping, validated
 
 
-def both(*arguments) -> tuple:
-    first, second = values(launch(2, fit, *arguments, seconds=30))
+def fits(rank: int, cases: list[tuple]) -> list[tuple]:
+    return [fit(rank, *case) for case in cases]
+
+
+def both(cases: list[tuple]) -> list[tuple]:
+    """The cases one after the other in two processes, which come to the same."""
+    first, second = values(launch(2, fits, cases, seconds=60))
     assert first == second
     return first
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_time_that_is_over_on_one_process(tmp_path, rank):
-    step, epoch, _, _ = both(str(tmp_path), Stop(rank), {"epochs": 10**6, "max_time": 0.3})
-    assert 0 < step < 6 * 10**6
-    assert epoch >= 1
-    assert (tmp_path / f"step-{step:08d}.ckpt").exists()
+def test_time_that_is_over_on_one_process(tmp_path):
+    folders = [tmp_path / "0", tmp_path / "1"]
+    found = both([(str(folder), Stop(int(folder.name)), {"epochs": 10**6, "max_time": 0.3}) for folder in folders])
+    for folder, (step, epoch, _, _) in zip(folders, found, strict=True):
+        assert 0 < step < 6 * 10**6
+        assert epoch >= 1
+        assert (folder / f"step-{step:08d}.ckpt").exists()
 
 
-@pytest.mark.parametrize(
-    ("rank", "within_epoch", "arguments"),
-    [(0, True, {}), (1, True, {}), (1, True, {"max_steps": 11}), (1, False, {})],
-)
-def test_a_stop_on_one_process(tmp_path: Path, rank, within_epoch, arguments):
-    step, epoch, stopping, _ = both(
-        str(tmp_path), Stop(rank, step=2, within_epoch=within_epoch), {"epochs": 2} | arguments
-    )
-    assert step == (6 if not within_epoch else 2 if arguments else 3)  # where nothing else ends it, one step later
-    assert (epoch, stopping) == (1, True)
-    saved = read(tmp_path / f"step-{step:08d}.ckpt")["run"]
-    assert saved["stopping"] is True, "a resume would go on with a run that was stopped"
+def test_a_stop_on_one_process(tmp_path):
+    stops = [
+        (Stop(0, step=2), {}, 3),  # where nothing else ends a run, the answer comes a step later
+        (Stop(1, step=2), {}, 3),
+        (Stop(1, step=2), {"max_steps": 11}, 2),
+        (Stop(1, step=2, within_epoch=False), {}, 6),
+    ]
+    folders = [tmp_path / str(number) for number in range(len(stops))]
+    cases = zip(folders, stops, strict=True)
+    found = both([(str(folder), stop, {"epochs": 2} | more) for folder, (stop, more, _) in cases])
+    assert found == [(step, 1, True, []) for _, _, step in stops]
+    for folder, (step, *_) in zip(folders, found, strict=True):
+        saved = read(folder / f"step-{step:08d}.ckpt")["run"]
+        assert saved["stopping"] is True, "a resume would go on with a run that was stopped"
 
 
-@pytest.mark.parametrize(("rank", "step", "validated"), [(0, 2, []), (1, 2, []), (1, 3, [2])])
-def test_a_stop_on_one_process_where_a_validation_is_due(rank, step, validated):
-    found = both(None, Stop(rank, step=step), {"epochs": 2, "validate_every": 2})
-    assert found == (step, 1, True, validated)
+def test_a_stop_on_one_process_where_a_validation_is_due():
+    arguments = {"epochs": 2, "validate_every": 2}
+    found = both([(None, Stop(rank, step=step), arguments) for rank, step in [(0, 2), (1, 2), (1, 3)]])
+    assert found == [(2, 1, True, []), (2, 1, True, []), (3, 1, True, [2])]
 
 
 def own_parts(rank: int, folder: str, counts: tuple[int, int], epochs: int) -> tuple:
