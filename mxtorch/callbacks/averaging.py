@@ -165,7 +165,7 @@ class SWA(_Averaging):
         """Warn if a run that came to its end has no mean."""
         super().on_fit_end(trainer)
         run = current_run(trainer)
-        if self.count == 0 and run.complete and run.over:
+        if self.count == 0 and run.complete and run.ended:
             warnings.warn(
                 f"SWA: the run was stopped after epoch {run.epochs_done}, before averaging started "
                 f"(start={self.start:g}), so the model has the weights of its last step; start it earlier",

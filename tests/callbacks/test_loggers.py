@@ -5,6 +5,7 @@ import copy
 import csv
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import types
@@ -225,6 +226,18 @@ def test_csv_of_another_run_with_the_same_name_is_not_written_over(loader, tmp_p
     with pytest.raises(ValueError, match="another run"):
         run(loader, CSVLogger(other), tmp_path / "run", resume="auto")
     assert rows_of(other) == rows
+
+
+def test_csv_of_a_run_that_was_killed_before_its_first_checkpoint(loader, tmp_path):
+    path, whole = tmp_path / "run.csv", tmp_path / "whole.csv"
+    run(loader, CSVLogger(whole), tmp_path / "a")
+    for _ in range(2):
+        run(loader, CSVLogger(path), tmp_path / "b", kill=3, resume="auto")
+        shutil.rmtree(tmp_path / "b")
+    run(loader, CSVLogger(path), tmp_path / "b", resume="auto")
+    assert [row["step"] for row in rows_of(path)] == [row["step"] for row in rows_of(whole)]
+    aside = [path.with_name(f"{name}.aside{ending}") for name in ("run.csv", "run.json") for ending in ("", "-2")]
+    assert all(one.exists() for one in aside)
 
 
 def test_csv_goes_on_in_another_place(loader, tmp_path):

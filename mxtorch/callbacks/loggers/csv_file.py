@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
+import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import Any
 from mxtorch._checks import local_path
 from mxtorch.callbacks.loggers.base import Logger
 from mxtorch.checkpointing.file import atomic_text
+from mxtorch.training.callback import current_run
+from mxtorch.training.trainer_view import TrainerView
 
 
 class CSVLogger(Logger):
@@ -19,8 +23,9 @@ class CSVLogger(Logger):
 
     The first column is `step`; a figure that an event does not have is left empty. Lines are written at once, so that
     the file can be read, or plotted, while the run goes on. A run that is resumed goes on in its file, after the lines
-    that were there when the checkpoint was written. Both the checkpoint and the JSON file
-    have a random `identity`, by which the run knows its file.
+    that were there when the checkpoint was written. Both the checkpoint and the JSON file have a random `identity`, by
+    which the run knows its file. Where `fit(resume="auto")` finds no checkpoint, as after a run that was killed before
+    its first one, a file that is there is set aside as `.aside`, and a line says so.
 
     Args:
         path: The file, as `"runs/dogs.csv"`. Its folder is created. A file of another run is not written over.
@@ -59,6 +64,12 @@ class CSVLogger(Logger):
         self._columns, self._lines = list(rows[0]) if rows else ["step"], len(rows)
         self._rewrite(rows)
         return identity
+
+    def on_epoch_start(self, trainer: TrainerView) -> None:
+        """Start with the first epoch; a run that was to go on, and has no checkpoint, begins a file."""
+        if self.identity is None and trainer.engine.is_main and current_run(trainer).resumes:
+            self._set_aside(reports=trainer.progress)
+        super().on_epoch_start(trainer)
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Write a line; the file is written anew where there is a figure that no line had."""
@@ -104,6 +115,19 @@ class CSVLogger(Logger):
             return None
         # The first release took the name of the file.
         return settings.get("identity", self.path.name) if isinstance(settings, dict) else None
+
+    def _set_aside(self, *, reports: bool) -> None:
+        """Give the file that is there, and the JSON file beside it, names that are free."""
+        if not (self.path.exists() and self.path.stat().st_size):
+            return
+        names = (f".aside{f'-{number}' if number > 1 else ''}" for number in itertools.count(1))
+        ending = next(name for name in names if not self.path.with_name(self.path.name + name).exists())
+        for path in (self.path, self.path.with_suffix(".json")):
+            if path.exists():
+                os.replace(path, path.with_name(path.name + ending))
+        if reports:
+            aside = self.path.with_name(self.path.name + ending)
+            print(f"path: {self.path} had figures from which no checkpoint goes on; they are now in {aside}")
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         with atomic_text(self.path) as file:
