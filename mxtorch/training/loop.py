@@ -205,7 +205,7 @@ class Loop:
                 "it has ended, and can be read only once" if run.epochs_done else "got a loader that yields no batches"
             )
             raise ValueError(f"train_data: {what}; give {'more batches' if run.epochs_done else 'it at least one'}")
-        if self.runner.has_loss is False:
+        if not self.context.engine.agree(self.runner.has_loss is not False):
             raise ValueError("training_step: it returned None for every batch, so nothing is trained; return the loss")
         if run.steps_per_epoch in (None, count) or run.cut or run.length_differs:
             return

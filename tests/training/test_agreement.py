@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 import torch
 from launching import launch, values
 from torch import nn
@@ -121,3 +122,32 @@ def test_parts_of_the_data_may_differ_by_some_samples(tmp_path):
 def test_parts_of_the_data_that_have_other_numbers_of_batches(tmp_path):
     told = values(launch(2, own_parts, str(tmp_path), (34, 23), 1))
     assert all("batches" in words for words in told)
+
+
+class LossOnOne(Trainer):
+    """Only the main process has batches that are worth a loss; with `nowhere`, none has."""
+
+    nowhere = False
+
+    def training_step(self, batch):
+        return super().training_step(batch) if self.engine.is_main and not self.nowhere else None
+
+
+def fit_without_losses(rank: int) -> tuple[int, str]:
+    torch.manual_seed(0)
+    data = [(torch.randn(8, 4), torch.randint(2, (8,))) for _ in range(4)]
+    net = nn.Linear(4, 2)
+    trainer = LossOnOne(
+        net, nn.CrossEntropyLoss(), torch.optim.SGD(net.parameters(), 0.1), device="cpu", progress=False
+    )
+    trainer.fit(data, epochs=2)
+    trainer.nowhere = True
+    with pytest.raises(ValueError, match="returned None for every batch") as told:
+        trainer.fit(data)
+    return trainer.optimizer.current_steps, str(told.value)
+
+
+def test_losses_on_one_process_alone_are_enough():
+    first, second = values(launch(2, fit_without_losses, seconds=60))
+    assert first == second
+    assert first[0] == 4
